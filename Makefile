@@ -1,0 +1,38 @@
+# `make demo` and `make test` set up .venv themselves; nothing else has to be installed first but Python >= 3.10.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(READY): setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "medsyn needs Python 3.10 or newer, this is " + sys.version'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[generate,train,dev]'
+	touch $@
+
+demo: $(READY)  ## build a phantom dataset, pre-train and probe a small encoder (about ten minutes)
+	$(BIN)/medsyn demo
+
+test: $(READY)  ## run the test suite
+	$(PYTEST)
+
+test-slow: $(READY)  ## run the long tests too
+	$(PYTEST) -m ''
+
+check: $(READY)  ## lint and check the format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## mend what lint and format can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the targets made, .venv included
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache demo-results

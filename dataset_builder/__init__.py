@@ -1,0 +1,1 @@
+"""Reports in, a synthetic chest-radiograph dataset out."""

@@ -1,0 +1,35 @@
+"""One study's report, as every reader hands it to the build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataset_builder.findings import Finding
+
+
+@dataclass(frozen=True)
+class ReportRecord:
+    """One study.
+
+    Args:
+        study_id (`str`): Unique within a dataset.
+        subject_id (`str`): The patient; splits never cut one in two.
+        impression (`str`): The cleaned impression, the prompt of the image generator.
+        findings (`str`, *optional*): The cleaned FINDINGS section.
+        report (`str`, *optional*): The whole report as found.
+        source (`str`, *optional*, defaults to `""`): Where it came from: `grammar`, or the name of the file.
+        split (`str`, *optional*): `train`, `validation` or `test` where the source fixes it.
+        view (`str`, *optional*): `PA` or `AP` where the source fixes it.
+        scene (`tuple[Finding, ...]`, *optional*): What the report says, where it is known by construction; otherwise it
+            is read from the text.
+    """
+
+    study_id: str
+    subject_id: str
+    impression: str
+    findings: str | None = None
+    report: str | None = None
+    source: str = ""
+    split: str | None = None
+    view: str | None = None
+    scene: tuple[Finding, ...] | None = None

@@ -1,0 +1,42 @@
+"""The `medsyn` command: a switchboard from a sub-command's name to the module that does it.
+
+Nothing heavy is imported here, so that `medsyn --help` answers at once; the module is loaded when its name is called.
+"""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "build": ("dataset_builder.build:main", "reports in, a synthetic chest-radiograph dataset out"),
+    "pretrain": ("trainers.pretrain:main", "train an image and a text encoder on such a dataset"),
+    "probe": ("trainers.downstream.linear_probe:main", "measure frozen encoders with a linear head"),
+    "demo": ("medsyn_demo:main", "all of the above on the embedded phantom, in ten minutes"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    return (
+        "usage: medsyn <command> [options]\n\n"
+        "Synthetic radiographs from radiology reports, and encoders trained on them.\n\n"
+        f"commands:\n{lines}\n\n"
+        "`medsyn <command> --help` tells the options of one. Research only: not for clinical use."
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `argv` (*optional*, defaults to `sys.argv[1:]`) and returns the exit code: 0 done, 1 failed, 2 bad usage."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"medsyn: no command {argv[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module, function = COMMANDS[argv[0]][0].split(":")
+    return getattr(importlib.import_module(module), function)(argv[1:]) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Jinja templates of the dataset and checkpoint cards, shipped as package data."""

@@ -1,0 +1,65 @@
+"""Settings of the whole suite: offline, one torch thread, sockets to loopback only, real data by path."""
+
+import os
+import tempfile
+
+# Read by the Hugging Face libraries when they are imported, so they are set before any of them is.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="medsyn-hf-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import socket  # noqa: E402
+import warnings  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--real-data",
+        default=str(REPOSITORY.parent / "shared" / "data"),
+        help="folder of real films and reports; tests marked `real` skip where it is absent",
+    )
+
+
+@pytest.fixture(scope="session")
+def real_data(request) -> Path:
+    folder = Path(request.config.getoption("--real-data"))
+    if not folder.is_dir():
+        warnings.warn(f"no real data at {folder}: the tests on real films and reports are skipped", stacklevel=1)
+        pytest.skip(f"no real data at {folder}; name it with --real-data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(request) -> Path:
+    folder = Path(request.config.getoption("--real-data")).parent / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"no golden numbers of the official losses at {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch):
+    """A test that reaches for the network fails, naming the address."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise RuntimeError(f"a test tried to connect to {address[0]}; the suite runs offline")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread():
+    import torch
+
+    torch.set_num_threads(1)

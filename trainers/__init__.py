@@ -1,0 +1,1 @@
+"""Trainers for the vision-language methods and the downstream measurements."""
