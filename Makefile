@@ -21,10 +21,10 @@ demo: $(READY)  ## build a phantom dataset, pre-train and probe a small encoder 
 	$(BIN)/medsyn demo
 
 test: $(READY)  ## run the test suite
-	$(PYTEST)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: $(READY)  ## run the long tests too
-	$(PYTEST) -m ''
+	$(PYTEST) -m "" $(PYTEST_ARGS)
 
 check: $(READY)  ## lint and check the format
 	$(BIN)/ruff check .
