@@ -1,0 +1,1 @@
+"""Chest radiographs rendered from a real CT."""
