@@ -1,0 +1,146 @@
+"""Frozen encoders, and the pooled features they give, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, TimmWrapperConfig, TimmWrapperModel
+
+import hub_medsyn  # noqa: F401  (registers our models with the Auto classes)
+from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
+from trainers.downstream.labelled_images import LabelledImages
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """An image encoder that nothing changes any more: in eval mode, its BatchNorm statistics included.
+
+    Args:
+        name (`str`): What the tables call it.
+        model (`nn.Module`): A timm model without its classifier: `(batch, 3, height, width)` to pooled
+            `(batch, features)`, before any projection head.
+        processor (`Callable`): The image processor that makes its `pixel_values` of a list of PIL images.
+    """
+
+    name: str
+    model: nn.Module
+    processor: Callable
+
+    def weights_hash(self) -> str:
+        """SHA-256 over the names, shapes and values of weights and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def settings(self) -> dict:
+        """The settings of the image processor, as JSON holds them."""
+        return json.loads(self.processor.to_json_string())
+
+
+def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed: int = 0) -> FrozenEncoder:
+    """Loads an image encoder.
+
+    Args:
+        spec (`str`): One of
+
+            - the folder of a checkpoint of ours: its image encoder, with its own image processor;
+            - the folder of an encoder that timm or `TimmWrapperModel` saved;
+            - the name of a timm model, whose pretrained weights timm then fetches;
+            - `random:` before any of the three: the same shape and the same image processor with the weights that timm
+              draws at the start. BatchNorm statistics are those of an untrained net, mean 0 and variance 1.
+        name (`str`, *optional*): What the tables call it, by default `spec`.
+        image_size (`int`, *optional*, defaults to 224): Pixels a side for encoders that carry no image processor of
+            ours; they are padded to square and resized like ours, and normalised as timm says for them.
+        seed (`int`, *optional*, defaults to 0): Of the random weights.
+
+    Raises:
+        ValueError: `spec` is neither a folder with a `config.json` nor a timm model.
+    """
+    random, source = spec.startswith("random:"), spec.removeprefix("random:")
+    processor = None
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise ValueError(f"encoder folder {source} holds no config.json: it is not a checkpoint")
+        with open(Path(source) / "config.json", encoding="utf-8") as file:
+            ours = str(json.load(file).get("model_type", "")).startswith("medsyn-")
+        if ours:
+            processor = AutoImageProcessor.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source).vision_config
+            model = None if random else AutoModel.from_pretrained(source).vision_model.timm_model
+        else:
+            config = TimmWrapperConfig.from_pretrained(source)
+            (config.model_args or {}).pop("num_classes", None)  # timm exports it, and the wrapper sets it to 0 itself
+            model = None if random else TimmWrapperModel.from_pretrained(source, config=config).timm_model
+        if random:
+            model = _random_model(config.architecture, seed, **(config.model_args or {}))
+    elif source in timm.list_models(source.split(".")[0]) + timm.list_pretrained(source):
+        model = _random_model(source, seed) if random else timm.create_model(source, pretrained=True, num_classes=0)
+    else:
+        raise ValueError(
+            f"encoder {spec!r} is neither a folder nor a timm model; `random:resnet50` and a folder that "
+            "`medsyn pretrain` wrote are examples"
+        )
+    if processor is None:
+        normal = timm.data.resolve_data_config(pretrained_cfg=model.pretrained_cfg)
+        processor = MedSynImageProcessor(
+            size=image_size, image_mean=list(normal["mean"]), image_std=list(normal["std"])
+        )
+    return FrozenEncoder(name or spec, model.eval().requires_grad_(False), processor)
+
+
+def _random_model(architecture: str, seed: int, **model_args) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return timm.create_model(architecture, pretrained=False, num_classes=0, **model_args)
+
+
+@torch.no_grad()
+def pooled_features(
+    encoder: FrozenEncoder, images: LabelledImages, batch_size: int = 32, device: str = "cpu"
+) -> np.ndarray:
+    """The pooled features `(n, features)`, float32, of every image in its row's order."""
+    model, parts = encoder.model.to(device).eval(), []
+    rows = range(len(images.ids))
+    for start in tqdm(rows[::batch_size], desc=f"{encoder.name} on {images.name}", unit="batch"):
+        batch = [images.open(row) for row in rows[start : start + batch_size]]
+        pixels = encoder.processor(batch, return_tensors="pt")["pixel_values"]  # (batch, 3, height, width)
+        parts.append(model(pixels.to(device)).float().cpu().numpy())  # (batch, features)
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise ValueError(f"{encoder.name} gives features that are not finite on image {images.ids[row]}")
+    return features
+
+
+def cached_features(
+    encoder: FrozenEncoder,
+    images: LabelledImages,
+    folder: str | Path,
+    batch_size: int = 32,
+    device: str = "cpu",
+) -> np.ndarray:
+    """[`pooled_features`], read from `folder` where the same weights saw the same pixels through the same processor.
+
+    The file's name is a hash of the three, so that nothing stale can be read; it appears whole or not at all.
+    """
+    parts = (encoder.weights_hash(), images.pixels_hash(), json.dumps(encoder.settings(), sort_keys=True))
+    path = Path(folder) / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        save_file({"features": pooled_features(encoder, images, batch_size, device)}, partial)
+        os.replace(partial, path)
+    return load_file(path)["features"]
