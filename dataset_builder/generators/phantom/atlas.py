@@ -28,19 +28,22 @@ class Atlas:
     """One patient.
 
     Args:
-        volume (`torch.Tensor` of shape `(slabs, rows, columns)`): HU, float32. Shared by all films: never edit in place.
+        volume (`torch.Tensor` of shape `(slabs, rows, columns)`): HU, float32. Shared by films: never edit in place.
         spacing (`tuple[float, float, float]`): mm per slab, row and column.
-        labels (`np.ndarray` of shape `(slabs, label_rows, label_columns)`): Label ids on a coarser grid of the same extent.
+        labels (`np.ndarray` of shape `(slabs, label_rows, label_columns)`): Label ids, on a coarser grid.
+        wall_depth (`torch.Tensor` of shape `(slabs, label_rows, label_columns)`): Depth below the inner wall of chest and
+            abdomen in mm, up to 60; 0 in the wall.
         structures (`dict[str, int]`): Label ids by TotalSegmentator's names.
         landmarks (`dict[str, tuple[float, float, float]]`): Points `(x, y, z)` in mm: `carina`, `trachea_top`, `heart`
-            (centroid), `heart_apex`, and for each side `dome` (top of the organ below the diaphragm), `apex` and `base`
-            (the lung's ends) and `hilum`.
+            (centroid), `heart_apex`, and for each side `dome` (top of the organ below the diaphragm), `apex` and
+            `base` (the lung's ends) and `hilum`.
         fingerprint (`str`): SHA-256 of the file.
     """
 
     volume: torch.Tensor
     spacing: tuple[float, float, float]
     labels: np.ndarray
+    wall_depth: torch.Tensor
     structures: dict[str, int]
     landmarks: dict[str, tuple[float, float, float]]
     fingerprint: str
@@ -154,6 +157,7 @@ def _load(path: Path, modified: int, detail: str) -> Atlas:
         marks = zip(content["landmark_names"].tolist(), content["landmarks"].tolist(), strict=True)
         landmarks = {name: tuple(point) for name, point in marks}
         spacing, labels = content["spacing"].tolist(), content["labels"]
+        depth = torch.from_numpy(content["wall_depth"]).float()
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zipfile.error) as error:
         raise ValueError(f"{path} is damaged or is not an atlas written by build_atlas ({error})") from error
     missing = [name for name in LANDMARKS if name not in landmarks]
@@ -167,4 +171,5 @@ def _load(path: Path, modified: int, detail: str) -> Atlas:
     rows = hu.shape[1]
     hu = torch.matmul(cubic_rows(rows, factor), hu).clamp_(min=-1000.0)
     spacing[1] *= rows / hu.shape[1]
-    return Atlas(hu, tuple(spacing), labels, structures, landmarks, hashlib.sha256(path.read_bytes()).hexdigest())
+    fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Atlas(hu, tuple(spacing), labels, depth, structures, landmarks, fingerprint)

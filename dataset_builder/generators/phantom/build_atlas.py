@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, spatial
 
 SLAB_MM = 5.6  # depth of a coronal slab, rounded to whole voxels
 SLABS = 48
@@ -166,8 +166,8 @@ def pool(hu, labels, size):
     """Average to coronal slabs.
 
     Returns:
-        `tuple`: HU `(slabs, rows, columns)`, labels likewise with half the columns, and the spacing `(depth, row, column)`
-        in mm. Slab 0 is the patient's front, row 0 the top, column 0 the patient's right.
+        `tuple`: HU `(slabs, rows, columns)`, labels likewise with half the columns, and the spacing
+        `(depth, row, column)` in mm. Slab 0 is the patient's front, row 0 the top, column 0 the patient's right.
     """
     thick = max(1, int(round(SLAB_MM / size[1])))
     inside = np.argwhere((hu > -500).any((0, 2)))
@@ -179,7 +179,7 @@ def pool(hu, labels, size):
     labels = np.pad(labels, pad)[:, window].transpose(1, 2, 0)[::-1, ::-1, ::-1]
     slabs = hu.reshape(SLABS, thick, *hu.shape[1:]).mean(1)
     votes = labels.reshape(SLABS, thick, labels.shape[1], -1, 2)  # two columns share a voxel
-    best, most = np.zeros(votes.shape[:1] + votes.shape[2:4], np.uint8), np.full(1, thick - 1)
+    best = np.zeros(votes.shape[:1] + votes.shape[2:4], np.uint8)
     most = np.full(best.shape, thick - 1)  # a structure needs half of the slab
     for number in np.unique(labels)[1:]:
         count = (votes == number).sum((1, 4))
@@ -239,6 +239,19 @@ def find_landmarks(labels, names, spacing):
     return marks
 
 
+def wall_depth(labels, names, spacing):
+    """Depth below the wall of chest and abdomen in mm, in each row's plane, up to 60: uint8, shape of `labels`."""
+    organs = ["lung_", "heart", "liver", "spleen", "stomach", "colon", "kidney"]
+    inside = select(labels, names, organs)
+    depth = np.zeros(labels.shape, np.uint8)
+    grid = np.stack(np.meshgrid(*map(np.arange, (labels.shape[0], labels.shape[2])), indexing="ij"), -1)
+    for row in np.flatnonzero(inside.sum((0, 2)) > 20):
+        hull = spatial.Delaunay(np.argwhere(inside[:, row])).find_simplex(grid) >= 0
+        distance = ndimage.distance_transform_edt(hull, sampling=(spacing[0], 2 * spacing[2]))
+        depth[:, row] = np.minimum(distance, 60)
+    return depth
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ct", type=Path, required=True, help="chest CT in HU, NIfTI")
@@ -282,6 +295,7 @@ def main(argv: list[str] | None = None) -> int:
         # differences along a row compress by a third better
         volume=np.diff(codes, axis=2, prepend=np.uint8(0)),
         labels=labels,
+        wall_depth=wall_depth(labels, names, spacing),
         spacing=spacing,
         quantisation=np.array([LOWEST_HU, STEP_HU], float),
         structure_names=np.array(list(present)),
