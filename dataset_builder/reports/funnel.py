@@ -101,8 +101,8 @@ class Funnel:
 
         Returns:
             `dict`: `counts` and `skipped` (see the class), `min_tokens`, `on_duplicate`, `study_ids_sha256` (over the
-            kept ids in order, each with a line end), `distinct_prompts`, and `repeated_prompt_share`: the share of kept
-            records whose cleaned impression stood in an earlier one.
+            kept ids in order, each with a line end), `distinct_prompts`, and `repeated_prompt_share`: the share of
+            kept records whose cleaned impression stood in an earlier one.
         """
         kept = self.counts["unique"]
         return {

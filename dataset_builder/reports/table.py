@@ -5,9 +5,9 @@ for record in read_table("reports.jsonl", impression_column="impression"):
     ...  # ReportRecord; texts are raw here, `Funnel` cleans and filters them
 ```
 
-Suffixes: `.csv`, `.csv.gz`, `.jsonl`, `.jsonl.gz`, `.parquet`. Every error is a `ValueError` (`FileNotFoundError` for a
-missing file) whose message names the file, the row (counted from 1, the header not counted) and the remedy, and never
-holds text of a report. Errors come while the rows are read, at the first bad one.
+Suffixes: `.csv`, `.csv.gz`, `.jsonl`, `.jsonl.gz`, `.parquet`. Every error is a `ValueError` (`FileNotFoundError` for
+a missing file) whose message names the file, the row (counted from 1, the header not counted) and the remedy, and
+never holds text of a report. Errors come while the rows are read, at the first bad one.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def read_table(
                 split = SPLITS.get(value.strip().lower())
                 if split is None:
                     raise ValueError(
-                        f"{path}, row {number}: split {value[:40]!r} is not one of {', '.join(SPLITS)}; mend it or leave "
-                        "split_column out"
+                        f"{path}, row {number}: split {value[:20]!r} is not one of {', '.join(SPLITS)}; mend it or "
+                        "leave split_column out"
                     )
         if view_column is not None:
             value = (_text(row, view_column, path, number) or "").strip().upper()
@@ -177,10 +177,10 @@ def _csv_rows(path: Path) -> Iterator[dict]:
             number += 1
             if len(fields) != len(header):
                 raise ValueError(
-                    f"{path}, row {number} (ends on line {rows.line_num}) has {len(fields)} fields where the header has "
-                    f'{len(header)}; put fields that hold commas or line ends in "quotes"'
+                    f"{path}, row {number} (ends on line {rows.line_num}) has {len(fields)} fields where the header "
+                    f'has {len(header)}; put fields that hold commas or line ends in "quotes"'
                 )
-            yield dict(zip(header, fields))
+            yield dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise ValueError(
             f"{path}, row {number + 1} (line {rows.line_num}) is not CSV: {error}; look for a quote that is not closed"

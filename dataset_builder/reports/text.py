@@ -9,7 +9,8 @@ _MARKS = r"(?:\[\*\*.{0,80}?\*\*\]|_{2,}|\bX{3,}\b)"
 _X_RAY = re.compile(r"\b([xX])-X{3,}\b")
 # A mark goes together with the word that has nothing left to point at: "seen on ___." becomes "seen."
 _DANGLING = re.compile(
-    rf"(?:\s(?:on|at|by|from|since|dated|to|with|via|and|Dr\.?))?\s+{_MARKS}(?:[ ,/:-]{{1,3}}{_MARKS}){{0,8}}(?=\s?(?:[.,;:)]|$))"
+    rf"(?:\s(?:on|at|by|from|since|dated|to|with|via|and|Dr\.?))?"
+    rf"\s{_MARKS}(?:[ ,/:-]{{1,3}}{_MARKS}){{0,8}}(?=\s?(?:[.,;:)]|$))"
 )
 _MARK = re.compile(rf"{_MARKS}[-/]?")
 _BROKEN = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")
