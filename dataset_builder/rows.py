@@ -118,14 +118,23 @@ def encode_film(film: Radiograph, study_id: str, image_format: str) -> dict:
 def render_films(
     generator: ImageGenerator, records: Sequence[ReportRecord], seeds: Sequence[int], image_format: str
 ) -> list[dict]:
-    """Renders `records` in batches of `generator.batch_size`; one row of `FILM_SCHEMA` a record."""
+    """
+    Renders `records` in batches of `generator.batch_size`; one row of `FILM_SCHEMA` a record.
+
+    Raises:
+        RuntimeError: If the generator fails on a batch; names its studies.
+    """
     films = []
     for start in range(0, len(records), generator.batch_size):
         batch = records[start : start + generator.batch_size]
-        rendered = generator(batch, seeds[start : start + generator.batch_size])
-        if len(rendered) != len(batch):
-            raise ValueError(f"generator {generator.name!r} returned {len(rendered)} films for {len(batch)} reports")
-        films += [encode_film(film, record.study_id, image_format) for film, record in zip(rendered, batch, strict=True)]
+        try:
+            rendered = generator(batch, seeds[start : start + generator.batch_size])
+            films += [
+                encode_film(film, record.study_id, image_format) for film, record in zip(rendered, batch, strict=True)
+            ]
+        except ValueError as error:  # no fault of the user's, so it must not pass for one
+            studies = ", ".join(record.study_id for record in batch)
+            raise RuntimeError(f"generator {generator.name!r} failed on the studies {studies}") from error
     return films
 
 

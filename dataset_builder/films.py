@@ -1,0 +1,248 @@
+"""Rendering the films of a plan into parts: small Arrow files, each whole or absent, made in several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_any
+from pathlib import Path
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from dataset_builder.generators.radiograph import ImageGenerator
+from dataset_builder.plan import Film
+from dataset_builder.rows import FILM_SCHEMA, render_films
+
+PART_FILMS = 20  # what a kill can cost a process; rounded up to whole batches
+_TEMPORARY = ".tmp"
+
+
+class DiskFullError(OSError):
+    """The disk has no room for a file; the message names the file and what is kept."""
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[io.BufferedWriter]:
+    """
+    A file that appears under its name when all of it is on the disk, and not at all otherwise.
+
+    Raises:
+        DiskFullError: Where the disk or the quota is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"the disk is full: no room for {path}") from None
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class FilmParts:
+    """
+    The films of a plan on disk, in parts of some 20 (whole batches).
+
+    Args:
+        folder (`Path`): Where the parts lie.
+        films (`Sequence[Film]`): What is to be made.
+        generator (`ImageGenerator`): Makes it. Must pickle if there are several processes.
+        image_format (`str`): `png` or `jpeg`.
+    """
+
+    def __init__(self, folder: Path, films: Sequence[Film], generator: ImageGenerator, image_format: str):
+        self.folder = folder
+        self.films = films
+        self.generator = generator
+        self.image_format = image_format
+        self.size = math.ceil(PART_FILMS / generator.batch_size) * generator.batch_size
+        self.count = math.ceil(len(films) / self.size)
+        self.table = lru_cache(maxsize=64)(self._table)
+
+    def path(self, part: int) -> Path:
+        return self.folder / f"films-{part:06d}.arrow"
+
+    def part_films(self, part: int) -> Sequence[Film]:
+        return self.films[part * self.size : (part + 1) * self.size]
+
+    def missing(self) -> list[int]:
+        """The parts that are still to be made."""
+        there = {path.name for path in self.folder.glob("films-*.arrow")}
+        return [part for part in range(self.count) if self.path(part).name not in there]
+
+    def _table(self, part: int) -> pa.Table:
+        return pa.ipc.open_file(pa.memory_map(str(self.path(part)))).read_all()
+
+    def film(self, number: int) -> dict:
+        """One film as a row of `FILM_SCHEMA`; only its own bytes are read."""
+        part, place = divmod(number, self.size)
+        return self.table(part).slice(place, 1).to_pylist()[0]
+
+    def column(self, name: str) -> list:
+        """One column over all films, in their order."""
+        return [value for part in range(self.count) for value in self._table(part).column(name).to_pylist()]
+
+    def image_bytes(self) -> list[int]:
+        """The size of every film's encoded image and masks, without reading them."""
+        sizes = []
+        for part in range(self.count):
+            table = self._table(part).select(["image", "finding_masks"])
+            whole = [table.slice(place, 1).nbytes for place in range(len(table))]
+            sizes += whole
+        return sizes
+
+    def seconds(self) -> float:
+        """The time all processes together took to render."""
+        return sum(float(self._table(part).schema.metadata[b"seconds"]) for part in range(self.count))
+
+    def render(self, num_proc: int) -> None:
+        """
+        Makes the missing parts, in this process or in `num_proc` spawned ones with one thread each.
+
+        Raises:
+            DiskFullError: If a part could not be written.
+            ChildProcessError: If a process was killed.
+        """
+        missing = self.missing()
+        if not missing:
+            return
+        self._remove_stale()
+        num_proc = min(num_proc, len(missing))
+        done = sum(len(self.part_films(part)) for part in range(self.count)) - sum(
+            len(self.part_films(part)) for part in missing
+        )
+        with tqdm(total=len(self.films), initial=done, unit=" images", desc=f"rendering ({num_proc} proc)") as bar:
+            if num_proc == 1:
+                self._render_here(missing, bar)
+            else:
+                self._render_in_pool(missing, num_proc, bar)
+
+    def _render_here(self, missing: Sequence[int], bar: tqdm) -> None:
+        with one_torch_thread():
+            for part in missing:
+                films = self.part_films(part)
+                _write_part(self.generator, films, self.path(part), self.image_format)
+                bar.update(len(films))
+
+    def _render_in_pool(self, missing: Sequence[int], num_proc: int, bar: tqdm) -> None:
+        waiting = iter(missing)
+        running: dict = {}
+        context = multiprocessing.get_context("spawn")
+        # The workers end when nobody holds the writing end any more: on an error here, or if this process is killed.
+        lifeline, hold = context.Pipe(duplex=False)
+        with _one_thread_environment():
+            pool = ProcessPoolExecutor(num_proc, context, _start_worker, (self.generator, self.image_format, lifeline))
+            try:
+                while True:
+                    while len(running) < 2 * num_proc and (part := next(waiting, None)) is not None:
+                        films = self.part_films(part)
+                        running[pool.submit(_work, films, self.path(part))] = len(films)
+                    if not running:
+                        break
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                        bar.update(running.pop(future))
+                pool.shutdown()
+            except BrokenProcessPool:
+                raise ChildProcessError(
+                    "a rendering process ended without a word, as it does when memory runs out; what is made is kept: "
+                    "run the same command again, with a smaller --num-proc"
+                ) from None
+            finally:
+                hold.close()
+                pool.shutdown(cancel_futures=True)
+                lifeline.close()
+                self._remove_stale()
+
+    def _remove_stale(self) -> None:
+        for stale in self.folder.glob(f".*{_TEMPORARY}"):
+            stale.unlink(missing_ok=True)
+
+
+def _write_part(generator: ImageGenerator, films: Sequence[Film], path: Path, image_format: str) -> None:
+    started = time.perf_counter()
+    rendered = render_films(generator, [film.record for film in films], [film.seed for film in films], image_format)
+    seconds = time.perf_counter() - started
+    schema = FILM_SCHEMA.with_metadata({"seconds": repr(seconds)})
+    buffer = io.BytesIO()
+    with pa.ipc.new_file(buffer, schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rendered, schema=schema), max_chunksize=len(rendered))
+    with atomic_file(path) as file:
+        file.write(buffer.getbuffer())
+
+
+_worker: dict = {}
+
+
+def _start_worker(generator: ImageGenerator, image_format: str, lifeline: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    _worker.update(generator=generator, image_format=image_format)
+
+
+def _end_with(lifeline: Connection) -> None:
+    wait_for_any([lifeline])
+    os._exit(1)
+
+
+def _work(films: Sequence[Film], path: Path) -> None:
+    _write_part(_worker["generator"], films, path, _worker["image_format"])
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One torch thread inside, where torch is loaded at all: images must not depend on the number of threads."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _one_thread_environment() -> Iterator[None]:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

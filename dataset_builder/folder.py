@@ -1,0 +1,104 @@
+"""The folder a build works in: whose it is, who is at work in it, and under which settings."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dataset_builder.manifest import MANIFEST, read_manifest, write_json
+
+WORK = ".build"
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raises `ValueError` where `out` is a file, or a folder with something in it that no build of ours made."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"{out} is a file; choose another --out")
+    read_manifest(out)  # a manifest of something else is an error
+    if any(out.iterdir()) and not (out / MANIFEST).exists() and not (out / WORK).is_dir():
+        raise ValueError(f"{out} is not empty and holds no medsyn dataset; choose another --out or empty it")
+
+
+@contextlib.contextmanager
+def only_build(out: Path) -> Iterator[Path]:
+    """
+    Holds the folder for one build at a time; the hold ends with the process, however that ends.
+
+    Yields:
+        `Path`: `<out>/.build`, which is removed in the end if it is empty.
+
+    Raises:
+        BlockingIOError: If another build is at work in the folder.
+    """
+    work = out / WORK
+    lock = work / "lock"
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the build before us has just removed the folder
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise BlockingIOError(
+                f"another build is at work in {out}; wait until it is done, or choose another --out"
+            ) from None
+        if lock.exists() and os.path.samestat(os.fstat(handle), os.stat(lock)):
+            break
+        os.close(handle)  # a file that the build before us has just removed
+    try:
+        yield work
+    finally:
+        lock.unlink()
+        with contextlib.suppress(OSError):  # not empty: a build to go on with
+            work.rmdir()
+        os.close(handle)
+
+
+def differences(there: dict, asked: dict, prefix: str = "") -> list[str]:
+    """The settings that differ, each as `name (there ..., asked for ...)`; nested ones with dots in their names."""
+    found = []
+    for name in sorted(there.keys() | asked.keys()):
+        before, now = there.get(name), asked.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += differences(before, now, f"{prefix}{name}.")
+        elif before != now:
+            found.append(f"{prefix}{name} (there {before!r}, asked for {now!r})")
+    return found
+
+
+def begin_or_resume(work: Path, state: dict) -> None:
+    """
+    Notes under which settings and versions a config is built, or checks that they still hold.
+
+    Args:
+        work (`Path`): `<out>/.build/<config>`.
+        state (`dict`): Everything that images and rows depend on, as JSON.
+
+    Raises:
+        ValueError: If the folder was begun otherwise; names what differs.
+    """
+    path = work / "settings.json"
+    if path.exists():
+        refuse_other_settings(work, json.loads(path.read_text(encoding="utf-8")), state, f"delete {work}")
+        return
+    work.mkdir(exist_ok=True)
+    write_json(path, state)
+
+
+def refuse_other_settings(where: Path, there: dict, asked: dict, remedy: str) -> None:
+    """Raises `ValueError` where two sets of settings differ; says which, and what to do."""
+    differing = differences(there, asked)
+    if differing:
+        raise ValueError(
+            f"{where} was built with other settings: {', '.join(differing)}; use those settings again, choose another "
+            f"--out, or {remedy} to begin anew"
+        )

@@ -1,0 +1,123 @@
+"""`manifest.json`: what a dataset was made of and what came out, one entry a config. It is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from dataset_builder.films import atomic_file
+from dataset_builder.findings import CHEXPERT_LABELS
+from dataset_builder.plan import SPLITS, Plan, cross_split_repeats
+
+MANIFEST = "manifest.json"
+FORMAT = "medsyn-cxr"
+PACKAGES = ("hub-medsyn", "datasets", "numpy", "pillow", "pyarrow", "scipy", "torch")
+LABEL_VALUES = {1: "present", 0: "absent", -1: "uncertain", None: "unmentioned"}
+
+
+def package_versions() -> dict[str, str]:
+    """The versions an image can depend on; `not installed` where a package is absent or runs from its sources."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def read_manifest(folder: Path) -> dict:
+    """
+    The manifest of a dataset folder, with no configs where there is none.
+
+    Raises:
+        ValueError: If the folder holds a `manifest.json` of something else.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return {"format": FORMAT, "text_policy": "public", "configs": {}}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{path} is not the manifest of a medsyn dataset; choose another --out")
+    return manifest
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON file whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def add_config(manifest: dict, name: str, entry: dict) -> dict:
+    """The manifest with one config more; its text policy is the strictest of all its configs."""
+    configs = manifest["configs"] | {name: entry}
+    credentialed = any(each["settings"]["text_policy"] == "credentialed" for each in configs.values())
+    return {"format": FORMAT, "text_policy": "credentialed" if credentialed else "public", "configs": configs}
+
+
+def describe(plan: Plan, data: Path, image_hashes: Sequence[str]) -> dict:
+    """
+    What came out, counted on the rows as they stand in the shards.
+
+    Args:
+        plan (`Plan`): The rows that were asked for.
+        data (`Path`): The folder of the shards.
+        image_hashes (`Sequence[str]`): sha256 of the encoded image of every film of the plan.
+
+    Returns:
+        `dict`: `splits` (rows, subjects, shards, bytes), `labels`, `occult_findings`, `images`.
+
+    Raises:
+        RuntimeError: If the rows on disk are not those of the plan.
+    """
+    splits, labels, occult = {}, {name: Counter() for name in CHEXPERT_LABELS}, Counter()
+    planned = plan.split_rows()
+    for split in SPLITS:
+        paths = sorted(data.glob(f"{split}-*.parquet"))
+        if not paths:
+            continue
+        ids, num_bytes = [], 0
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+                num_bytes += sum(group.total_byte_size for group in groups)
+                there = file.schema_arrow.names
+                table = file.read([name for name in ("study_id", "labels", "occult_findings") if name in there])
+            ids += table.column("study_id").to_pylist()
+            for row in table.column("labels").to_pylist():
+                for name, value in row.items():
+                    labels[name][LABEL_VALUES[value]] += 1
+            if "occult_findings" in table.column_names:
+                for row in table.column("occult_findings").to_pylist():
+                    occult.update(row)
+        if ids != [row.record.study_id for row in planned[split]]:
+            raise RuntimeError(f"the rows of {data}/{split}-*.parquet are not those of the plan; delete {data}")
+        splits[split] = {
+            "num_examples": len(ids),
+            "num_subjects": len({row.record.subject_id for row in planned[split]}),
+            "num_shards": len(paths),
+            "num_bytes": num_bytes,
+            "file_bytes": sum(path.stat().st_size for path in paths),
+        }
+    row_hashes = sorted(image_hashes[row.film] for row in plan.rows)
+    return {
+        "splits": splits,
+        "labels": {name: {value: counts[value] for value in LABEL_VALUES.values()} for name, counts in labels.items()},
+        "occult_findings": dict(sorted(occult.items())),
+        "images": {
+            "num_rows": len(row_hashes),
+            "num_distinct": len(set(row_hashes)),
+            "sha256_of_sorted_sha256": hashlib.sha256("\n".join(row_hashes).encode()).hexdigest(),
+            "repeated_across_splits": cross_split_repeats(plan, image_hashes),
+        },
+    }
