@@ -39,6 +39,7 @@ class ImageGenerator(Protocol):
 
     name: str  # the config of the dataset and the `generator` column
     batch_size: int  # images are made this many at a time
+    localizes: bool  # whether a Radiograph tells masks, boxes and occult findings, which adds their columns
 
     def settings(self) -> dict:
         """All that the pixels depend on beside report and seed, as JSON; stands in the manifest."""
