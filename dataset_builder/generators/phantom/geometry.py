@@ -227,7 +227,7 @@ def project(volumes: torch.Tensor, grid: torch.Tensor, spacing: tuple[float, flo
     total = torch.zeros(volumes.shape[0], *grid.shape[1:3])
     for slab in range(grid.shape[0]):
         plane = volumes[None, :, slab]  # (1, channels, rows, columns)
-        total += grid_sample(plane, grid[None, slab], align_corners=True, padding_mode="zeros")[0]
+        total += grid_sample(plane, grid[None, slab], align_corners=True, padding_mode="border")[0]
     return total * spacing[0]
 
 

@@ -1,0 +1,183 @@
+"""One normal patient in one pose: the anatomy that findings are put into, and its attenuation on the film."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import avg_pool3d, max_pool3d
+
+from dataset_builder.generators.phantom.atlas import Atlas
+from dataset_builder.generators.phantom.geometry import (
+    project,
+    sample_pose,
+    sample_warp,
+    sampling_grid,
+    smoothstep,
+    stream,
+    to_film,
+)
+from dataset_builder.generators.phantom.vessels import project_vessels, vessel_planes
+
+MU_WATER = 0.019  # per mm, at the mean energy behind the patient
+BONE_HU = 70.0  # what lies above is counted as bone
+VESSEL_CONTRAST = 0.85  # of blood against aerated lung, in water's attenuation
+
+
+@dataclass(eq=False)
+class Tissues:
+    """The atlas taken apart: what every film of it shares.
+
+    Args:
+        soft (`torch.Tensor` of shape `(slabs, rows, columns)`): HU without bone, the lungs' vessels sharpened.
+        skeleton (`torch.Tensor` of shape `(3, slabs, rows, columns)`): Attenuation of bone above soft tissue, in water's
+            units: spine, ribs with shoulder blades and sternum, collar bones.
+        lungs (`torch.Tensor` of shape `(slabs, rows, columns)`): Share of lung.
+    """
+
+    soft: torch.Tensor
+    skeleton: torch.Tensor
+    lungs: torch.Tensor
+
+
+_TISSUES: weakref.WeakKeyDictionary[Atlas, Tissues] = weakref.WeakKeyDictionary()
+
+
+def tissues(atlas: Atlas) -> Tissues:
+    """The atlas's tissues, taken apart once."""
+    if atlas not in _TISSUES:
+        hu, lungs = atlas.volume, atlas.share("lung_")
+        smooth = avg_pool3d(hu[None], (3, 7, 7), 1, (1, 3, 3), count_include_pad=False)[0]
+        soft = torch.where(lungs > 0.9, hu + 0.5 * (hu - smooth), hu).clamp(-1000, BONE_HU)
+        excess = (hu - BONE_HU).clamp(min=0) / 1000
+        near = [_widen(atlas.share(name)) for name in ("vertebrae", "clavicula")]
+        collar = near[1] * (1 - near[0])
+        skeleton = torch.stack([excess * near[0], excess * (1 - near[0]) * (1 - collar), excess * collar])
+        _TISSUES[atlas] = Tissues(soft, skeleton, lungs)
+    return _TISSUES[atlas]
+
+
+def _widen(share: torch.Tensor) -> torch.Tensor:
+    return max_pool3d(share[None], (3, 5, 5), 1, (1, 2, 2))[0]
+
+
+class Patient:
+    """A normal patient, drawn from `seed`.
+
+    Args:
+        atlas (`Atlas`): The anatomy.
+        seed (`int`): Pose, warp and vessels follow from it, each through its own random stream.
+        view (`str`, *optional*): `PA` or `AP`; drawn where `None`.
+        image_size (`int`, *optional*, defaults to 256): Pixels a side.
+        heart, inflation (`float`, *optional*): Replace the drawn expansion of the heart and depth of breath, and shift no
+            other draw; see `Warp`.
+        vessels (`float`, *optional*, defaults to 1.0): Strength of the vessels relative to the drawn one.
+    """
+
+    def __init__(
+        self,
+        atlas: Atlas,
+        seed: int,
+        view: str | None = None,
+        image_size: int = 256,
+        heart: float | None = None,
+        inflation: float | None = None,
+        vessels: float = 1.0,
+    ):
+        self.atlas, self.seed, self.image_size = atlas, seed, image_size
+        rng = stream(seed, "pose")
+        self.pose = sample_pose(rng, view)
+        self.build = _sample_build(rng, self.pose)
+        self.warp = sample_warp(stream(seed, "warp"), self.pose, heart, inflation)
+        self.grid = sampling_grid(atlas, self.pose, self.warp, image_size)
+        self._tissues = tissues(atlas)
+        self.hu = _fill_stomach(atlas, self._tissues.soft, self.build)
+        rng = stream(seed, "vessels")
+        self._vessel_strength = vessels * rng.uniform(0.5, 1.0)
+        self._vessels = vessel_planes(rng, atlas)
+        self._fixed = None
+
+    def project(self, shares: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+        """mm of each `(slabs, rows, columns)` share along the rays: `(channels, height, width)`."""
+        volumes = shares if isinstance(shares, torch.Tensor) else torch.stack(tuple(shares))
+        return project(volumes, self.grid, self.atlas.spacing)
+
+    def to_film(self, points: np.ndarray) -> np.ndarray:
+        """Film pixels `(points, 2)` of points `(points, 3)` in mm."""
+        return to_film(points, self.atlas, self.grid)
+
+    def line_integral(self, hu: torch.Tensor | None = None, aerated: torch.Tensor | None = None) -> torch.Tensor:
+        """Attenuation along each ray in nepers.
+
+        Args:
+            hu (`torch.Tensor` of shape `(slabs, rows, columns)`, *optional*): The patient's `hu` with findings put in;
+                bone comes from the atlas. The normal patient by default.
+            aerated (`torch.Tensor` of shape `(slabs, rows, columns)`, *optional*): Share of aerated lung, where vessels
+                show; the lungs by default.
+
+        Returns:
+            `torch.Tensor` of shape `(image_size, image_size)`.
+        """
+        hu = self.hu if hu is None else hu
+        aerated = self._tissues.lungs if aerated is None else aerated
+        water = (hu.clamp(max=BONE_HU) / 1000 + 1)[None]
+        soft = project(water, self.grid, self.atlas.spacing)[0]
+        if self._fixed is None:
+            self._fixed = self._skeleton() + self._breasts()
+        blood = self._vessel_strength * VESSEL_CONTRAST * project_vessels(self._vessels, self.grid, aerated)
+        return MU_WATER * self.pose.thickness * (soft + self._fixed + blood)
+
+    def _skeleton(self) -> torch.Tensor:
+        spine, ribs, collar = project(self._tissues.skeleton, self.grid, self.atlas.spacing)
+        return self.build["bone"] * (self.build["spine"] * spine + ribs + collar)
+
+    def _breasts(self) -> torch.Tensor:
+        """mm of breast in front of the chest, `(height, width)`."""
+        if not self.build["breast_mm"]:
+            return torch.zeros(self.image_size, self.image_size)
+        x = self.grid[4, :, :, 0] * float(self.atlas.x[-1]) - self.atlas.landmarks["trachea_top"][0]
+        z = self.grid[4, :, :, 1] * float(self.atlas.z[-1])
+        total = 0
+        for side in (-1, 1):
+            across = (x - side * self.build["breast_x"]) / self.build["breast_width"]
+            down = z - self.build["breast_z"]
+            # a long slope above, a round lower edge
+            down = down / torch.where(down > 0, self.build["breast_drop"], 2.2 * self.build["breast_drop"])
+            total = total + smoothstep(1.0 - (across**2 + down**2).sqrt()).sqrt()
+        return self.build["breast_mm"] * total
+
+
+def _sample_build(rng: np.random.Generator, pose) -> dict[str, float]:
+    """Draws that make one patient's body: bone density, breasts, gas in the stomach."""
+    female, gas = rng.random() < 0.45, rng.random() < 0.55
+    values = rng.uniform(size=12)
+    return {
+        "bone": 1.1 + 0.8 * values[0],
+        "spine": 0.25 + 0.2 * values[1],
+        "breast_mm": (12 + 30 * values[2]) if female else 0.0,
+        "breast_x": 68 + 22 * values[3],
+        "breast_z": 35 + 30 * values[4],
+        "breast_width": 52 + 18 * values[5],
+        "breast_drop": 24 + 22 * values[6],
+        "gas": (0.5 + 0.5 * values[7]) if gas else 0.0,
+        "gas_width": 16 + 20 * values[8],
+        "gas_height": 8 + 12 * values[9],
+        "gas_x": -26 + 22 * values[10],
+        "gas_tilt": values[11],
+    }
+
+
+def _fill_stomach(atlas: Atlas, hu: torch.Tensor, build: dict[str, float]) -> torch.Tensor:
+    """A gas bubble under the left dome: flat below where the patient stands."""
+    if not build["gas"]:
+        return hu
+    x, y, z = atlas.landmarks["dome_left"]
+    dx = (atlas.x[None, None] - x - build["gas_x"]) / build["gas_width"]
+    dy = (atlas.y[:, None, None] - y) / 24
+    dz = (atlas.z[None, :, None] - z - build["gas_height"] - 7) / build["gas_height"]
+    radius = (dx**2 + dy**2 + dz**2).sqrt()
+    share = build["gas"] * ((1.08 - radius) / 0.16).clamp(0, 1) * (1 - atlas.share("lung_"))
+    return hu + share * (-950 - hu)
