@@ -1,0 +1,32 @@
+"""Image-text encoders for radiographs. Importing the package registers them with the Auto classes of transformers."""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    VisionTextDualEncoderProcessor,
+)
+
+from .configuration_medsyn import ConVIRTConfig, MedSynConfig
+from .image_processing_medsyn import MedSynImageProcessor
+from .modeling_convirt import ConVIRTModel
+from .modeling_outputs import ContrastiveOutput
+
+__all__ = [
+    "ContrastiveOutput",
+    "ConVIRTConfig",
+    "ConVIRTModel",
+    "MedSynConfig",
+    "MedSynImageProcessor",
+]
+
+for config, model in ((ConVIRTConfig, ConVIRTModel),):
+    AutoConfig.register(config.model_type, config)
+    AutoModel.register(config, model)
+    AutoModelForZeroShotImageClassification.register(config, model)
+    AutoImageProcessor.register(
+        config, slow_image_processor_class=MedSynImageProcessor, fast_image_processor_class=MedSynImageProcessor
+    )
+    AutoProcessor.register(config, VisionTextDualEncoderProcessor)

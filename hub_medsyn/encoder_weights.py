@@ -1,0 +1,132 @@
+"""Image encoders by name, folder or Hub id, and weights from files of other layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import TimmWrapperConfig
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
+
+PREFIXES = ("module.", "timm_model.", "vision_model.timm_model.")
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Reads a `.safetensors` file or a torch file that holds tensors and nothing else.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a torch file asks for more than tensors, which could run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no common class: pickle, zip and runtime errors all come from it
+        raise ValueError(f"{path} is not a file of plain tensors: {str(error).splitlines()[0]}") from error
+    state = state.get("state_dict", state)
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def load_image_weights(encoder: nn.Module, path: str | Path) -> None:
+    """Loads a classifier's weights into a timm encoder that has no head.
+
+    Names are used where they agree. Where they do not (torchvision's MobileNetV2 for timm's `mobilenetv2_100`, say),
+    both hold the same layers in the same order: tensors are matched by order, each with the same shape. A head at the
+    end of the file is left out.
+
+    Args:
+        encoder (`torch.nn.Module`): Made by `timm.create_model(..., num_classes=0)`; its weights are replaced.
+        path (`str` or `Path`): A `.pth` or `.safetensors` file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If neither names nor order fit, naming the first tensor that does not.
+    """
+    state = read_state_dict(path)
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    wanted = {name: value for name, value in encoder.state_dict().items() if not name.endswith("num_batches_tracked")}
+    if not wanted.keys() <= state.keys():
+        given = [(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")]
+        if len(given) < len(wanted):
+            raise ValueError(f"{path} holds {len(given)} tensors, the image encoder needs {len(wanted)}")
+        state = {}
+        for (name, value), (old_name, old_value) in zip(wanted.items(), given, strict=False):
+            if value.shape != old_value.shape:
+                raise ValueError(
+                    f"{path} does not fit the image encoder: by order {old_name} {tuple(old_value.shape)} would be "
+                    f"{name} {tuple(value.shape)}; name the architecture that the file belongs to"
+                )
+            state[name] = old_value
+        left_over = given[len(wanted) :]
+        if len(left_over) > 2:
+            raise ValueError(
+                f"{path} holds {len(left_over)} tensors more than the image encoder, from {left_over[0][0]} on"
+            )
+    for name, value in wanted.items():
+        if state[name].shape != value.shape:
+            raise ValueError(
+                f"{name} is {tuple(state[name].shape)} in {path}, {tuple(value.shape)} in the image encoder"
+            )
+    encoder.load_state_dict({name: state[name] for name in wanted}, strict=False)
+
+
+def load_image_encoder(
+    image: str, image_size: int, num_channels: int = 3, image_weights: str | Path | None = None
+) -> tuple[nn.Module, TimmWrapperConfig]:
+    """Makes a timm encoder without a head, and the configuration that a `TimmWrapperModel` needs to be the same.
+
+    Args:
+        image (`str`):
+            A timm architecture (`resnet50`: its random weights), a folder that timm or `TimmWrapperModel` saved, or a
+            Hub id (`timm/resnet50.tv_in1k`).
+        image_size (`int`):
+            Side of the images in pixels; the position embeddings of timm's weights are resampled to it.
+        num_channels (`int`, *optional*, defaults to 3): 1 or 3.
+        image_weights (`str` or `Path`, *optional*): A file for [`load_image_weights`], for an architecture.
+
+    Returns:
+        `tuple[torch.nn.Module, TimmWrapperConfig]`: `pretrained_cfg` of the configuration holds the mean and
+        deviation that the weights expect, and is absent when they are random.
+
+    Raises:
+        ValueError: If `image` is none of the three.
+    """
+    if Path(image).is_dir() or "/" in image:
+        saved = TimmWrapperConfig.from_pretrained(image)
+        architecture, arguments = saved.architecture, dict(saved.model_args or {})
+    elif timm.is_model(image):
+        saved, architecture, arguments = None, image, {}
+    else:
+        raise ValueError(
+            f"image encoder {image!r} is neither a folder, a Hub id (owner/name), nor a timm architecture; "
+            "python -c 'import timm; print(timm.list_models())' lists them"
+        )
+    arguments.pop("num_classes", None)
+    if num_channels != 3:
+        arguments["in_chans"] = num_channels
+    if timm.get_pretrained_cfg(architecture).fixed_input_size:
+        arguments["img_size"] = image_size
+    if saved is None:
+        encoder = timm.create_model(architecture, num_classes=0, **arguments)
+    elif saved.architectures:  # saved by transformers
+        encoder = TimmWrapperModel.from_pretrained(image, config=saved).timm_model
+        arguments = dict(saved.model_args or {})
+    else:  # saved by timm
+        source = f"local-dir:{image}" if Path(image).is_dir() else f"hf-hub:{image}"
+        encoder = timm.create_model(source, pretrained=True, num_classes=0, **arguments)
+    config = TimmWrapperConfig(architecture=architecture, model_args=arguments or None)
+    if image_weights is not None:
+        load_image_weights(encoder, image_weights)
+    if saved is not None or image_weights is not None:
+        statistics = getattr(saved, "pretrained_cfg", None) or encoder.pretrained_cfg
+        config.pretrained_cfg = {name: list(statistics[name]) for name in ("mean", "std")}
+    return encoder, config

@@ -1,0 +1,205 @@
+"""What the image-text models have in common: two encoders, their freezing, and the seam that trainers use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
+
+from .configuration_medsyn import MedSynConfig
+from .encoder_weights import load_image_encoder
+from .modeling_outputs import ContrastiveOutput
+
+
+def continues_word(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
+    """Which token ids go on with the word before them: `(vocab_size,)` bool.
+
+    WordPiece marks the pieces that continue (`##`), byte-level BPE and SentencePiece those that begin a word.
+    """
+    vocabulary = tokenizer.get_vocab()
+    continues = torch.zeros(vocab_size, dtype=torch.bool)
+    begins = tuple(mark for mark in ("\u0120", "\u2581") if any(token.startswith(mark) for token in vocabulary))
+    special = set(tokenizer.all_special_tokens)
+    for token, index in vocabulary.items():
+        if token not in special:
+            continues[index] = not token.startswith(begins) if begins else token.startswith("##")
+    return continues
+
+
+class MedSynPreTrainedModel(PreTrainedModel):
+    """Two encoders and the seam `encode(inputs) -> features`, `losses(features) -> parts`.
+
+    A subclass adds its heads, defines `encode`, `losses` and `similarity`, and calls `post_init`. All of its
+    parameters are used in `encode` and none in `losses`: a trainer may gather the features of several processes
+    between the two, and a model wrapped for distributed training still sees every parameter in its forward pass.
+    """
+
+    config_class = MedSynConfig
+    base_model_prefix = "medsyn"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: MedSynConfig):
+        super().__init__(config)
+        self.vision_model = TimmWrapperModel(config.vision_config)
+        self.text_model = AutoModel.from_config(config.text_config, add_pooling_layer=False)
+        self.register_buffer("continues_word", torch.zeros(config.text_config.vocab_size, dtype=torch.bool))
+
+    def _init_weights(self, module: nn.Module):
+        """Heads start as torch makes them, as in the published code; the encoders start their own way."""
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features whose first dimension is the batch, `image_embeds` and `text_embeds` among them."""
+        raise NotImplementedError
+
+    def losses(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parts of the loss by their names in [`ContrastiveOutput`]; pure, in full precision."""
+        raise NotImplementedError
+
+    def similarity(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Scaled similarities of every image with every text, `(images, texts)`."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        return_loss: bool | None = None,
+        features_only: bool = False,
+    ) -> ContrastiveOutput | dict[str, Tensor]:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(texts, tokens)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(texts, tokens)`, *optional*): 1 for tokens, 0 for padding.
+            token_type_ids (`torch.LongTensor` of shape `(texts, tokens)`, *optional*): Segment ids.
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, side, side)`): Processed images.
+            return_loss (`bool`, *optional*): Whether the images and texts are pairs whose loss is wanted.
+            features_only (`bool`, *optional*, defaults to `False`):
+                Returns what `encode` returns and nothing else; trainers gather it across processes.
+
+        Returns:
+            [`~hub_medsyn.modeling_outputs.ContrastiveOutput`]: See the model's own docstring for `logits_per_image`.
+
+        Raises:
+            ValueError: If there are no images, or they have the wrong number of channels.
+        """
+        if pixel_values is None:
+            raise ValueError("pixel_values are missing: pass images, or call get_text_features for texts alone")
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "pixel_values": pixel_values,
+        }
+        features = self.encode(inputs)
+        if features_only:
+            return features
+        parts = self.losses(features) if return_loss else {}
+        logits = self.similarity(features)  # (images, texts)
+        return ContrastiveOutput(
+            loss=sum(parts.values()) if return_loss else None,
+            **parts,
+            logits_per_image=logits,
+            logits_per_text=logits.T,
+            image_embeds=nn.functional.normalize(features["image_embeds"], dim=-1),
+            text_embeds=nn.functional.normalize(features["text_embeds"], dim=-1),
+        )
+
+    def check_pixels(self, pixel_values: Tensor) -> None:
+        channels = (self.config.vision_config.model_args or {}).get("in_chans", 3)
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values of shape {tuple(pixel_values.shape)} are not (images, {channels}, side, side); "
+                f"this model takes what MedSynImageProcessor(num_channels={channels}) makes"
+            )
+
+    def freeze(self) -> None:
+        """Marks what the configuration does not let train. Trainers call it; a model that is loaded is not frozen."""
+        if self.config.freeze_text_embeddings:
+            self.text_model.embeddings.requires_grad_(False)
+        for layer in list(self.text_model.encoder.layer)[: self.config.frozen_text_layers]:
+            layer.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.config.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def set_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Takes from the tokenizer all that words need: what opens and closes a text and which pieces continue one.
+
+        Raises:
+            ValueError: If the tokenizer knows more tokens than the text encoder.
+        """
+        size = self.config.text_config.vocab_size
+        if len(tokenizer) > size:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} tokens, the text encoder {size}; they do not belong together"
+            )
+        self.config.cls_token_id = tokenizer.cls_token_id
+        self.config.sep_token_id = tokenizer.sep_token_id
+        self.continues_word.copy_(continues_word(tokenizer, size))
+
+    @classmethod
+    def from_encoders(
+        cls,
+        image: str,
+        text: str | PreTrainedConfig,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        preset: str = "fixed",
+        image_weights: str | Path | None = None,
+        image_size: int = 224,
+        num_channels: int = 3,
+        **switches,
+    ):
+        """Makes a model out of two encoders; the heads are new.
+
+        Args:
+            image (`str`): A timm architecture (random weights), a local timm or Transformers folder, or a Hub id.
+            text (`str` or `PreTrainedConfig`):
+                A local folder or Hub id of a BERT-like encoder. A configuration gives random weights, and then no
+                layer is frozen unless `switches` say so.
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*, defaults to that of `text`):
+                Tells how tokens make words.
+            preset (`str`, *optional*, defaults to `"fixed"`): `official`, `paper` or `fixed`.
+            image_weights (`str` or `Path`, *optional*): A `.pth` or `.safetensors` file for an architecture.
+            image_size (`int`, *optional*, defaults to 224): Side of the images in pixels.
+            num_channels (`int`, *optional*, defaults to 3): Channels of the images, 1 or 3.
+            switches: Any switch of the configuration.
+
+        Raises:
+            ValueError: If an encoder is unknown, or encoder, weights and tokenizer do not belong together.
+        """
+        vision, vision_config = load_image_encoder(image, image_size, num_channels, image_weights)
+        if isinstance(text, str):
+            encoder = AutoModel.from_pretrained(text, add_pooling_layer=False)
+            text_config = encoder.config
+        else:
+            encoder, text_config = None, text
+            switches = {"frozen_text_layers": 0, "freeze_text_embeddings": False, **switches}
+        if tokenizer is None or isinstance(tokenizer, str):
+            if tokenizer is None and encoder is None:
+                raise ValueError("a text configuration has no tokenizer of its own: pass tokenizer")
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer or text)
+        config = cls.config_class(
+            vision_config=vision_config, text_config=text_config, preset=preset, image_size=image_size, **switches
+        )
+        model = cls(config)
+        model.vision_model.timm_model.load_state_dict(vision.state_dict())
+        if encoder is not None:
+            model.text_model.load_state_dict(encoder.state_dict())
+        model.set_vocabulary(tokenizer)
+        return model
