@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
+
+from dataset_builder.generators.phantom.atlas import Atlas
 
 MARGIN = 12.0  # mm kept around the lung
 
@@ -17,44 +20,47 @@ class Cavity:
     Args:
         side (`str`): The patient's `left` or `right`.
         box (`tuple[slice, slice, slice]`): Where the sub-volume lies in the atlas.
-        y, z, x (`np.ndarray`): Axes of the sub-volume in mm: y to the front, z up, x to the patient's left.
-        share (`np.ndarray`): 0-1, the part of a voxel inside the pleura; vessels and airways of the lung count as inside.
+        x, y, up (`np.ndarray`): Axes of the sub-volume in the atlas's mm: x to the patient's left, y to the back, and
+            `up` = -z, towards the head.
+        share (`np.ndarray`): 0-1, the part of a voxel inside the pleura, the lung's vessels and airways included.
         wall (`np.ndarray`): Depth in mm below the pleura, in three dimensions.
-        lateral (`np.ndarray` of shape `(rows, columns)`): Depth in mm inside the outline of the lung seen from the front, to
-            its lateral and apical border only.
+        lateral (`np.ndarray` of shape `(rows, columns)`): Depth in mm inside the outline of the lung seen from the
+            front, to its lateral and apical border only.
         lobes (`dict[str, np.ndarray]`): 0-1 share of the `upper`, `middle` (right only) and `lower` lobe.
+        floor (`np.ndarray` of shape `(columns,)`): Height in mm of the diaphragm as seen from the front.
         dome, apex (`float`): Heights in mm of the top of the diaphragm and of the lung.
     """
 
     side: str
     box: tuple[slice, slice, slice]
-    y: np.ndarray
-    z: np.ndarray
     x: np.ndarray
+    y: np.ndarray
+    up: np.ndarray
     share: np.ndarray
     wall: np.ndarray
     lateral: np.ndarray
     lobes: dict[str, np.ndarray]
+    floor: np.ndarray
     dome: float
     apex: float
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Size of a voxel in mm along y, z, x."""
-        return tuple(abs(float(axis[1] - axis[0])) for axis in (self.y, self.z, self.x))
+        """Size of a voxel in mm along slabs, rows and columns."""
+        return tuple(abs(float(axis[1] - axis[0])) for axis in (self.y, self.up, self.x))
 
     @property
     def height(self) -> np.ndarray:
         """Height fraction of each row, `(1, rows, 1)`: 0 at the top of the diaphragm, 1 at the apex."""
-        return ((self.z - self.dome) / (self.apex - self.dome)).astype(np.float32)[None, :, None]
+        return ((self.up - self.dome) / (self.apex - self.dome)).astype(np.float32)[None, :, None]
 
-    def offsets(self, centre: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distances in mm along y, z, x from a point, each shaped to broadcast over the sub-volume."""
-        y, z, x = centre
+    def offsets(self, point: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """mm to the left, to the back and up from a point `(x, y, z)`, shaped to broadcast over the sub-volume."""
+        x, y, z = point
         return (
-            (self.y - y).astype(np.float32)[:, None, None],
-            (self.z - z).astype(np.float32)[None, :, None],
             (self.x - x).astype(np.float32)[None, None, :],
+            (self.y - y).astype(np.float32)[:, None, None],
+            (self.up + z).astype(np.float32)[None, :, None],
         )
 
     def zone(self, name: str) -> np.ndarray:
@@ -80,28 +86,23 @@ def smooth_noise(shape: tuple[int, ...], knots: tuple[float, ...], rng: np.rando
     return np.ascontiguousarray(noise)
 
 
-def build_cavity(
-    side: str,
-    lobes: dict[str, np.ndarray],
-    y: np.ndarray,
-    z: np.ndarray,
-    x: np.ndarray,
-) -> Cavity:
-    """Measures one lung.
-
-    Args:
-        side (`str`): The patient's `left` or `right`.
-        lobes (`dict[str, np.ndarray]`): 0-1 shares of the lobes on the whole atlas, `(slabs, rows, columns)`.
-        y, z, x (`np.ndarray`): The axes of the atlas in mm: y to the front, z up (falling with the row), x to the left.
-    """
-    spacing = tuple(abs(float(axis[1] - axis[0])) for axis in (y, z, x))
+@lru_cache(maxsize=4)
+def cavity_of(atlas: Atlas, side: str) -> Cavity:
+    """Measures the `left` or `right` lung of an atlas."""
+    lobes = {
+        name: atlas.share(f"lung_{name}_lobe_{side}").numpy()
+        for name in ("upper", "middle", "lower")
+        if f"lung_{name}_lobe_{side}" in atlas.structures
+    }
+    x, y, up = atlas.x.numpy(), atlas.y.numpy(), -atlas.z.numpy()
+    spacing = tuple(atlas.spacing)
     whole = sum(lobes.values())
     occupied = [np.flatnonzero((whole > 0.5).any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     box = tuple(
         slice(max(0, int(index[0] - round(MARGIN / step))), min(n, int(index[-1] + 1 + round(MARGIN / step))))
         for index, step, n in zip(occupied, spacing, whole.shape, strict=True)
     )
-    y, z, x = y[box[0]], z[box[1]], x[box[2]]
+    y, up, x = y[box[0]], up[box[1]], x[box[2]]
     whole = np.clip(whole[box], 0, 1).astype(np.float32)
     ball = _ball(7.0, spacing)  # mm, closes vessels and the hilum's edge
     closed = ndimage.binary_closing(np.pad(whole > 0.5, [(n // 2,) * 2 for n in ball.shape]), ball)
@@ -120,26 +121,27 @@ def build_cavity(
     padded[:, -1 if side == "right" else 0] = padded[:, -2 if side == "right" else 1]
     lateral = ndimage.distance_transform_edt(padded, sampling=spacing[1:])[1:, 1:-1].astype(np.float32)
 
-    # The top of the diaphragm: where the lung beside the heart thins out from above.
+    # The diaphragm: where the lung beside the heart thins out from above.
     depth = share.sum(axis=0)  # (rows, columns), in slabs
     columns = np.flatnonzero(outline.any(axis=0))
-    half = columns[len(columns) // 2 :] if side == "left" else columns[: len(columns) // 2]
-    half = [column for column in half if depth[:, column].max() > 0.5 * depth.max()]
-    bases = [np.flatnonzero(depth[:, column] > 0.3 * depth[:, column].max())[-1] for column in half]
-    dome = float(z[int(np.percentile(bases, 10))])
-    apex = float(z[np.flatnonzero(closed.any(axis=(0, 2)))[0]])
+    last = [np.flatnonzero(depth[:, column] >= 0.6 * depth[:, column].max())[-1] for column in columns]
+    lateral_half = columns >= columns[len(columns) // 2] if side == "left" else columns <= columns[len(columns) // 2]
+    full = depth[:, columns].max(axis=0) > 0.5 * depth.max()
+    dome_row = int(np.percentile(np.asarray(last)[lateral_half & full], 10))
+    floor = np.interp(np.arange(len(x)), columns[full], np.maximum(last, dome_row)[full])
     return Cavity(
         side=side,
         box=box,
-        y=y,
-        z=z,
         x=x,
+        y=y,
+        up=up,
         share=share,
         wall=wall,
         lateral=lateral * outline,
         lobes={name: np.clip(lobe[box], 0, 1).astype(np.float32) for name, lobe in lobes.items()},
-        dome=dome,
-        apex=apex,
+        floor=np.interp(floor, np.arange(len(up)), up),
+        dome=float(up[dome_row]),
+        apex=float(up[np.flatnonzero(closed.any(axis=(0, 2)))[0]]),
     )
 
 

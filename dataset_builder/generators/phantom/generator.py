@@ -1,0 +1,245 @@
+"""The phantom: renders a chest radiograph of one CT's anatomy to match a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataset_builder.findings import ABSENT, Finding, chexpert_labels
+from dataset_builder.generators.phantom.atlas import detail_for, load_atlas
+from dataset_builder.generators.phantom.cavity import cavity_of
+from dataset_builder.generators.phantom.film import FilmLook, fit_film
+from dataset_builder.generators.phantom.geometry import VIEWS
+from dataset_builder.generators.phantom.heart import DEPTH, ENLARGED, cardiothoracic_ratio, solve_heart
+from dataset_builder.generators.phantom.layer import DEVICES, draw_layer, film_locator
+from dataset_builder.generators.phantom.patient import Patient
+from dataset_builder.generators.phantom.pleura import between
+from dataset_builder.generators.phantom.scene import Drawing, plan, statement
+from dataset_builder.generators.radiograph import Radiograph
+from dataset_builder.reports.labeler import read_findings
+from dataset_builder.reports.record import ReportRecord
+
+RENDERER = 1  # raised whenever equal settings, report and seed give other pixels than before
+VISIBLE = 8.0  # mean grey levels that a finding must change in its mask
+SMALLEST, LARGEST = 64, 2048  # pixels
+EMPHYSEMA_BREATH = {"mild": (34.0, 39.0), "moderate": (39.0, 44.0), "severe": (44.0, 48.0)}  # mm of inflation
+
+
+@dataclass
+class _Shown:
+    """A drawing with its mask, `(height, width)` bool, and its box; no mask where it cannot be seen."""
+
+    drawing: Drawing
+    mask: np.ndarray | None = None
+    box: tuple[float, float, float, float] | None = None
+
+
+class PhantomGenerator:
+    """Renders chest radiographs with exact masks from a CT's anatomy, on the CPU, without weights.
+
+    A film depends on its scene, its seed, the view and `settings()` alone: not on the order of findings or films, nor
+    on the process. Equal seeds give the same patient in the same pose on the same film; the findings alone differ.
+
+    Args:
+        image_size (`int`, *optional*, defaults to 256): Pixels a side, 64 to 2048.
+        atlas (`str` or `Path`, *optional*): An atlas file made by `build_atlas`; the one that ships by default.
+
+    Raises:
+        `ValueError`: `image_size` is out of range, or the atlas is damaged.
+        `FileNotFoundError`: There is no such atlas.
+
+    Example:
+
+        >>> from dataset_builder.findings import Finding
+        >>> film = PhantomGenerator().render([Finding("pleural effusion", side="left", severity="moderate")], seed=7)
+        >>> film.image.shape, film.labels["Pleural Effusion"]
+        ((256, 256), 1)
+    """
+
+    name = "phantom"
+    batch_size = 1
+
+    def __init__(self, image_size: int = 256, atlas: str | Path | None = None):
+        if not isinstance(image_size, int) or not SMALLEST <= image_size <= LARGEST:
+            raise ValueError(f"image_size {image_size!r} is not a whole number from {SMALLEST} to {LARGEST}")
+        self.image_size = image_size
+        self.atlas = load_atlas(atlas, detail=detail_for(image_size))
+
+    def settings(self) -> dict:
+        """All that the pixels depend on beside scene, view and seed."""
+        return {
+            "generator": self.name,
+            "renderer": RENDERER,
+            "image_size": self.image_size,
+            "atlas": self.atlas.fingerprint,
+            "visible_grey_change": VISIBLE,
+        }
+
+    def condition(self, record: ReportRecord) -> str:
+        """The scene and, where the record fixes it, the view, as JSON; the order of the findings does not matter."""
+        scene = sorted({statement(finding) for finding in scene_of(record)})
+        return json.dumps({"scene": [json.loads(text) for text in scene], "view": record.view}, sort_keys=True)
+
+    def __call__(self, records: Sequence[ReportRecord], seeds: Sequence[int]) -> list[Radiograph]:
+        return [self.render(scene_of(record), seed, record.view) for record, seed in zip(records, seeds, strict=True)]
+
+    def counterfactual(
+        self, scene: Sequence[Finding], seed: int, view: str | None = None
+    ) -> tuple[Radiograph, Radiograph]:
+        """The same patient on the same film with the scene's findings and without them."""
+        absent = [finding for finding in _checked(scene) if finding.certainty == ABSENT]
+        return self.render(scene, seed, view), self.render(absent, seed, view)
+
+    def render(self, scene: Sequence[Finding], seed: int, view: str | None = None) -> Radiograph:
+        """Draws one film.
+
+        Args:
+            scene (`Sequence[Finding]`): What the report says. Absent findings are not drawn, uncertain ones are
+                drawn mild; a side, zone or severity that is not stated is drawn from the seed.
+            seed (`int`): Of the patient, the pose and the film.
+            view (`str`, *optional*): `PA` or `AP`; drawn from the seed where `None`.
+
+        Returns:
+            `Radiograph`: The film, with a mask and a box for every finding that can be seen (both sides apart), and
+            labels that say what can be seen. Findings that change the film by less than 8 grey levels in their mask
+            stand in `occult`. Emphysema is a state of the whole film and has neither mask nor box.
+
+        Raises:
+            `ValueError`: The view is neither `PA` nor `AP`, or an entry of the scene is not a `Finding`.
+        """
+        if view is not None and view not in VIEWS:
+            raise ValueError(f"view {view!r} is not 'PA', 'AP' or None")
+        scene = _checked(scene)
+        drawings, undrawable = plan(scene, seed)
+        with one_thread():
+            return self._render(scene, drawings, undrawable, seed, view)
+
+    def _render(self, scene, drawings: list[Drawing], undrawable: list[Finding], seed: int, view) -> Radiograph:
+        normal_heart = solve_heart(self.atlas, seed, view, None, 0.5)
+        normal = Patient(self.atlas, seed, view, self.image_size, heart=normal_heart)
+        attenuation = normal.line_integral()
+        look = fit_film(attenuation, seed, normal.pose)
+        patient = normal
+        reshaped = [drawing for drawing in drawings if drawing.finding.kind in ("cardiomegaly", "emphysema")]
+        if reshaped:
+            patient = self._reshape(reshaped, seed, view, normal_heart)
+            attenuation = patient.line_integral()
+        image, shown = self._draw(drawings, patient, look, attenuation)
+
+        visible = {entry.drawing.asked for entry in shown if entry.mask is not None}
+        visible |= {drawing.asked for drawing in drawings if drawing.finding.kind == "emphysema"}
+        asked = list(dict.fromkeys(finding for finding in scene if finding.certainty != ABSENT))
+        occult = [finding for finding in asked if finding not in visible]
+        pathology = [finding for finding in asked if finding.kind not in DEVICES]
+        entries = [entry for entry in shown if entry.mask is not None]
+        return Radiograph(
+            image=image,
+            view=patient.pose.view,
+            labels=chexpert_labels([finding for finding in scene if finding not in occult], normal=not pathology),
+            masks=[(entry.drawing.finding, entry.mask) for entry in entries],
+            boxes=[(entry.drawing.finding, entry.box) for entry in entries],
+            occult=occult,
+        )
+
+    def _reshape(self, drawings: list[Drawing], seed: int, view: str | None, normal_heart: float | None) -> Patient:
+        """The patient whose heart or breath a finding has changed."""
+        inflation, vessels, heart = None, 1.0, normal_heart
+        for drawing in drawings:
+            if drawing.finding.kind == "emphysema":
+                inflation = between(EMPHYSEMA_BREATH[drawing.finding.severity], drawing.extent)
+                vessels = 0.6
+        for drawing in drawings:
+            if drawing.finding.kind == "cardiomegaly":
+                heart = solve_heart(self.atlas, seed, view, drawing.finding.severity, drawing.extent, inflation)
+        return Patient(self.atlas, seed, view, self.image_size, heart=heart, inflation=inflation, vessels=vessels)
+
+    def _draw(
+        self, drawings: list[Drawing], patient: Patient, look: FilmLook, attenuation: torch.Tensor
+    ) -> tuple[np.ndarray, list[_Shown]]:
+        if not drawings:
+            return look.develop(attenuation), []
+        hu, replaced = patient.hu.clone(), torch.zeros_like(patient.hu)
+        devices = torch.zeros_like(attenuation)
+        film = look.develop(attenuation, noise=False).astype(np.float32)
+        shown = []
+        for drawing in drawings:
+            if drawing.finding.kind == "cardiomegaly":
+                shown.append(self._heart(drawing, patient))
+                continue
+            for extent in (drawing.extent, (1 + drawing.extent) / 2, 1.0):
+                layer = draw_layer(drawing, extent, patient, hu)
+                after = look.develop(attenuation + layer.nepers, noise=False).astype(np.float32)
+                change = np.abs(after - film)[layer.mask].mean() if layer.mask.any() else 0.0
+                if change >= VISIBLE or drawing.finding.kind in (*DEVICES, "emphysema"):
+                    break
+            attenuation, film = attenuation + layer.nepers, after
+            if layer.box is None:
+                devices += layer.nepers
+            else:
+                hu[layer.box] = torch.from_numpy(layer.hu)
+                if drawing.finding.kind != "emphysema":
+                    replaced[layer.box] = torch.maximum(replaced[layer.box], torch.from_numpy(layer.share))
+            if drawing.finding.kind == "emphysema":
+                continue
+            box = self._box(layer.mask, drawing, patient)
+            seen = change >= VISIBLE and box is not None
+            shown.append(_Shown(drawing, layer.mask, box) if seen else _Shown(drawing))
+        aerated = self.atlas.share("lung_") * (1 - replaced)
+        return look.develop(patient.line_integral(hu, aerated) + devices), shown
+
+    def _heart(self, drawing: Drawing, patient: Patient) -> _Shown:
+        heart, lungs = patient.project([self.atlas.share("heart"), self.atlas.share("lung_")]).numpy()
+        if cardiothoracic_ratio(heart, lungs) <= ENLARGED[patient.pose.view]:
+            return _Shown(drawing)
+        mask = heart > DEPTH
+        return _Shown(drawing, mask, bounds(mask))
+
+    def _box(self, mask: np.ndarray, drawing: Drawing, patient: Patient) -> tuple[float, float, float, float] | None:
+        """The bounds of a mask; of lung and pleura only what lies above the diaphragm, as readers draw it."""
+        if drawing.finding.kind in DEVICES:
+            return bounds(mask)
+        cavity = cavity_of(self.atlas, drawing.finding.side)
+        points = np.stack([cavity.x, np.full_like(cavity.x, cavity.y.mean()), -cavity.floor], axis=1)[::4]
+        film = film_locator(patient)(points)  # (points, 2)
+        order = np.argsort(film[:, 0])
+        floor = np.interp(np.arange(self.image_size), film[order, 0], film[order, 1])  # row of each column
+        return bounds(mask & (np.arange(self.image_size)[:, None] <= floor))
+
+
+def scene_of(record: ReportRecord) -> tuple[Finding, ...]:
+    """What a record's report says: known by construction, else read from its text."""
+    if record.scene is not None:
+        return record.scene
+    return tuple(read_findings(f"{record.findings or ''} {record.impression}".strip()))
+
+
+def bounds(mask: np.ndarray) -> tuple[float, float, float, float] | None:
+    """`x0, y0, x1, y1` in pixels of a mask's outer edges; `None` for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def _checked(scene: Sequence[Finding]) -> tuple[Finding, ...]:
+    for finding in scene:
+        if not isinstance(finding, Finding):
+            raise ValueError(f"entry {finding!r} of a scene is not a Finding")
+    return tuple(scene)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread, which is faster here and makes sums come out bit-equal everywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
