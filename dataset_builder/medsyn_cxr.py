@@ -1,0 +1,150 @@
+"""`MedSynCXR`: the dataset of `medsyn build` as a `datasets` builder, made in memory of the same rows.
+
+```python
+from dataset_builder.medsyn_cxr import MedSynCXR
+
+builder = MedSynCXR(num_samples=200, seed=0)  # or MedSynCXR(reports="reports.jsonl")
+builder.download_and_prepare(num_proc=2)
+films = builder.as_dataset()  # {"train": ..., "validation": ..., "test": ...}
+stream = builder.as_streaming_dataset(split="train")
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import datasets
+from datasets.fingerprint import Hasher
+
+from dataset_builder.films import PART_FILMS, one_torch_thread
+from dataset_builder.generators.radiograph import ImageGenerator
+from dataset_builder.plan import SPLIT_SHARES, Film, Row, make_plan
+from dataset_builder.reports.funnel import Funnel
+from dataset_builder.reports.record import ReportRecord
+from dataset_builder.rows import IMAGE_FORMATS, dataset_row, render_films, row_features
+
+
+@dataclass(eq=False)
+class MedSynCXRConfig(datasets.BuilderConfig):
+    """
+    What to draw, with the options and defaults of `medsyn build`.
+
+    Args:
+        num_samples (`int`, *optional*, defaults to 200): Reports for the grammar to write, unless `reports` are
+            given.
+        reports (`str`, `Path` or `Sequence[ReportRecord]`, *optional*): A table of reports, or the reports.
+        columns (`dict`, *optional*): Columns of the table, as the arguments of `read_table`
+            (`{"impression_column": "text"}`).
+        generator (`ImageGenerator`, *optional*): By default `PhantomGenerator(image_size)`.
+        image_size (`int`, *optional*, defaults to 256): Height and width of the phantom's films.
+        seed, seed_mode, image_format, min_tokens, limit, splits, allow_cross_split_repeats:
+            As in [`~dataset_builder.build.build`].
+    """
+
+    num_samples: int = 200
+    reports: str | Path | Sequence[ReportRecord] | None = None
+    columns: dict | None = None
+    generator: ImageGenerator | None = None
+    image_size: int = 256
+    seed: int = 0
+    seed_mode: str = "study"
+    image_format: str = "png"
+    min_tokens: int = 3
+    limit: int | None = None
+    splits: Sequence[float] = SPLIT_SHARES
+    allow_cross_split_repeats: bool = False
+
+    def image_generator(self) -> ImageGenerator:
+        if self.generator is None:
+            from dataset_builder.generators.phantom import PhantomGenerator
+
+            self.generator = PhantomGenerator(image_size=self.image_size)
+        return self.generator
+
+    def records(self) -> Iterator[ReportRecord]:
+        if self.reports is None:
+            from dataset_builder.reports.grammar import write_reports
+
+            return iter(write_reports(self.num_samples, seed=self.seed))
+        if isinstance(self.reports, (str, Path)):
+            from dataset_builder.reports.table import read_table
+
+            return read_table(self.reports, **(self.columns or {}))
+        return iter(self.reports)
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """The name in the cache: it follows the generator's settings and the content of the table, not its path."""
+        generator = self.image_generator()
+        content = dict(config_kwargs, generator=[generator.name, generator.batch_size, generator.settings()])
+        if isinstance(self.reports, (str, Path)):
+            path = Path(self.reports)
+            content["reports"] = [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+        return f"{self.name}-{Hasher.hash([sorted(content.items(), key=lambda item: item[0]), custom_features])}"
+
+
+class MedSynCXR(datasets.GeneratorBasedBuilder):
+    """
+    Synthetic chest radiographs drawn from reports. The rows are those of `medsyn build`, image bytes included.
+
+    Configs: `default` and `phantom`, which are the same. Under the seed modes `prompt` and `fixed` a film that several
+    rows share may be drawn more than once, with equal pixels.
+
+    Raises:
+        ValueError: On preparing: a repeated study id, a bad table or setting, images that would stand in two splits.
+    """
+
+    BUILDER_CONFIG_CLASS = MedSynCXRConfig
+    BUILDER_CONFIGS = [
+        MedSynCXRConfig(name="default", version="1.0.0", description="The same as phantom."),
+        MedSynCXRConfig(name="phantom", version="1.0.0", description="Rendered from a CT by the embedded phantom."),
+    ]
+    DEFAULT_CONFIG_NAME = "default"
+
+    def _info(self) -> datasets.DatasetInfo:
+        if self.config.image_format not in IMAGE_FORMATS:
+            raise ValueError(f"image format {self.config.image_format!r} is not one of {', '.join(IMAGE_FORMATS)}")
+        return datasets.DatasetInfo(
+            description="Synthetic chest radiographs drawn from radiology reports. Not for clinical use.",
+            features=row_features(self.config.image_generator().localizes),
+        )
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        config = self.config
+        kept = list(islice(Funnel(min_tokens=config.min_tokens)(config.records()), config.limit))
+        plan = make_plan(
+            kept,
+            config.image_generator(),
+            config.seed,
+            config.seed_mode,
+            config.splits,
+            config.allow_cross_split_repeats,
+        )
+        splits = []
+        for split, rows in plan.split_rows().items():
+            wanted = [(row, plan.films[row.film]) for row in rows]
+            chunks = [wanted[start : start + PART_FILMS] for start in range(0, len(wanted), PART_FILMS)]
+            splits.append(datasets.SplitGenerator(name=split, gen_kwargs={"chunks": chunks}))
+        return splits
+
+    def _generate_examples(self, chunks: list[list[tuple[Row, Film]]]) -> Iterator[tuple[str, dict]]:
+        generator, image_format = self.config.image_generator(), self.config.image_format
+        for chunk in chunks:
+            distinct = {row.film: film for row, film in chunk}
+            with one_torch_thread():
+                rendered = render_films(
+                    generator,
+                    [film.record for film in distinct.values()],
+                    [film.seed for film in distinct.values()],
+                    image_format,
+                )
+            films = dict(zip(distinct, rendered, strict=True))
+            for row, film in chunk:
+                example = dataset_row(
+                    row.record, film.seed, films[row.film], generator.name, image_format, generator.localizes
+                )
+                yield example["image_id"], example
