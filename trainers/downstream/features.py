@@ -17,8 +17,8 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, TimmWrapperConfig, TimmWrapperModel
 
-import hub_medsyn  # noqa: F401  (registers our models with the Auto classes)
-from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
+from hub_medsyn import MedSynImageProcessor  # the import also registers our models with the Auto classes
+from hub_medsyn.encoder_weights import load_image_encoder
 from trainers.downstream.labelled_images import LabelledImages
 
 
@@ -58,36 +58,45 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
 
             - the folder of a checkpoint of ours: its image encoder, with its own image processor;
             - the folder of an encoder that timm or `TimmWrapperModel` saved;
-            - the name of a timm model, whose pretrained weights timm then fetches;
-            - `random:` before any of the three: the same shape and the same image processor with the weights that timm
-              draws at the start. BatchNorm statistics are those of an untrained net, mean 0 and variance 1.
+            - the name of a timm model, whose pretrained weights timm then fetches, or `name@file` with the file of
+              weights to take in their place (`.pth` or `.safetensors`);
+            - `random:` before a folder or a name: the same shape and the same image processor with the weights that
+              timm draws at the start. BatchNorm statistics are those of an untrained net, mean 0 and variance 1.
         name (`str`, *optional*): What the tables call it, by default `spec`.
         image_size (`int`, *optional*, defaults to 224): Pixels a side for encoders that carry no image processor of
             ours; they are padded to square and resized like ours, and normalised as timm says for them.
         seed (`int`, *optional*, defaults to 0): Of the random weights.
 
     Raises:
-        ValueError: `spec` is neither a folder with a `config.json` nor a timm model.
+        ValueError: `spec` is neither a folder with a `config.json` nor a timm model, or the weights do not fit it.
+        FileNotFoundError: There is no such file of weights.
     """
     random, source = spec.startswith("random:"), spec.removeprefix("random:")
+    source, _, weights = source.partition("@")
     processor = None
     if Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
             raise ValueError(f"encoder folder {source} holds no config.json: it is not a checkpoint")
         with open(Path(source) / "config.json", encoding="utf-8") as file:
             ours = str(json.load(file).get("model_type", "")).startswith("medsyn-")
+        config = (
+            AutoConfig.from_pretrained(source).vision_config if ours else TimmWrapperConfig.from_pretrained(source)
+        )
+        arguments = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
         if ours:
             processor = AutoImageProcessor.from_pretrained(source)
-            config = AutoConfig.from_pretrained(source).vision_config
-            model = None if random else AutoModel.from_pretrained(source).vision_model.timm_model
-        else:
-            config = TimmWrapperConfig.from_pretrained(source)
-            (config.model_args or {}).pop("num_classes", None)  # timm exports it, and the wrapper sets it to 0 itself
-            model = None if random else TimmWrapperModel.from_pretrained(source, config=config).timm_model
         if random:
-            model = _random_model(config.architecture, seed, **(config.model_args or {}))
-    elif source in timm.list_models(source.split(".")[0]) + timm.list_pretrained(source):
-        model = _random_model(source, seed) if random else timm.create_model(source, pretrained=True, num_classes=0)
+            model = _seeded(seed, timm.create_model, config.architecture, num_classes=0, **arguments)
+        elif ours:
+            model = AutoModel.from_pretrained(source).vision_model.timm_model
+        else:
+            config.model_args = arguments or None  # timm exports num_classes, and the wrapper sets it to 0 itself
+            model = TimmWrapperModel.from_pretrained(source, config=config).timm_model
+    elif timm.is_model(source.split(".")[0]):
+        if random or weights:
+            model = _seeded(seed, load_image_encoder, source, image_size, image_weights=weights or None)[0]
+        else:
+            model = timm.create_model(source, pretrained=True, num_classes=0)
     else:
         raise ValueError(
             f"encoder {spec!r} is neither a folder nor a timm model; `random:resnet50` and a folder that "
@@ -101,10 +110,10 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
     return FrozenEncoder(name or spec, model.eval().requires_grad_(False), processor)
 
 
-def _random_model(architecture: str, seed: int, **model_args) -> nn.Module:
+def _seeded(seed: int, make: Callable, *args, **kwargs):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return timm.create_model(architecture, pretrained=False, num_classes=0, **model_args)
+        return make(*args, **kwargs)
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from PIL import Image, UnidentifiedImageError
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 UNCERTAIN = {"mask": np.nan, "absent": 0.0, "present": 1.0}
-EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
 @dataclass(frozen=True)
@@ -83,21 +82,17 @@ class LabelledImages:
         return digest.hexdigest()
 
     def open(self, row: int) -> Image.Image:
-        """The RGB image of a row.
+        """The decoded image of a row.
 
         Raises:
-            ValueError: The image cannot be decoded, or holds more than 8 bits a channel; it is named.
+            ValueError: The image cannot be decoded; it is named.
         """
         try:
             image = Image.open(io.BytesIO(self.encoded(row)))
             image.load()
+            return image
         except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise ValueError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
-        if image.mode not in EIGHT_BIT:
-            raise ValueError(
-                f"{self.name}: image {self.ids[row]} is of mode {image.mode}, not 8 bits a channel: window it first"
-            )
-        return image.convert("RGB")
 
     def with_labels(
         self, names: Sequence[str] | None = None, min_positives: int = 5
@@ -177,14 +172,15 @@ def images_from_csv(
             "mend the paths, or leave them out with --skip-missing"
         )
     table = table[~absent].reset_index(drop=True)
-    indicators = table[labels_column].str.get_dummies("|")
+    present = [{label.strip() for label in cell.split("|") if label.strip()} for cell in table[labels_column]]
+    labels = tuple(sorted(set().union(*present)))
     files = list(table[file_column])
     return LabelledImages(
         name=path.stem,
         ids=files,
         encoded=lambda row: (path.parent / files[row]).read_bytes(),
-        labels=tuple(indicators.columns),
-        targets=indicators.to_numpy(dtype=np.float64),
+        labels=labels,
+        targets=np.array([[float(label in row) for label in labels] for row in present]),
         patients=table[patient_column].to_numpy(dtype=str),
         splits=table[split_column].map(SPLIT_NAMES).to_numpy(dtype=str),
         missing=missing,

@@ -17,8 +17,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = arguments.add_argument
     add("--encoder", action="append", required=True, metavar="[NAME=]WHAT", help="repeatable; a checkpoint folder, an "
-        "exported timm encoder's folder, a timm model's name, or random: before any of them for the same shape "
-        "untrained; the first is compared with every other")  # fmt: skip
+        "exported timm encoder's folder, a timm model's name, or that name@FILE of weights; random: before a folder "
+        "or name takes the same shape untrained; the first encoder is compared with every other")  # fmt: skip
     add("--dataset", required=True, help="a folder or name for datasets.load_dataset, or a CSV with one image a row")
     add("--config", help="which config of the dataset")
     add("--out", default="results", help="folder of results.{csv,md,json} (default: %(default)s)")

@@ -1,0 +1,45 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+import medsyn
+
+
+def test_help_is_quick_and_free_of_torch():
+    """A fresh interpreter: what the suite has imported does not count."""
+    program = (
+        "import sys, medsyn; code = medsyn.main(['--help']); "
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules); sys.exit(code or len(heavy))"
+    )
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+        assert result.returncode == 0
+        assert all(f"  {name} " in result.stdout for name in medsyn.COMMANDS)
+    assert min(times) < 1
+
+
+def test_an_unknown_command_exits_2_and_tells_the_known_ones(capsys):
+    assert medsyn.main(["prok"]) == 2
+    error = capsys.readouterr().err
+    assert "no command 'prok'" in error and "probe" in error
+
+
+@pytest.mark.parametrize("command", medsyn.COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        medsyn.main([command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"medsyn {command}" in shown and "--seed" in shown
+
+
+def test_a_command_passes_arguments_on_and_returns_the_exit_code(monkeypatch):
+    seen = []
+    monkeypatch.setattr("medsyn_demo.main", lambda arguments: seen.append(arguments) or 7)
+    assert medsyn.main(["demo", "--out", "x"]) == 7
+    assert seen == [["--out", "x"]]
