@@ -1,8 +1,8 @@
 """A rule-based reader: from the words of a report to the findings they assert, deny or leave open.
 
-Sentence by sentence: the lexicon marks what is named; words of place and size go to the finding they stand with; cues of
-denial and doubt reach as far as the sentence lets them. What the sentences say is then joined: of two statements on the
-same thing the fuller one stays, and a present finding beats an uncertain one, which beats a denial.
+Sentence by sentence: the lexicon marks what is named; words of place and size go to the finding they stand with; cues
+of denial and doubt reach as far as the sentence lets them. What the sentences say is then joined: of two statements on
+the same thing the fuller one stays, and a present finding beats an uncertain one, which beats a denial.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def read_findings(text: str) -> tuple[Finding, ...]:
         text (`str`): FINDINGS, IMPRESSION or both.
 
     Returns:
-        `tuple[Finding, ...]`: Each with its side, zone and severity where they are told and mean something for its kind
-        (edema, cardiomegaly and emphysema have a severity only; devices have no zone or severity; effusions no zone), a
-        certainty, and as `evidence` the `(start, end)` of the words in `text`. What the vocabulary of
-        `dataset_builder.findings` has no kind for is passed over.
+        `tuple[Finding, ...]`: Each with its side, zone and severity where they are told and mean something for its
+        kind (edema, cardiomegaly and emphysema have a severity only; devices have no zone or severity; effusions no
+        zone; a denied finding a side at most), a certainty, and as `evidence` the `(start, end)` of the words in
+        `text`. What the vocabulary of `dataset_builder.findings` has no kind for is passed over.
     """
     found = []
     for match in _SENTENCE.finditer(text):
@@ -155,7 +155,7 @@ def _share_out(text: str, mentions: list[_Mention]) -> None:
 
 
 def _places(text: str, mention: _Mention) -> list[tuple[str | None, str | None, str | None]]:
-    """Every (side, zone, severity) that a mention's words name: one, or one a side or zone when these are told apart."""
+    """Each (side, zone, severity) that a mention's words name; several where sides or zones are told apart."""
     side = zone = severity = None
     groups = []  # [side, zone, severity]
     compared = False
@@ -200,11 +200,15 @@ def _judge(text: str, mentions: list[_Mention]) -> None:
         if any(end <= mention.start for end in hypothetical):
             mention.certainty = None
             continue
-        cue = next((cue for cue in reversed(denials) if cue.end() <= mention.start and _reaches(plain, cue, mention)), None)
+        cue = next(
+            (cue for cue in reversed(denials) if cue.end() <= mention.start and _reaches(plain, cue, mention)), None
+        )
         if cue is None:
             behind = lex.DENIED_BEHIND.search(plain, mention.end)
-            if behind and not lex.TURN.search(plain, mention.end, behind.start()) and not _parted(
-                plain, mention.end, behind.start()
+            if (
+                behind
+                and not lex.TURN.search(plain, mention.end, behind.start())
+                and not _parted(plain, mention.end, behind.start())
             ):
                 cue = behind
         if cue is not None:
@@ -259,10 +263,16 @@ def _doubt(text: str, doubts: list, mention: _Mention, previous: _Mention | None
             return match.span()
     for match in lex.UNSURE_AHEAD.finditer(text, 0, mention.start):
         stretch = text[match.end() : mention.start]
-        if not lex.TURN.search(stretch) and not re.search(r"\bwith\b|, (?:and )?(?:there|small|mild|moderate)\b", stretch):
+        if not lex.TURN.search(stretch) and not re.search(
+            r"\bwith\b|, (?:and )?(?:there|small|mild|moderate)\b", stretch
+        ):
             return match.span()
     behind = lex.UNSURE_BEHIND.search(text, mention.end)
-    if behind and not lex.TURN.search(text, mention.end, behind.start()) and not _parted(text, mention.end, behind.start()):
+    if (
+        behind
+        and not lex.TURN.search(text, mention.end, behind.start())
+        and not _parted(text, mention.end, behind.start())
+    ):
         return behind.span()
     return None
 

@@ -42,7 +42,8 @@ STATEMENTS: tuple[tuple[str, re.Pattern], ...] = (
     (
         "opacity",
         re.compile(
-            r"\b(?:lungs?|lung fields|lung zones|hemithorax)\b(?:(?!\b(?:opaci|but\b|however|effusion|nodul|costo|free\b"
+            r"\b(?:lungs?|lung fields|lung zones|hemithorax)\b(?:(?!\b(?:opaci|but\b|however|effusion|nodul|costo"
+            r"|free\b"
             r"))[^;,.]){0,50}?\b(?:clear\b(?! of)|unremarkable|normally aerated)"
             r"|\bclear(?:,? \w+){0,2} lungs?\b|\blungs?,? [^;.]{0,40}?(?<!well )\bclear\b(?! of)"
         ),
@@ -51,7 +52,8 @@ STATEMENTS: tuple[tuple[str, re.Pattern], ...] = (
         "pleural effusion",
         re.compile(
             r"\bcostophrenic (?:angles?|sulci|sulcus|recess\w*)(?: \w+){0,4}? (?:sharp|clear|preserved)\b"
-            r"|\bsharp costophrenic (?:angles?|sulci)\b|\bpleural (?:spaces?|surfaces?)(?: \w+){0,3}? (?:clear|normal)\b"
+            r"|\bsharp costophrenic (?:angles?|sulci)\b|\bpleural (?:spaces?|surfaces?)(?: \w+){0,3}? (?:clear"
+            r"|normal)\b"
         ),
     ),
 )
@@ -64,11 +66,15 @@ TERMS: tuple[tuple[str | None, str], ...] = (
     (None, r"pneumoperitoneum|pneumomediastinum|free (?:\w+ )?air|(?:calcified )?granulomas?|granulomatous"),
     (
         None,
-        r"scar(?:s|ring|red)?|fibrosis|fibrotic|hernias?|pleural thickening|pleural plaques?|calcifi\w+|clips?|sternotomy"
+        r"scar(?:s|ring|red)?|fibrosis|fibrotic|hernias?|pleural thickening|pleural plaques?|calcifi\w+|clips?"
+        r"|sternotomy"
         r"|scoliosis|spondylosis|osteophytes?|degenerative|(?:hemi)?diaphragms?|aort\w+|adenopathy|lymph nodes?"
         r"|lymphadenopathy|rotat\w+|tortuos\w+|chest tubes?|pigtail|thoracostomy|lung volumes?|volumes|stents?",
     ),
-    ("pleural effusion", r"(?:pleural |parapneumonic |subpulmonic )?(?:effusions?|effusion)|pleural fluid|hydrothorax"),
+    (
+        "pleural effusion",
+        r"(?:pleural |parapneumonic |subpulmonic )?(?:effusions?|effusion)|pleural fluid|hydrothorax",
+    ),
     ("edema", r"(?:pulmonary |interstitial |alveolar |airspace |cardiogenic |vascular )*?edema"),
     (
         "edema",
@@ -77,7 +83,10 @@ TERMS: tuple[tuple[str | None, str], ...] = (
         r"|(?:pulmonary )?vascular engorgement",
     ),
     ("nodule", r"(?:nodules?|nodular (?:opacit(?:y|ies)|densit(?:y|ies)|focus|foci|lesions?)|nodularity|coin lesion)"),
-    ("mass", r"(?:mass(?:es)?|mass-?like (?:\w+ )?(?:opacity|density|lesion|consolidation)|malignancy|neoplasm|tumou?r)"),
+    (
+        "mass",
+        r"(?:mass(?:es)?|mass-?like (?:\w+ )?(?:opacity|density|lesion|consolidation)|malignancy|neoplasm|tumou?r)",
+    ),
     (
         "consolidation",
         r"(?:airspace |air space |air-space |alveolar |lobar |parenchymal )*consolidat(?:ions?|ive|ed)"
@@ -91,19 +100,23 @@ TERMS: tuple[tuple[str | None, str], ...] = (
     ),
     (
         "opacity",
-        r"(?:airspace |air space |air-space |alveolar |interstitial |parenchymal |pulmonary |reticular |linear |hazy )*"
+        r"(?:airspace |air space |air-space |alveolar |interstitial |parenchymal |pulmonary |reticular |linear "
+        r"|hazy )*"
         r"(?:opacit(?:y|ies)|opacifi(?:cations?|ed)|infiltrat(?:es?|ions?)|densit(?:y|ies)|haziness"
         r"|(?:airspace|air space|air-space|alveolar) (?:disease|process)|infiltrative process)",
     ),
     ("cardiomegaly", r"cardiomegaly|cardiac enlargement"),
     (
         "cardiomegaly",
-        r"enlarge(?:d|ment of)(?: the)? (?:heart|cardiac|cardiomediastinal|cardiopericardial)(?: (?:silhouette|shadow|size))?",
+        r"enlarge(?:d|ment of)(?: the)? (?:heart|cardiac|cardiomediastinal|cardiopericardial)(?: (?:silhouette"
+        r"|shadow|size))?",
     ),
     (
         "cardiomegaly",
-        r"(?:heart|cardiac|cardiomediastinal|cardiopericardial|cardio mediastinal)(?: (?:size|silhouette|shadow|contours?))?"
-        r"(?:(?!\b(?:normal|but|with|effusion|lungs?|unremarkable)\b)[^;.,]){0,40}?(?:enlarge(?:d|ment)|increased in size)",
+        r"(?:heart|cardiac|cardiomediastinal|cardiopericardial|cardio mediastinal)(?: (?:size|silhouette|shadow"
+        r"|contours?))?"
+        r"(?:(?!\b(?:normal|but|with|effusion|lungs?|unremarkable)\b)[^;.,]){0,40}?(?:enlarge(?:d|ment)"
+        r"|increased in size)",
     ),
     (
         "emphysema",
@@ -123,9 +136,11 @@ TERMS: tuple[tuple[str | None, str], ...] = (
     ("pacemaker", r"pacemakers?|\bpacer|\bicd|\baicd|defibrillators?|pacing (?:device|leads?|wires?|system)"),
     (
         "central venous catheter",
-        r"(?:(?:internal jugular|jugular|\bij|subclavian|femoral|central)(?: (?:central|vein|venous|approach|dual|lumen|\w+-"
+        r"(?:(?:internal jugular|jugular|\bij|subclavian|femoral|central)(?: (?:central|vein|venous|approach|dual"
+        r"|lumen|\w+-"
         r"lumen|access|dialysis|tunneled))* (?:catheters?|lines?|ports?|sheath)|\bpicc(?: (?:lines?|catheters?))?"
-        r"|port-?a-?cath\w*|xxxx-a-cath|medi-?port|(?:chest|infusion|infuse-a|power|venous access) ?-?ports?"
+        r"|port-?a-?cath\w*|xxxx-a-cath|medi-?port|(?:chest|chest wall|infusion|infuse-a|power"
+        r"|venous access) ?-?ports?"
         r"|(?:dialysis|hemodialysis|swan-?ganz|pulmonary artery|venous|indwelling|infusion|tunneled) catheters?"
         r"|swan-?ganz|central lines?|\bcvc|catheter tip|catheters?)",
     ),
@@ -168,19 +183,24 @@ PLACES: dict[str, tuple[str | None, str | None]] = {
 }
 
 # What parts the words of one finding from those of the next.
-BOUNDARY = re.compile(r",|:|\band/or\b|\band\b|\bor\b|\bnor\b|\bwith(?:out)?\b|\bversus\b|\bvs\b\.?|/|\bbut\b|\bplus\b")
-# Words that may stand between a finding and its place without ending its reach, and those that carry no more than form.
+BOUNDARY = re.compile(
+    r",|:|\band/or\b|\band\b|\bor\b|\bnor\b|\bwith(?:out)?\b|\bversus\b|\bvs\b\.?|/|\bbut\b|\bplus\b"
+)
+# Words that may stand between a finding and its place without ending its reach, and those that are no more than form.
 _ADJECTIVES = (
     r"a|an|the|new|stable|unchanged|persistent|patchy|hazy|focal|multifocal|ill-defined|streaky|linear|bandlike|dense"
-    r"|increased|increasing|decreased|improved|improving|worsening|worsened|residual|known|associated|adjacent|layering"
+    r"|increased|increasing|decreased|improved|improving|worsening|worsened|residual|known|associated|adjacent"
+    r"|layering"
     r"|likely|possible|possibly|probable|again|seen|noted|chronic|acute|subsegmental|discoid|early|confluent|scattered"
-    r"|more|less|greater|than|predominantly|mostly|mainly|sized|in size|greatest|worse|right|left|bilateral|upper|lower"
+    r"|more|less|greater|than|predominantly|mostly|mainly|sized|in size|greatest|worse|right|left|bilateral|upper"
+    r"|lower"
     r"|middle|mid|basilar|basal|apical|retrocardiac|perihilar|small|tiny|trace|mild|minimal|moderate|severe|large"
     r"|extensive|marked|slight|subtle|faint|lingular|underlying|overlying|superimposed|compressive|either|also"
 )
 ADJECTIVES_ONLY = re.compile(rf"(?:\s|-|\b(?:{_ADJECTIVES})\b)*")
 FORM_ONLY = re.compile(
-    rf"(?:\s|-|\b(?:{_ADJECTIVES}|there|is|are|has|have|been|was|were|on|in|at|of|to|within|lobes?|lungs?|bases?|zones?"
+    rf"(?:\s|-|\b(?:{_ADJECTIVES}|there|is|are|has|have|been|was|were|on|in|at|of|to|within|lobes?|lungs?|bases?"
+    rf"|zones?"
     r"|fields?|apex|apices|side|sides|hemithorax|midlung|lingula|interval|evidence|development|pleural|bibasilar"
     r"|biapical|both|r[uml]l|l[ul]l|currently|now)\b)*"
 )
@@ -188,7 +208,8 @@ FORM_ONLY = re.compile(
 # How sure. A denial reaches forward until something turns the sentence.
 DENIED_AHEAD = re.compile(
     r"\bno\b|\bnot\b|\bwithout\b|\bnegative for\b|\bfree (?:of|from)\b|\bclear of\b|\babsence of\b|\babsent\b|\bnor\b"
-    r"|\bneither\b|\bdenies\b|\brather than\b|\bresol(?:ution of|ved)\b|\bremoval of\b|\bunlikely(?: to be| to represent)?\b"
+    r"|\bneither\b|\bdenies\b|\brather than\b|\bresol(?:ution of|ved)\b|\bremoval of\b|\bunlikely(?: to be"
+    r"| to represent)?\b"
     r"|\blacks?\b|\brules? out\b(?= \w+ by)|\bexcludes\b"
 )
 DENIED_BEHIND = re.compile(
@@ -197,16 +218,19 @@ DENIED_BEHIND = re.compile(
     r"|\b(?:is|are|was|were|has|have) (?:not|no longer)(?: been)?(?: \w+)?"
     r" (?:seen|identified|evident|present|visualized|visible|demonstrated|appreciated|noted|detected|apparent)\b"
     r"|\bno longer (?:\w+ )?(?:seen|identified|evident|present|visualized|visible)\b"
-    r"|\b(?:has|have|had) (?:completely |fully |since )?(?:resolved|cleared)\b|\bunlikely\b|\bnot (?:seen|identified)\b"
+    r"|\b(?:has|have|had) (?:completely |fully |since )?(?:resolved|cleared)\b|\bunlikely\b|\bnot (?:seen"
+    r"|identified)\b"
 )
 TURN = re.compile(
     r"\bbut\b|\bhowever\b|\balthough\b|\bthough\b|\bexcept\b|\bother than\b|\baside from\b|\bapart from\b|\bbesides\b"
-    r"|\bwhich\b|\byet\b|\bsecondary to\b|\bdue to\b|\brelated to\b|\bstatus post\b|\bthere (?:is|are) (?!no\b)|\bwhile\b"
+    r"|\bwhich\b|\byet\b|\bsecondary to\b|\bdue to\b|\brelated to\b|\bstatus post\b|\bthere (?:is|are) (?!no\b)"
+    r"|\bwhile\b"
     r"|\bwhereas\b|\bsave for\b"
 )
 # After a comma or `and`, words with which an affirmation sets in anew.
 ANEW = re.compile(
-    r"\s*(?:a|an|the|there (?:is|are)|stable|unchanged|persistent|small|mild|moderate|trace|minimal|new|increased|improved"
+    r"\s*(?:a|an|the|there (?:is|are)|stable|unchanged|persistent|small|mild|moderate|trace|minimal|new|increased"
+    r"|improved"
     r"|left|right|bilateral|bibasilar|low|heart|lungs?|cardiac|patchy|tiny|slight|again)\b"
 )
 UNSURE_NOT = re.compile(
@@ -219,33 +243,43 @@ UNSURE_WORD = re.compile(
     r"|\blikely\b|\bpotential(?:ly)?\b|\bequivocal\b|\bborderline\b|\b(?:vague|suggestion of|suspicion (?:of|for))\b"
 )
 UNSURE_AHEAD = re.compile(
-    r"\b(?:may|might|could|can|would)(?: also| well| possibly)? (?:be|represent|reflect|suggest|indicate|relate|have)\w*"
+    r"\b(?:may|might|could|can|would)(?: also| well| possibly)? (?:be|represent|reflect|suggest|indicate|relate"
+    r"|have)\w*"
     r"|\b(?:concern(?:ing)?|suspicious|worrisome|suspicion|question) (?:for|of)\b"
-    r"|\bsuggest(?:s|ing|ive|ed)?(?: of| that)?\b|\bfavou?r(?:s|ed|ing)?\b|\bdifferential\b|\bversus\b|\bvs\b|\beither\b"
+    r"|\bsuggest(?:s|ing|ive|ed)?(?: of| that)?\b|\bfavou?r(?:s|ed|ing)?\b|\bdifferential\b|\bversus\b|\bvs\b"
+    r"|\beither\b"
     r"|\braise\w* (?:the )?(?:possibility|question|concern)(?: of| for)?\b"
 )
 UNSURE_BEHIND = re.compile(
     r"\b(?:is|are|remains?|also|be)(?: also)? (?:possible|suspected|questioned|likely|considered|a consideration"
-    r"|a possibility|probable|in the differential)\b|\bmay (?:also )?be present\b|\b(?:could|might) (?:also )?be present\b"
+    r"|a possibility|probable|in the differential)\b|\bmay (?:also )?be present\b|\b(?:could"
+    r"|might) (?:also )?be present\b"
 )
 # The film is not said to show it: questions, histories, advice.
 HYPOTHETICAL = re.compile(
-    r"\b(?:evaluat\w+|assess\w*|looking|screen\w*|search) (?:for|of)\b|\brule out\b|\br/o\b|\bto exclude\b|\bhistory of\b|\bh/o\b"
+    r"\b(?:evaluat\w+|assess\w*|looking|screen\w*|search) (?:for|of)\b|\brule out\b|\br/o\b|\bto exclude\b"
+    r"|\bhistory of\b|\bh/o\b"
     r"|\bif (?:there|clinical\w*|concern|symptom|suspic)\w*\b|\bclinical (?:concern|suspicion|question) (?:for|of)\b"
     r"|\brecommend\w*\b|\bindication\b|\bprotocol\b|\bplease\b|\bcould obscure\b|\bdecreases sensitivity\b"
 )
 # Between two findings: the second says more of the first and stands where it does.
 LINK = re.compile(
-    r"\b(?:associated|adjacent|overlying|underlying|compressive|superimposed|accompanying|represent\w*|reflect\w*|concerning"
-    r"|suspicious|worrisome|consistent|compatible|suggest\w*|favou?r\w*|due to|from|relate\w*|likely|possibly|probably|may be"
+    r"\b(?:associated|adjacent|overlying|underlying|compressive|superimposed|accompanying|represent\w*|reflect\w*"
+    r"|concerning"
+    r"|suspicious|worrisome|consistent|compatible|suggest\w*|favou?r\w*|due to|from|relate\w*|likely|possibly"
+    r"|probably|may be"
     r"|could be|with)\b"
 )
 ALTERNATIVE = re.compile(r"\bor\b|\bversus\b|\bvs\b|\band/or\b|/")
 
 NORMAL = re.compile(
-    r"\bno(?: \w+){0,4}? (?:acute|active)\b|\bnormal (?:chest|study|examination|exam|radiograph|film|portable|pa|frontal|heart"
-    r"|cardio)|\b(?:chest|examination|study|radiographs?) (?:is |are )?(?:\w+ )?(?:normal|unremarkable|within normal limits)"
-    r"|\bunremarkable (?:chest|examination|exam|study|radiograph)|\bnegative (?:chest|for acute|acute|exam|study|\w+ chest)"
-    r"|\blungs?(?: \w+){0,4}? clear\b|\bclear lungs?\b|\bno (?:significant |focal |radiographic )?abnormalit|\bno evidence of"
+    r"\bno(?: \w+){0,4}? (?:acute|active)\b|\bnormal (?:chest|study|examination|exam|radiograph|film|portable|pa"
+    r"|frontal|heart"
+    r"|cardio)|\b(?:chest|examination|study|radiographs?) (?:is |are )?(?:\w+ )?(?:normal|unremarkable"
+    r"|within normal limits)"
+    r"|\bunremarkable (?:chest|examination|exam|study|radiograph)|\bnegative (?:chest|for acute|acute|exam|study"
+    r"|\w+ chest)"
+    r"|\blungs?(?: \w+){0,4}? clear\b|\bclear lungs?\b|\bno (?:significant |focal |radiographic )?abnormalit"
+    r"|\bno evidence of"
     r" (?:acute|active)|\bwithin normal limits\b|^\W*(?:normal|negative|unremarkable)\W*$"
 )
