@@ -152,11 +152,9 @@ def encoder_of(arm: str, args: argparse.Namespace) -> str:
             raise ValueError(f"{checkpoint} was trained with other settings: {done.read_text()}; choose another --out")
         return str(checkpoint)
     dataset = dataset_of(arm, args)
-    run(
-        "medsyn pretrain",
-        pretrain,
-        ["--model", "convirt", "--dataset", dataset, "--output_dir", checkpoint, *settings],
-    )
+    resume = ["--resume_from_checkpoint", "last"] if any(checkpoint.glob("checkpoint-*")) else []
+    folders = ["--dataset", dataset, "--output_dir", checkpoint]
+    run("medsyn pretrain", pretrain, ["--model", "convirt", *folders, *settings, *resume])
     done.write_text(said, encoding="utf-8")
     return str(checkpoint)
 

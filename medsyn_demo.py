@@ -1,0 +1,179 @@
+"""`medsyn demo`: reports, films, an encoder and what it is worth, in ten minutes and without a download."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+BACKBONE = "resnet18"
+SPLITS = (0.65, 0.1, 0.25)
+COLOURS = ("#ff595e", "#ffca3a", "#8ac926", "#4cc9f0", "#c77dff", "#ff924c")
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        prog="medsyn demo",
+        description="Writes reports, renders a phantom radiograph for each, pre-trains a small ConVIRT on them from "
+        "scratch and measures its image encoder on phantoms it has not seen, beside the same network untrained.",
+    )
+    add = arguments.add_argument
+    add(
+        "--out", default="demo-results", type=Path, help="a new folder for all that comes of it (default: %(default)s)"
+    )
+    add("--num-samples", type=int, default=600, help="reports and films (default: %(default)s)")
+    add("--image-size", type=int, default=128, help="pixels a side (default: %(default)s)")
+    add("--epochs", type=int, default=12, help="of pre-training (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="pairs a training step (default: %(default)s)")
+    add("--num-proc", type=int, default=2, help="rendering processes (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of reports, films, training and probe (default: %(default)s)")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `medsyn demo` and returns its exit code: 0 done, 1 failed."""
+    args = parser().parse_args(argv)
+    if args.out.exists() and any(args.out.iterdir()):
+        print(f"medsyn demo: {args.out} holds something already; remove it or choose another --out", file=sys.stderr)
+        return 1
+    start = time.perf_counter()
+    code = run(args)
+    if code == 0:
+        print(f"\nDone in {(time.perf_counter() - start) / 60:.1f} minutes. In {args.out}:")
+        for name, what in CONTENTS.items():
+            print(f"  {name:<22}{what}")
+    return code
+
+
+CONTENTS = {
+    "results.md, .csv": "the table, and its numbers a row each",
+    "samples.png": "films with their reports and the masks of what the reports say",
+    "training_curve.png": "the contrastive loss",
+    "encoder/": "the model with its card: AutoModel.from_pretrained after `import hub_medsyn`",
+    "medsyn-cxr/": "the dataset: datasets.load_dataset",
+}
+
+
+def step(title: str, command: str, arguments: list, main: Callable[[list[str]], int]) -> int:
+    """Says what comes, calls the command's `main` in this process, and returns its exit code."""
+    arguments = [str(argument) for argument in arguments]
+    print(f"\n== {title}\n$ medsyn {command} {' '.join(arguments)}", flush=True)
+    start = time.perf_counter()
+    code = main(arguments)
+    print(f"({time.perf_counter() - start:.0f} s)", flush=True)
+    return code
+
+
+def run(args: argparse.Namespace) -> int:
+    """The steps of the demo in order, in one process; the first exit code that is not 0."""
+    dataset, encoder = args.out / "medsyn-cxr", args.out / "encoder"
+
+    from dataset_builder.build import main as build
+
+    settings = ["--num-samples", args.num_samples, "--image-size", args.image_size, "--num-proc", args.num_proc]
+    settings += ["--splits", *SPLITS, "--seed", args.seed, "--out", dataset]
+    title = f"1 of 4: write {args.num_samples} reports and render a phantom for each (about five minutes)"
+    if code := step(title, "build", settings, build):
+        return code
+
+    print("\n== 2 of 4: draw some of the pairs with their masks (seconds)", flush=True)
+    draw_samples(str(dataset), args.out / "samples.png")
+
+    from trainers.pretrain import main as pretrain
+
+    settings = ["--model", "convirt", "--dataset", dataset, "--output_dir", encoder, "--seed", args.seed]
+    settings += ["--image_encoder", BACKBONE, "--text_encoder", "scratch", "--image_size", args.image_size]
+    settings += ["--num_train_epochs", args.epochs, "--per_device_train_batch_size", args.batch_size]
+    settings += PRETRAINING
+    title = f"3 of 4: pre-train {BACKBONE} and a small BERT on the pairs, both from scratch (about three minutes)"
+    if code := step(title, "pretrain", settings, pretrain):
+        return code
+    shutil.copy(encoder / "training_curve.png", args.out)
+
+    from trainers.downstream.linear_probe import main as probe
+
+    settings = ["--encoder", f"pre-trained={encoder}", "--encoder", f"random=random:{encoder}"]
+    settings += ["--dataset", dataset, "--seed", args.seed, "--out", args.out, "--cache", args.out / ".features"]
+    title = "4 of 4: a linear probe on the phantoms held out (under a minute)"
+    if code := step(title, "probe", settings, probe):
+        return code
+    add_metrics_to_card(encoder / "README.md", args.out / "results.json")
+    return 0
+
+
+PRETRAINING = ["--learning_rate", 5e-4, "--text_columns", "findings", "impression", "--report_to", "none"]
+
+
+def draw_samples(dataset: str, path: Path, columns: int = 4) -> None:
+    """Draws test films with their impressions, beside themselves with the masks of their findings, as a PNG."""
+    import textwrap
+
+    import datasets
+    import matplotlib
+    import numpy as np
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.patches import Patch
+
+    films = datasets.load_dataset(dataset, split="test")
+    kinds = [
+        sorted({mask["finding"] for mask in row["finding_masks"]}) for row in films.select_columns("finding_masks")
+    ]
+    order = sorted(range(len(films)), key=lambda row: (len(kinds[row]) == 0, row))  # those with findings first
+    chosen = order[: 2 * columns]
+    figure, axes = pyplot.subplots(4, columns, figsize=(3.2 * columns, 15), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for place, row in enumerate(chosen):
+        film = films[row]
+        plain, marked = axes[place // columns * 2, place % columns], axes[place // columns * 2 + 1, place % columns]
+        pixels = np.asarray(film["image"])
+        for axis in (plain, marked):
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        plain.set_title("\n".join(textwrap.wrap(film["impression"], 38)[:5]), fontsize=8, loc="left")
+        colour = dict(zip(kinds[row], COLOURS, strict=False))
+        for mask in film["finding_masks"]:
+            inside = np.asarray(mask["mask"]) > 0
+            if inside.any() and mask["finding"] in colour:
+                marked.contour(inside, levels=[0.5], colors=[colour[mask["finding"]]], linewidths=1.2)
+        marked.legend(
+            handles=[Patch(color=shade, label=kind) for kind, shade in colour.items()], fontsize=7, loc="lower left"
+        )
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def add_metrics_to_card(card_path: Path, results_path: Path) -> None:
+    """Writes the probe's numbers into the model card, as `model-index` and as the table."""
+    import json
+
+    from huggingface_hub import EvalResult, ModelCard
+
+    results = json.loads(results_path.read_text(encoding="utf-8"))
+    rows = [row for row in results["rows"] if row["metric"] == "macro_auroc" and row["seed"] == "mean"]
+    ours = [row for row in rows if row["encoder"] == rows[0]["encoder"]]
+    card = ModelCard.load(card_path)
+    card.data.eval_results = (card.data.eval_results or []) + [
+        EvalResult(
+            task_type="image-classification",
+            task_name=f"Linear probe on {row['budget']:g} % of the labels",
+            dataset_type=row["dataset"],
+            dataset_name=f"{row['dataset']} (phantom)",
+            dataset_split="test",
+            metric_type="roc_auc",
+            metric_name=f"macro AUROC [95 % interval {row['ci_low']:.3f} to {row['ci_high']:.3f}, n {row['n']}]",
+            metric_value=round(row["value"], 4),
+        )
+        for row in ours
+    ]
+    table = results_path.with_suffix(".md").read_text(encoding="utf-8")
+    card.text += f"\n## Linear probe\n\nOn phantoms, not on patients.\n\n{table}"
+    card.save(card_path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
