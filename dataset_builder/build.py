@@ -100,6 +100,7 @@ def build(
         text_policy = "public" if all(record.source == "grammar" for record in kept) else "credentialed"
     settings = {
         "generator": {"name": generator.name, "batch_size": generator.batch_size} | generator.settings(),
+        "localizes": generator.localizes,
         "seed": seed,
         "seed_mode": seed_mode,
         "image_format": image_format,
@@ -136,8 +137,7 @@ def build(
             render_seconds = parts.seconds()
             entry = {
                 "settings": settings,
-                "localizes": generator.localizes,
-                "reports": funnel.summary(),
+                "reports": funnel.summary() | {"sources": sorted({record.source for record in kept})},
                 **describe(plan, data, image_hashes),
                 "timing": {
                     "render_seconds": round(render_seconds, 3),

@@ -58,6 +58,7 @@ def write_card(out: Path, manifest: dict) -> None:
         configs=configs,
         grids=grids,
         text_policy=manifest["text_policy"],
+        all_grammar=all(entry["reports"]["sources"] == ["grammar"] for entry in configs.values()),
         labels=CHEXPERT_LABELS,
     )
     with atomic_file(out / "README.md") as file:
@@ -89,7 +90,7 @@ def _dataset_info(name: str, entry: dict) -> dict:
     ]
     return {
         "config_name": name,
-        "features": row_features(entry["localizes"])._to_yaml_list(),
+        "features": row_features(entry["settings"]["localizes"])._to_yaml_list(),
         "splits": splits,
         "download_size": sum(counts["file_bytes"] for counts in entry["splits"].values()),
         "dataset_size": sum(counts["num_bytes"] for counts in entry["splits"].values()),

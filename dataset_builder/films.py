@@ -12,12 +12,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import pyarrow as pa
@@ -149,28 +150,30 @@ class FilmParts:
         with one_torch_thread():
             for part in missing:
                 films = self.part_films(part)
-                _write_part(self.generator, films, self.path(part), self.image_format)
-                bar.update(len(films))
+                _write_part(self.generator, films, self.path(part), self.image_format, bar.update)
 
     def _render_in_pool(self, missing: Sequence[int], num_proc: int, bar: tqdm) -> None:
         waiting = iter(missing)
-        running: dict = {}
+        running: set = set()
         context = multiprocessing.get_context("spawn")
         # The workers end when nobody holds the writing end any more: on an error here, or if this process is killed.
         lifeline, hold = context.Pipe(duplex=False)
+        rendered, before = context.Value("q", 0), bar.n
         with _one_thread_environment():
-            pool = ProcessPoolExecutor(num_proc, context, _start_worker, (self.generator, self.image_format, lifeline))
+            pool = ProcessPoolExecutor(
+                num_proc, context, _start_worker, (self.generator, self.image_format, lifeline, rendered)
+            )
             try:
                 while True:
                     while len(running) < 2 * num_proc and (part := next(waiting, None)) is not None:
                         films = self.part_films(part)
-                        running[pool.submit(_work, films, self.path(part))] = len(films)
+                        running.add(pool.submit(_work, films, self.path(part)))
                     if not running:
                         break
-                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                    bar.update(before + rendered.value - bar.n)
                     for future in finished:
                         future.result()
-                        bar.update(running.pop(future))
                 pool.shutdown()
             except BrokenProcessPool:
                 raise ChildProcessError(
@@ -188,9 +191,12 @@ class FilmParts:
             stale.unlink(missing_ok=True)
 
 
-def _write_part(generator: ImageGenerator, films: Sequence[Film], path: Path, image_format: str) -> None:
+def _write_part(
+    generator: ImageGenerator, films: Sequence[Film], path: Path, image_format: str, progress: Callable[[int], object]
+) -> None:
     started = time.perf_counter()
-    rendered = render_films(generator, [film.record for film in films], [film.seed for film in films], image_format)
+    records, seeds = [film.record for film in films], [film.seed for film in films]
+    rendered = render_films(generator, records, seeds, image_format, progress)
     seconds = time.perf_counter() - started
     schema = FILM_SCHEMA.with_metadata({"seconds": repr(seconds)})
     buffer = io.BytesIO()
@@ -203,10 +209,10 @@ def _write_part(generator: ImageGenerator, films: Sequence[Film], path: Path, im
 _worker: dict = {}
 
 
-def _start_worker(generator: ImageGenerator, image_format: str, lifeline: Connection) -> None:
+def _start_worker(generator: ImageGenerator, image_format: str, lifeline: Connection, rendered: Synchronized) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    _worker.update(generator=generator, image_format=image_format)
+    _worker.update(generator=generator, image_format=image_format, rendered=rendered)
 
 
 def _end_with(lifeline: Connection) -> None:
@@ -215,7 +221,13 @@ def _end_with(lifeline: Connection) -> None:
 
 
 def _work(films: Sequence[Film], path: Path) -> None:
-    _write_part(_worker["generator"], films, path, _worker["image_format"])
+    rendered = _worker["rendered"]
+
+    def progress(count: int) -> None:
+        with rendered.get_lock():
+            rendered.value += count
+
+    _write_part(_worker["generator"], films, path, _worker["image_format"], progress)
 
 
 @contextlib.contextmanager

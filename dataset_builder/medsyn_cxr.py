@@ -13,10 +13,10 @@ stream = builder.as_streaming_dataset(split="train")
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import datasets
 from datasets.fingerprint import Hasher
@@ -37,7 +37,7 @@ class MedSynCXRConfig(datasets.BuilderConfig):
     Args:
         num_samples (`int`, *optional*, defaults to 200): Reports for the grammar to write, unless `reports` are
             given.
-        reports (`str`, `Path` or `Sequence[ReportRecord]`, *optional*): A table of reports, or the reports.
+        reports (`str`, `os.PathLike` or `Sequence[ReportRecord]`, *optional*): A table of reports, or the reports.
         columns (`dict`, *optional*): Columns of the table, as the arguments of `read_table`
             (`{"impression_column": "text"}`).
         generator (`ImageGenerator`, *optional*): By default `PhantomGenerator(image_size)`.
@@ -47,7 +47,7 @@ class MedSynCXRConfig(datasets.BuilderConfig):
     """
 
     num_samples: int = 200
-    reports: str | Path | Sequence[ReportRecord] | None = None
+    reports: str | os.PathLike | Sequence[ReportRecord] | None = None
     columns: dict | None = None
     generator: ImageGenerator | None = None
     image_size: int = 256
@@ -71,7 +71,7 @@ class MedSynCXRConfig(datasets.BuilderConfig):
             from dataset_builder.reports.grammar import write_reports
 
             return iter(write_reports(self.num_samples, seed=self.seed))
-        if isinstance(self.reports, (str, Path)):
+        if isinstance(self.reports, (str, os.PathLike)):
             from dataset_builder.reports.table import read_table
 
             return read_table(self.reports, **(self.columns or {}))
@@ -81,9 +81,9 @@ class MedSynCXRConfig(datasets.BuilderConfig):
         """The name in the cache: it follows the generator's settings and the content of the table, not its path."""
         generator = self.image_generator()
         content = dict(config_kwargs, generator=[generator.name, generator.batch_size, generator.settings()])
-        if isinstance(self.reports, (str, Path)):
-            path = Path(self.reports)
-            content["reports"] = [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+        if isinstance(self.reports, (str, os.PathLike)):
+            with open(self.reports, "rb") as file:
+                content["reports"] = [os.path.basename(self.reports), hashlib.sha256(file.read()).hexdigest()]
         return f"{self.name}-{Hasher.hash([sorted(content.items(), key=lambda item: item[0]), custom_features])}"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,10 +116,15 @@ def encode_film(film: Radiograph, study_id: str, image_format: str) -> dict:
 
 
 def render_films(
-    generator: ImageGenerator, records: Sequence[ReportRecord], seeds: Sequence[int], image_format: str
+    generator: ImageGenerator,
+    records: Sequence[ReportRecord],
+    seeds: Sequence[int],
+    image_format: str,
+    progress: Callable[[int], object] | None = None,
 ) -> list[dict]:
     """
-    Renders `records` in batches of `generator.batch_size`; one row of `FILM_SCHEMA` a record.
+    Renders `records` in batches of `generator.batch_size`; one row of `FILM_SCHEMA` a record. `progress` is told how
+    many films each batch made.
 
     Raises:
         RuntimeError: If the generator fails on a batch; names its studies.
@@ -135,6 +140,8 @@ def render_films(
         except ValueError as error:  # no fault of the user's, so it must not pass for one
             studies = ", ".join(record.study_id for record in batch)
             raise RuntimeError(f"generator {generator.name!r} failed on the studies {studies}") from error
+        if progress:
+            progress(len(batch))
     return films
 
 
