@@ -28,11 +28,14 @@ class Atlas:
     """One patient.
 
     Args:
-        volume (`torch.Tensor` of shape `(slabs, rows, columns)`): HU, float32. Shared by films: never edit in place.
+        volume (`torch.Tensor` of shape `(slabs, rows, columns)`): HU without bone, float32. Shared by films: never
+            edit in place.
+        bone (`torch.Tensor`, shape of `volume`): What bone adds, in HU above soft tissue's.
         spacing (`tuple[float, float, float]`): mm per slab, row and column.
         labels (`np.ndarray` of shape `(slabs, label_rows, label_columns)`): Label ids, on a coarser grid.
-        wall_depth (`torch.Tensor` of shape `(slabs, label_rows, label_columns)`): Depth below the inner wall of chest and
-            abdomen in mm, up to 60; 0 in the wall.
+        bones (`np.ndarray`, shape of `labels`): Ids of bones, wherever a bone has any part of a voxel.
+        wall_depth (`torch.Tensor` of shape `(label_rows, label_columns)`): Largest depth below the inner wall of chest
+            and abdomen along a frontal ray in mm, up to 60; 0 where it meets the wall only.
         structures (`dict[str, int]`): Label ids by TotalSegmentator's names.
         landmarks (`dict[str, tuple[float, float, float]]`): Points `(x, y, z)` in mm: `carina`, `trachea_top`, `heart`
             (centroid), `heart_apex`, and for each side `dome` (top of the organ below the diaphragm), `apex` and
@@ -41,8 +44,10 @@ class Atlas:
     """
 
     volume: torch.Tensor
+    bone: torch.Tensor
     spacing: tuple[float, float, float]
     labels: np.ndarray
+    bones: np.ndarray
     wall_depth: torch.Tensor
     structures: dict[str, int]
     landmarks: dict[str, tuple[float, float, float]]
@@ -73,6 +78,7 @@ class Atlas:
 
         Returns:
             `torch.Tensor` of shape `(slabs, rows, columns)`, 0 to 1, interpolated from the label grid. Cached.
+            Bones are counted full wherever they have a part of a voxel.
 
         Raises:
             `ValueError`: No structure's name starts so.
@@ -92,7 +98,8 @@ class Atlas:
         return self.share(*names)
 
     def _share_of(self, names: list[str]) -> torch.Tensor:
-        chosen = torch.from_numpy(np.isin(self.labels, [self.structures[name] for name in names]))
+        ids = [self.structures[name] for name in names]
+        chosen = torch.from_numpy(np.isin(self.labels, ids) | np.isin(self.bones, ids))
         # (slabs, label_rows, label_columns) -> (slabs, rows, columns)
         return torch.nn.functional.interpolate(
             chosen[None].float(), size=self.volume.shape[1:], mode="bilinear", align_corners=False
@@ -151,13 +158,15 @@ def _load(path: Path, modified: int, detail: str) -> Atlas:
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
         volume = content["volume"]
-        lowest, step = content["quantisation"]
+        lowest, step, bone_step = content["quantisation"]
+        bone = torch.from_numpy(content["bone"]).float() * bone_step
         ids = [int(number) for number in content["structure_ids"]]
         structures = dict(zip(content["structure_names"].tolist(), ids, strict=True))
         marks = zip(content["landmark_names"].tolist(), content["landmarks"].tolist(), strict=True)
         landmarks = {name: tuple(point) for name, point in marks}
         spacing, labels = content["spacing"].tolist(), content["labels"]
-        depth = torch.from_numpy(content["wall_depth"]).float()
+        bones = content["bones"]
+        depth = torch.from_numpy(content["wall_depth"]).float().amax(0)
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zipfile.error) as error:
         raise ValueError(f"{path} is damaged or is not an atlas written by build_atlas ({error})") from error
     missing = [name for name in LANDMARKS if name not in landmarks]
@@ -166,10 +175,11 @@ def _load(path: Path, modified: int, detail: str) -> Atlas:
     hu = torch.from_numpy(np.cumsum(volume, axis=2, dtype=np.uint8)).float() * step + lowest  # (slabs, rows, columns)
     factor = 3.0 if detail == "full" else 1.5
     if detail == "half":
-        hu = torch.nn.functional.avg_pool2d(hu[None], (1, 2))[0]
+        hu, bone = torch.nn.functional.avg_pool2d(torch.stack([hu, bone]).flatten(0, 1), (1, 2)).chunk(2)
         spacing[2] *= 2
     rows = hu.shape[1]
-    hu = torch.matmul(cubic_rows(rows, factor), hu).clamp_(min=-1000.0)
+    matrix = cubic_rows(rows, factor)
+    hu, bone = torch.matmul(matrix, hu).clamp_(min=-1000.0), torch.matmul(matrix, bone).clamp_(min=0.0)
     spacing[1] *= rows / hu.shape[1]
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Atlas(hu, tuple(spacing), labels, depth, structures, landmarks, fingerprint)
+    return Atlas(hu, bone, tuple(spacing), labels, bones, depth, structures, landmarks, fingerprint)

@@ -25,6 +25,8 @@ SLAB_MM = 5.6  # depth of a coronal slab, rounded to whole voxels
 SLABS = 48
 TOP_MM = 40.0  # neck added above the first slice
 STEP_HU, LOWEST_HU = 8, -1024  # the uint8 code c stands for LOWEST_HU + STEP_HU * c
+BONE_HU = 70.0  # what lies above is bone and is kept apart
+BONE_STEP_HU = 6
 SOFT_HU = 45.0  # what contrast medium and bowel are turned into
 BONES = (
     "vertebrae sacrum rib_ sternum clavicula scapula humerus costal_cartilages skull hip_ femur carpal".split()
@@ -130,6 +132,20 @@ def plain_tissue(hu, labels, names, caps):
     hu[gas] = SOFT_HU - 10
 
 
+def close_recess(hu, labels, names):
+    """Fill the lung between heart and diaphragm with fat and muscle, in place.
+
+    In a deep breath the heart's underside rests on the diaphragm; a sliver of air between them would show as a dark band.
+    """
+    heart, lungs = (select(labels, names, [name]) for name in ("heart", "lung_"))
+    heart = ndimage.binary_dilation(heart, np.ones((7, 7, 1), bool))
+    under = heart.any(2, keepdims=True) & (np.arange(hu.shape[2]) < heart.argmax(2)[:, :, None] + 4) & lungs
+    share = ndimage.gaussian_filter(under.astype(np.float32), (3, 3, 0.6))
+    share = np.where(lungs, np.clip(1.6 * share, 0, 1), 0)
+    hu += share * (10 - hu)
+    labels[share > 0.5] = 0
+
+
 def sharpen(hu: np.ndarray) -> np.ndarray:
     """Undo part of the thick slices' blur along z with the kernel (-0.22, 1.44, -0.22)."""
     edge = np.pad(hu, ((0, 0), (0, 0), (1, 1)), mode="edge")
@@ -162,12 +178,12 @@ def add_neck(hu, labels, names, size):
     return np.concatenate([hu, neck], -1), np.concatenate([labels, neck_labels], -1)
 
 
-def pool(hu, labels, size):
+def pool(hu, labels, names, size):
     """Average to coronal slabs.
 
     Returns:
-        `tuple`: HU `(slabs, rows, columns)`, labels likewise with half the columns, and the spacing
-        `(depth, row, column)` in mm. Slab 0 is the patient's front, row 0 the top, column 0 the patient's right.
+        `tuple`: HU without bone and bone's HU above `BONE_HU`, each `(slabs, rows, columns)`, labels and bones' labels
+        likewise with half the columns, and the spacing `(depth, row, column)` in mm. A label needs half of a voxel, a bone any part of it. Slab 0 is the patient's front, row 0 the top, column 0 the patient's right.
     """
     thick = max(1, int(round(SLAB_MM / size[1])))
     inside = np.argwhere((hu > -500).any((0, 2)))
@@ -177,15 +193,22 @@ def pool(hu, labels, size):
     window = slice(start + before, start + before + SLABS * thick)
     hu = np.pad(hu, pad, constant_values=-1000)[:, window].transpose(1, 2, 0)[::-1, ::-1, ::-1]  # (y, z, x)
     labels = np.pad(labels, pad)[:, window].transpose(1, 2, 0)[::-1, ::-1, ::-1]
-    slabs = hu.reshape(SLABS, thick, *hu.shape[1:]).mean(1)
+    hu = hu.reshape(SLABS, thick, *hu.shape[1:])
+    # parted before averaging, or a rib that shares its slab with lung would be lost
+    soft, bone = np.minimum(hu, BONE_HU).mean(1), np.maximum(hu - BONE_HU, 0).mean(1)
     votes = labels.reshape(SLABS, thick, labels.shape[1], -1, 2)  # two columns share a voxel
     best = np.zeros(votes.shape[:1] + votes.shape[2:4], np.uint8)
-    most = np.full(best.shape, thick - 1)  # a structure needs half of the slab
+    bones, most_bone = best.copy(), np.zeros(best.shape, int)
+    most = np.full(best.shape, thick - 1)  # of 2 * thick voxels
+    hard = [names[name] for name in names if name.startswith(tuple(BONES))]
     for number in np.unique(labels)[1:]:
         count = (votes == number).sum((1, 4))
         wins = count > most
         best[wins], most[wins] = number, count[wins]
-    return slabs, best, np.array([thick * size[1], size[2], size[0]])
+        if number in hard:
+            wins = count > most_bone
+            bones[wins], most_bone[wins] = number, count[wins]
+    return soft, bone, best, bones, np.array([thick * size[1], size[2], size[0]])
 
 
 def find_landmarks(labels, names, spacing):
@@ -284,20 +307,23 @@ def main(argv: list[str] | None = None) -> int:
     for lesion in args.erase:
         erase_lesion(hu, labels, names, size, lesion)
     plain_tissue(hu, labels, names, args.cap)
+    close_recess(hu, labels, names)
     hu, labels = add_neck(sharpen(hu), labels, names, size)
-    slabs, labels, spacing = pool(hu, labels, size)
-    codes = np.clip(np.rint((slabs - LOWEST_HU) / STEP_HU), 0, 255).astype(np.uint8)
+    soft, bone, labels, bones, spacing = pool(hu, labels, names, size)
+    codes = np.clip(np.rint((soft - LOWEST_HU) / STEP_HU), 0, 255).astype(np.uint8)
     marks = find_landmarks(labels, names, spacing)
-    present = {name: number for name, number in names.items() if (labels == number).any()}
+    present = {name: number for name, number in names.items() if (labels == number).any() or (bones == number).any()}
     args.out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         args.out / "atlas.npz",
         # differences along a row compress by a third better
         volume=np.diff(codes, axis=2, prepend=np.uint8(0)),
+        bone=np.clip(np.rint(bone / BONE_STEP_HU), 0, 255).astype(np.uint8),
         labels=labels,
+        bones=bones,
         wall_depth=wall_depth(labels, names, spacing),
         spacing=spacing,
-        quantisation=np.array([LOWEST_HU, STEP_HU], float),
+        quantisation=np.array([LOWEST_HU, STEP_HU, BONE_STEP_HU], float),
         structure_names=np.array(list(present)),
         structure_ids=np.array(list(present.values()), np.uint8),
         landmark_names=np.array(list(marks)),

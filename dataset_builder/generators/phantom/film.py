@@ -83,13 +83,13 @@ class FilmLook:
         log = -torch.log(intensity)
         opaque = torch.sigmoid((log - sum(self.dense) / 2) / (0.18 * (self.dense[1] - self.dense[0])))
         if noise:
-            log = log + self.noise * (1 + 2 * opaque)
+            log = log + self.noise * (1 + 1.0 * opaque)
         gain = self.gain * (1 - 0.45 * opaque)
         smooth = {share: blur(log, share * height) for share in {share for band in BANDS for share in band[:2]}}
         out = 0.7 * smooth[BANDS[0][0]]
         for coarse, fine, factor in BANDS:
             out = out + gain * factor * (smooth[fine] - smooth[coarse])
-        return out + gain * 2.0 * (log - smooth[BANDS[-1][1]])
+        return out + gain * 1.5 * (log - smooth[BANDS[-1][1]])
 
     def develop(self, q: torch.Tensor, noise: bool = True) -> np.ndarray:
         """The film.
@@ -128,7 +128,7 @@ def fit_film(q: torch.Tensor, seed: int, pose: Pose) -> FilmLook:
         scatter=scatter,
         mean=float(torch.exp(-q).mean()),
         sharpness=rng.uniform(0.25, 0.5) * max(1.0, q.shape[0] / 400),
-        noise=torch.from_numpy(rng.normal(size=q.shape)).float() * rng.uniform(0.003, 0.008),
+        noise=torch.from_numpy(rng.normal(size=q.shape)).float() * rng.uniform(0.0015, 0.004),
         gain=rng.uniform(1.1, 1.7),
         dense=(float(low), float(high)),
     )
@@ -139,6 +139,7 @@ def fit_film(q: torch.Tensor, seed: int, pose: Pose) -> FilmLook:
     knots = np.quantile(exposed[body], np.linspace(0, 1, len(target)))
     # the extremes are single pixels; take their neighbours' slope instead
     knots[0], knots[-1] = 2 * knots[1] - knots[2], 2 * knots[-2] - knots[-3]
+    target[0], target[-1] = 2 * target[1] - target[2], 2 * target[-2] - target[-3]
     knots = np.maximum.accumulate(knots + np.arange(len(knots)) * 1e-4)
     straight = np.interp(knots, knots[[1, -2]], target[[1, -2]])
     greys = np.maximum.accumulate(MATCH * target + (1 - MATCH) * straight)

@@ -73,6 +73,7 @@ class Warp:
     Args:
         heart (`float`): Radial expansion of the heart; about -0.1 gives a normal size, 0.45 a large one.
         inflation (`float`): How far breath moves the diaphragm down.
+        lift (`float`): How far up the left dome is moved against the right.
         slope (`float`): Slope of the ribs added: mm down per mm from the midline.
         taper (`float`): Relative widening at the bottom of the chest, narrowing at the top.
         elastic (`torch.Tensor` of shape `(2, 6, 6, 6)`): Knots of the smooth displacement in x and z over
@@ -81,6 +82,7 @@ class Warp:
 
     heart: float
     inflation: float
+    lift: float
     slope: float
     taper: float
     elastic: torch.Tensor
@@ -107,7 +109,7 @@ def sample_pose(rng: np.random.Generator, view: str | None = None) -> Pose:
         roll=1.5 * roll,
         centre_x=5 * x,
         centre_z=6 * z + (4 if view == "PA" else 0),
-        field=302 + 44 * field,
+        field=268 + 46 * field,
         scale_x=0.92 + 0.14 * scale_x,
         scale_z=0.83 + 0.13 * scale_z,
         thickness=0.90 + 0.22 * thickness,
@@ -123,9 +125,11 @@ def sample_warp(
     low, high = (15.0, 42.0) if pose.view == "PA" else (2.0, 20.0)
     slope, taper = np.clip(rng.normal(size=2), -2, 2) * (0.07, 0.03)
     elastic = rng.normal(size=(2, 6, 6, 6)) * rng.uniform(2.5, 6.0)
+    lift = rng.uniform(10, 26)
     return Warp(
         heart=float(drawn_heart if heart is None else heart),
         inflation=float(low + (high - low) * drawn_inflation if inflation is None else inflation),
+        lift=float(lift),
         slope=float(slope),
         taper=float(taper),
         elastic=torch.from_numpy(elastic).float(),
@@ -151,7 +155,8 @@ def film_centre(atlas: Atlas) -> tuple[float, float]:
     marks = atlas.landmarks
     top = min(marks["apex_left"][2], marks["apex_right"][2])
     bottom = (marks["base_left"][2] + marks["base_right"][2]) / 2
-    return marks["trachea_top"][0], (top + bottom) / 2
+    middle = (marks["hilum_left"][0] + marks["hilum_right"][0]) / 2
+    return middle, (top + bottom) / 2
 
 
 def sampling_grid(atlas: Atlas, pose: Pose, warp: Warp, image_size: int) -> torch.Tensor:
@@ -187,7 +192,7 @@ def _coarse_positions(atlas: Atlas, pose: Pose, warp: Warp) -> tuple[torch.Tenso
     x = x / (1 + warp.taper * (z / 120).clamp(-1.5, 1.5))
     elastic = interpolate(warp.elastic[None], size=x.shape, mode="trilinear", align_corners=True)[0]
     x, z = x + elastic[0] + centre_x, z + elastic[1] + centre_z
-    z = z - inflation_shift(atlas, x, z, warp.inflation)
+    z = z - inflation_shift(atlas, x, z, warp.inflation) + _left_lift(atlas, x, z, warp)
     return _expand_heart(atlas, x, z, warp)
 
 
@@ -200,8 +205,19 @@ def inflation_shift(atlas: Atlas, x: torch.Tensor, z: torch.Tensor, inflation: f
     rise = 0.5 * rise + 0.5 * ((z - start) / (dome - start)).clamp(0, 1)
     fall = 1 - 0.85 * smoothstep((z - dome) / 170)
     position = torch.stack([x / float(atlas.x[-1]), (z - inflation * rise * fall) / float(atlas.z[-1])], -1)
-    depth = grid_sample(atlas.wall_depth[:, None], position, align_corners=True, padding_mode="border")[:, 0]
+    depth = atlas.wall_depth.expand(len(position), 1, -1, -1)
+    depth = grid_sample(depth, position, align_corners=True, padding_mode="border")[:, 0]
     return inflation * rise * fall * (0.25 + 0.75 * smoothstep(depth / 26))
+
+
+def _left_lift(atlas, x, z, warp):
+    """How far up the left dome has moved what now lies at `x`, `z`, in mm. The heart's underside rests on it."""
+    marks = atlas.landmarks
+    dome = marks["dome_left"][2] + warp.inflation - warp.lift
+    rise = smoothstep((z - marks["heart"][2] - 0.5 * warp.inflation) / (dome - marks["heart"][2] - 0.5 * warp.inflation))
+    fall = 1 - 0.8 * smoothstep((z - dome) / 120)
+    across = smoothstep((x - marks["heart"][0] + 45) / 60) * (1 - 0.8 * smoothstep((x - marks["dome_left"][0] - 15) / 45))
+    return warp.lift * rise * fall * across
 
 
 def _expand_heart(atlas: Atlas, x, z, warp):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool3d, max_pool3d
+from torch.nn.functional import avg_pool3d
 
 from dataset_builder.generators.phantom.atlas import Atlas
 from dataset_builder.generators.phantom.geometry import (
@@ -20,10 +20,16 @@ from dataset_builder.generators.phantom.geometry import (
     stream,
     to_film,
 )
+from dataset_builder.generators.phantom.skeleton import (
+    Skeleton,
+    project_skeleton,
+    sample_skeleton,
+    take_bones,
+)
 from dataset_builder.generators.phantom.vessels import project_vessels, vessel_planes
 
 MU_WATER = 0.019  # per mm, at the mean energy behind the patient
-BONE_HU = 70.0  # what lies above is counted as bone
+SOFT_HU = 70.0  # soft tissue is no denser; bone is kept apart
 VESSEL_CONTRAST = 0.85  # of blood against aerated lung, in water's attenuation
 
 
@@ -33,13 +39,12 @@ class Tissues:
 
     Args:
         soft (`torch.Tensor` of shape `(slabs, rows, columns)`): HU without bone, the lungs' vessels sharpened.
-        skeleton (`torch.Tensor` of shape `(3, slabs, rows, columns)`): Attenuation of bone above soft tissue, in water's
-            units: spine, ribs with shoulder blades and sternum, collar bones.
+        skeleton (`Skeleton`): The bones.
         lungs (`torch.Tensor` of shape `(slabs, rows, columns)`): Share of lung.
     """
 
     soft: torch.Tensor
-    skeleton: torch.Tensor
+    skeleton: Skeleton
     lungs: torch.Tensor
 
 
@@ -51,17 +56,9 @@ def tissues(atlas: Atlas) -> Tissues:
     if atlas not in _TISSUES:
         hu, lungs = atlas.volume, atlas.share("lung_")
         smooth = avg_pool3d(hu[None], (3, 7, 7), 1, (1, 3, 3), count_include_pad=False)[0]
-        soft = torch.where(lungs > 0.9, hu + 0.5 * (hu - smooth), hu).clamp(-1000, BONE_HU)
-        excess = (hu - BONE_HU).clamp(min=0) / 1000
-        near = [_widen(atlas.share(name)) for name in ("vertebrae", "clavicula")]
-        collar = near[1] * (1 - near[0])
-        skeleton = torch.stack([excess * near[0], excess * (1 - near[0]) * (1 - collar), excess * collar])
-        _TISSUES[atlas] = Tissues(soft, skeleton, lungs)
+        soft = torch.where(lungs > 0.9, hu + 0.4 * (hu - smooth), hu).clamp(-1000, SOFT_HU)
+        _TISSUES[atlas] = Tissues(soft, take_bones(atlas), lungs)
     return _TISSUES[atlas]
-
-
-def _widen(share: torch.Tensor) -> torch.Tensor:
-    return max_pool3d(share[None], (3, 5, 5), 1, (1, 2, 2))[0]
 
 
 class Patient:
@@ -90,13 +87,14 @@ class Patient:
         self.atlas, self.seed, self.image_size = atlas, seed, image_size
         rng = stream(seed, "pose")
         self.pose = sample_pose(rng, view)
-        self.build = _sample_build(rng, self.pose)
+        self.build = _sample_build(rng)
+        self.bones = sample_skeleton(rng)
         self.warp = sample_warp(stream(seed, "warp"), self.pose, heart, inflation)
         self.grid = sampling_grid(atlas, self.pose, self.warp, image_size)
         self._tissues = tissues(atlas)
         self.hu = _fill_stomach(atlas, self._tissues.soft, self.build)
         rng = stream(seed, "vessels")
-        self._vessel_strength = vessels * rng.uniform(0.5, 1.0)
+        self._vessel_strength = vessels * rng.uniform(0.3, 0.65)
         self._vessels = vessel_planes(rng, atlas)
         self._fixed = None
 
@@ -123,16 +121,16 @@ class Patient:
         """
         hu = self.hu if hu is None else hu
         aerated = self._tissues.lungs if aerated is None else aerated
-        water = (hu.clamp(max=BONE_HU) / 1000 + 1)[None]
+        water = (hu.clamp(max=SOFT_HU) / 1000 + 1)[None]
         soft = project(water, self.grid, self.atlas.spacing)[0]
         if self._fixed is None:
-            self._fixed = self._skeleton() + self._breasts()
+            still = replace(self.warp, inflation=0.25 * self.warp.inflation, lift=0.0, heart=0.0)
+            grid = sampling_grid(self.atlas, self.pose, still, self.image_size)
+            bones = project_skeleton(self._tissues.skeleton, self.atlas, grid, self.bones)
+            self._fixed = bones + self._breasts()
+            self._shoulders = self._shoulder_line()
         blood = self._vessel_strength * VESSEL_CONTRAST * project_vessels(self._vessels, self.grid, aerated)
-        return MU_WATER * self.pose.thickness * (soft + self._fixed + blood)
-
-    def _skeleton(self) -> torch.Tensor:
-        spine, ribs, collar = project(self._tissues.skeleton, self.grid, self.atlas.spacing)
-        return self.build["bone"] * (self.build["spine"] * spine + ribs + collar)
+        return MU_WATER * self.pose.thickness * ((soft + self._fixed) * self._shoulders + blood)
 
     def _breasts(self) -> torch.Tensor:
         """mm of breast in front of the chest, `(height, width)`."""
@@ -150,13 +148,24 @@ class Patient:
         return self.build["breast_mm"] * total
 
 
-def _sample_build(rng: np.random.Generator, pose) -> dict[str, float]:
-    """Draws that make one patient's body: bone density, breasts, gas in the stomach."""
+    def _shoulder_line(self) -> torch.Tensor:
+        """0 in the air above the shoulders, 1 below: `(height, width)`. The CT's arms are raised; these are not."""
+        plane = self.grid[len(self.grid) // 2]
+        x = (plane[..., 0] * float(self.atlas.x[-1]) - self.atlas.landmarks["trachea_top"][0]).abs()
+        z = plane[..., 1] * float(self.atlas.z[-1])
+        apex = (self.atlas.landmarks["apex_left"][2] + self.atlas.landmarks["apex_right"][2]) / 2
+        neck = 55 * smoothstep((105 - x) / 65)  # the neck rises steeply
+        line = apex + self.build["shoulder"] + self.build["shoulder_fall"] * (x - 75).clamp(min=0) - neck
+        return smoothstep((z - line + 14) / 30)
+
+
+def _sample_build(rng: np.random.Generator) -> dict[str, float]:
+    """Draws that make one patient's body: shoulders, breasts, gas in the stomach."""
     female, gas = rng.random() < 0.45, rng.random() < 0.55
     values = rng.uniform(size=12)
     return {
-        "bone": 1.1 + 0.8 * values[0],
-        "spine": 0.25 + 0.2 * values[1],
+        "shoulder": -18 + 16 * values[0],
+        "shoulder_fall": 0.25 + 0.3 * values[1],
         "breast_mm": (12 + 30 * values[2]) if female else 0.0,
         "breast_x": 68 + 22 * values[3],
         "breast_z": 35 + 30 * values[4],

@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d, grid_sample
 from dataset_builder.generators.phantom.atlas import Atlas
 
 PIXEL_MM = 0.8  # of the planes that vessels are drawn on
-PLANES = (-0.7, -0.35, 0.0, 0.35, 0.7)  # depth of the planes, as a share of PLANE_MM about the hilum
+PLANES = (-0.6, 0.0, 0.6)  # depth of the planes, as a share of PLANE_MM about the hilum
 PLANE_MM = 75.0
 STEP_MM = 1.5
 ROOTS = 5
@@ -38,7 +38,7 @@ def grow(rng: np.random.Generator, hilum: np.ndarray, outward: float) -> np.ndar
             heading = np.stack([outward * np.cos(turns), np.sin(turns)], 1)
             points = start + np.cumsum(heading * STEP_MM, 0)
             pieces.append(np.column_stack([points, radii, np.full(steps, plane)]))
-            if radii[-1] > 0.3 and depth < 6:
+            if radii[-1] > 0.36 and depth < 6:
                 spread = rng.uniform(0.2, 0.55)
                 for sign, shrink in ((-1, rng.uniform(0.62, 0.85)), (1, rng.uniform(0.7, 0.92))):
                     walks.append((points[-1], turns[-1] + sign * spread, radii[-1] * shrink, depth + 1))
