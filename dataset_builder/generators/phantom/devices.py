@@ -61,7 +61,7 @@ def device_parts(kind: str, side: str, landmarks: dict, rng: np.random.Generator
         fractions = np.linspace(2.0, tip / length, 8)[:, None]
         centre = carina + fractions * (top - carina) + np.asarray([3.0, 0, 0]) * np.sin(np.pi * fractions.clip(0, 1))
         stripe = centre + np.asarray([rng.choice([-1.0, 1.0]) * 3.4, 0, 0])
-        return [Tube(centre, 5.0, 3.75, 1.6), Tube(stripe, 0.75, 0.0, 7.0)]
+        return [Tube(centre, 5.0, 3.7, 2.6), Tube(stripe, 0.8, 0.0, 9.0)]
     if kind == "nasogastric tube":
         knots = path(
             (7, 15, -150), (6, 12, -110), (5, 10, -85), (9, 12, -65), (8, 14, -45), (8, 16, -28),
@@ -69,7 +69,7 @@ def device_parts(kind: str, side: str, landmarks: dict, rng: np.random.Generator
             (38, -12, 108), (58, -30, 122), (66, -45, 138), (58, -55, 152),
         )  # fmt: skip
         knots = knots[: len(knots) - int(rng.integers(0, 2))]
-        return [Tube(knots, 2.3, 1.4, 2.2), Tube(knots, 0.6, 0.0, 6.0)]
+        return [Tube(knots, 2.3, 1.3, 3.4), Tube(knots + (1.8, 0, 0), 0.6, 0.0, 8.0)]
     if kind == "central venous catheter":
         caval = [(-14, -27, -14), (-14, -26, 2), (-12, -28, 16), (-8, -30, 30)]
         caval = caval[: int(rng.integers(2, 5))]
@@ -93,7 +93,7 @@ def device_parts(kind: str, side: str, landmarks: dict, rng: np.random.Generator
                 (-24, -38, -52),
                 (-16, -33, -32),
             ]
-        return [Tube(path(*entry, *caval), 1.2, 0.0, 5.0)]
+        return [Tube(path(*entry, *caval), 1.2, 0.0, 7.0)]
     # Pacemaker: can below the clavicle, one lead to the right ventricle, mostly a second one to the right atrium.
     sign = -1.0 if side == "right" else 1.0
     can = path((sign * rng.uniform(82, 96), -70, rng.uniform(-62, -46)))[0]

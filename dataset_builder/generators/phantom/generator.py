@@ -16,7 +16,7 @@ from dataset_builder.generators.phantom.atlas import detail_for, load_atlas
 from dataset_builder.generators.phantom.cavity import cavity_of
 from dataset_builder.generators.phantom.film import FilmLook, fit_film
 from dataset_builder.generators.phantom.geometry import VIEWS
-from dataset_builder.generators.phantom.heart import DEPTH, ENLARGED, cardiothoracic_ratio, solve_heart
+from dataset_builder.generators.phantom.heart import DEPTH, ENLARGED, cardiothoracic_ratio, heart_depth, solve_heart
 from dataset_builder.generators.phantom.layer import DEVICES, draw_layer, film_locator
 from dataset_builder.generators.phantom.patient import Patient
 from dataset_builder.generators.phantom.pleura import between
@@ -64,6 +64,7 @@ class PhantomGenerator:
 
     name = "phantom"
     batch_size = 1
+    localizes = True
 
     def __init__(self, image_size: int = 256, atlas: str | Path | None = None):
         if not isinstance(image_size, int) or not SMALLEST <= image_size <= LARGEST:
@@ -195,6 +196,7 @@ class PhantomGenerator:
 
     def _heart(self, drawing: Drawing, patient: Patient) -> _Shown:
         heart, lungs = patient.project([self.atlas.share("heart"), self.atlas.share("lung_")]).numpy()
+        heart = heart_depth(heart, patient.pose.field)
         if cardiothoracic_ratio(heart, lungs) <= ENLARGED[patient.pose.view]:
             return _Shown(drawing)
         mask = heart > DEPTH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def draw_layer(drawing: Drawing, extent: float, patient: Patient, hu: torch.Tens
 def _recipe(
     drawing: Drawing, extent: float, patient: Patient, cavity: Cavity, hu: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    finding, rng = drawing.finding, drawing.rng()
+    finding, rng, stretch = drawing.finding, drawing.rng(), partial(local_stretch, patient)
     kind, severity, zone = finding.kind, finding.severity, finding.zone
     if kind == "pleural effusion":
         return pleura.effusion(cavity, hu, severity, extent, rng)
@@ -64,9 +65,9 @@ def _recipe(
     if kind in lung.AIRSPACE:
         return lung.airspace(cavity, hu, kind, zone, severity, extent, rng)
     if kind in lung.DIAMETER:
-        return lung.nodule(cavity, hu, kind, zone, severity, extent, rng, lambda point: stretch(patient, point))
+        return lung.nodule(cavity, hu, kind, zone, severity, extent, rng, stretch)
     if kind == "atelectasis":
-        return lung.atelectasis(cavity, hu, zone, severity, extent, rng)
+        return lung.atelectasis(cavity, hu, zone, severity, extent, rng, stretch)
     if kind == "edema":
         return lung.edema(cavity, hu, severity, extent, rng, patient.atlas.landmarks[f"hilum_{finding.side}"])
     return lung.emphysema(cavity, hu, severity, extent, rng)
@@ -86,7 +87,7 @@ def film_locator(patient: Patient) -> Callable[[np.ndarray], np.ndarray]:
     return lambda points: (to_film(points, patient.atlas, grid) + 0.5) * factor - 0.5
 
 
-def stretch(patient: Patient, point: tuple[float, float, float], reach: float = 8.0) -> tuple[float, float]:
+def local_stretch(patient: Patient, point: tuple[float, float, float], reach: float = 8.0) -> tuple[float, float]:
     """How much longer than nominal the neighbourhood of a point shows on the film, along x and along z."""
     offsets = np.array([[reach, 0, 0], [-reach, 0, 0], [0, 0, reach], [0, 0, -reach]])
     film = film_locator(patient)(np.asarray(point) + offsets)

@@ -67,7 +67,7 @@ def airspace(
     field = weight * 0.5 * noise_mm(cavity, size, rng) - near_centre
     inside = region > 0.5
     threshold = np.quantile(field[inside], 1 - between(FILLED[severity], extent))
-    filled = ramp(field - threshold, 0.05)
+    filled = ramp(field - threshold, 0.09)
     cloud = np.clip(1 - texture * np.abs(noise_mm(cavity, 9.0, rng)), 0, 1)
     grain = texture * 500 * noise_mm(cavity, 6.0, rng)
     weight_hu = filled * np.minimum(1, 1.5 * region) * cloud
@@ -87,8 +87,8 @@ def nodule(
     """A round nodule or mass of soft tissue with a slightly knobbly border.
 
     Args:
-        stretch (`Callable`): Point `(x, y, z)` in mm -> how much pose and breath stretch the CT there along x and z. It
-            is undone, so that the nodule is round on the film and its diameter holds there.
+        stretch (`Callable`): Point `(x, y, z)` in mm -> how much pose and breath stretch the CT there along x and z.
+            It is undone, so that the nodule is round on the film and its diameter holds there.
     """
     radius = between(DIAMETER[kind][severity], extent) / 2
     density = rng.uniform(35, 60)
@@ -102,9 +102,18 @@ def nodule(
 
 
 def atelectasis(
-    cavity: Cavity, hu: np.ndarray, zone: str, severity: str, extent: float, rng: np.random.Generator
+    cavity: Cavity,
+    hu: np.ndarray,
+    zone: str,
+    severity: str,
+    extent: float,
+    rng: np.random.Generator,
+    stretch: Callable[[tuple[float, float, float]], tuple[float, float]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Plates of collapsed lung: thin, bent sheets seen edge-on, uneven and fading at the ends; two when severe."""
+    """Plates of collapsed lung: thin, bent sheets seen edge-on, uneven and fading at the ends; two when severe.
+
+    `stretch` as in `nodule`.
+    """
     share = np.zeros_like(hu)
     half_width = between(PLATE_WIDTH[severity], extent) / 2
     thickness = between(PLATE_THICKNESS[severity], extent)
@@ -112,17 +121,19 @@ def atelectasis(
     for plate in range(2 if severity == "severe" else 1):
         x, y, z = seat(cavity, zone, rng, depth=6.0, lateral=(half_width * 0.5, half_width * 1.6))
         if zone == "lower":
-            z = -(cavity.dome + rng.uniform(9, 20) + 17 * plate)
+            z = -(cavity.dome + rng.uniform(10, 20) + 15 * plate)
         dx, dy, dz = cavity.offsets((x, y, z))
-        slope, bend = away * rng.uniform(-0.35, 0.15), rng.uniform(-0.004, 0.006)
+        along_x, along_z = stretch((x, y, z))
+        dx, dz = along_x * dx, along_z * dz
+        slope, bend = away * rng.uniform(-0.35, 0.15), rng.uniform(-0.003, 0.004)
         uneven = smooth_noise((len(cavity.y), len(cavity.x)), (4.0, 14.0 / cavity.spacing[2]), rng)[:, None, :]
         streaks = smooth_noise((len(cavity.y), len(cavity.x)), (3.0, 8.0 / cavity.spacing[2]), rng)[:, None, :]
-        height = dz - slope * dx - bend * dx**2 - 1.4 * uneven
+        height = dz - slope * dx - bend * dx**2 - 1.2 * uneven
         ends = np.exp(-((dx / half_width) ** 4)) * np.exp(-((dy / 45) ** 4))
         body = thickness * (0.55 + 0.45 * np.exp(-((dx / half_width) ** 2)))
         share = np.maximum(share, ramp(body - np.abs(height), 0.5) * ends * np.clip(0.8 + 0.3 * streaks, 0.15, 1))
     share = share * cavity.share
-    return fill(hu, 0.42 * share, 20.0), share
+    return fill(hu, 0.6 * share, 20.0), share
 
 
 def edema(

@@ -12,7 +12,7 @@ import numpy as np
 from dataset_builder.generators.phantom.cavity import Cavity, ramp, smooth_noise
 
 FLUID_HU, AIR_HU, LUNG_HU = 12.0, -995.0, -850.0
-EFFUSION_LEVEL = {"mild": (-12.0, 0.0), "moderate": (8.0, 26.0), "severe": (36.0, 62.0)}  # above the diaphragm's top
+EFFUSION_LEVEL = {"mild": (-32.0, -16.0), "moderate": (0.0, 20.0), "severe": (40.0, 70.0)}  # above the diaphragm's top
 PNEUMOTHORAX_APEX = {"mild": (15.0, 21.0), "moderate": (26.0, 34.0), "severe": (40.0, 54.0)}  # width of the air
 PNEUMOTHORAX_BASE = {"mild": (2.0, 3.0), "moderate": (4.0, 6.0), "severe": (9.0, 14.0)}
 
@@ -31,7 +31,7 @@ def effusion(
     cavity: Cavity, hu: np.ndarray, severity: str, extent: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fluid up to a level, with a meniscus that climbs the wall above it."""
-    climb, fall = rng.uniform(42, 58), rng.uniform(15, 21)
+    climb, fall = rng.uniform(40, 54), rng.uniform(9, 13)
     level = cavity.dome + between(EFFUSION_LEVEL[severity], extent)
     up = (cavity.up - level).astype(np.float32)[None, :, None]
     depth = 0.5 * cavity.lateral[None] + 0.5 * cavity.wall

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -78,12 +79,18 @@ def plan(scene: Sequence[Finding], seed: int) -> tuple[list[Drawing], list[Findi
     present = sorted({finding for finding in scene if finding.certainty != ABSENT}, key=statement)
     root = int(stream(seed, "finding").integers(2**62))
     drawings, undrawable = [], []
+    counts: Counter[tuple] = Counter()
     for finding in present:
         if finding.kind not in ORDER:
             undrawable.append(finding)
             continue
-        rng = np.random.default_rng(_key(root, statement(finding)))
-        severity = finding.severity or str(rng.choice(SEVERITIES, p=(0.35, 0.45, 0.20)))
+        # Severity and certainty take no part, so that the same place grows with the severity.
+        place = (finding.kind, finding.side, finding.zone)
+        name = "/".join(map(str, (*place, counts[place])))
+        counts[place] += 1
+        rng = np.random.default_rng(_key(root, name))
+        drawn = str(rng.choice(SEVERITIES, p=(0.35, 0.45, 0.20)))
+        severity = finding.severity or drawn
         if finding.certainty == UNCERTAIN:
             severity = "mild"
         side = finding.side or _side(finding.kind, rng)
@@ -91,7 +98,7 @@ def plan(scene: Sequence[Finding], seed: int) -> tuple[list[Drawing], list[Findi
         if finding.kind in ZONES:
             zone = zone or str(rng.choice(("lower", "middle", "upper"), p=ZONES[finding.kind]))
         for one in ("right", "left") if side == "bilateral" and finding.kind not in MIDLINE else (side,):
-            key = _key(root, f"{statement(finding)}/{one}")
+            key = _key(root, f"{name}/{one}")
             settled = replace(finding, side=one, zone=zone, severity=severity)
             drawings.append(Drawing(finding, settled, float(np.random.default_rng(key).random()), _key(key, "recipe")))
     return sorted(drawings, key=lambda drawing: ORDER.index(drawing.finding.kind)), undrawable
