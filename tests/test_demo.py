@@ -1,0 +1,69 @@
+import csv
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+import medsyn_demo
+from tests.fixtures.generators import FakeGenerator
+
+LEFT = {"results.md", "results.csv", "results.json", "samples.png", "training_curve.png", "encoder", "medsyn-cxr"}
+
+
+def check(folder: Path, shown: str):
+    assert LEFT <= {path.name for path in folder.iterdir()}
+    for picture in ("samples.png", "training_curve.png"):
+        pixels = Image.open(folder / picture).convert("L")
+        assert min(pixels.size) > 300 and len(pixels.getcolors(256)) > 20  # drawn, not blank
+    with open(folder / "results.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "macro_auroc" and row["seed"] == "mean"]
+    assert {(row["encoder"], row["budget"]) for row in rows} >= {("pre-trained", "100"), ("random", "100")}
+    table = (folder / "results.md").read_text()
+    assert "| pre-trained | " in table and table.strip() in shown
+    for command in ("build", "pretrain", "probe"):
+        assert f"$ medsyn {command} " in shown
+    card = ModelCard.load(folder / "encoder" / "README.md")
+    aurocs = {result.task_name: result for result in card.data.eval_results if result.metric_type == "roc_auc"}
+    full = next(row for row in rows if row["encoder"] == "pre-trained" and row["budget"] == "100")
+    result = aurocs["Linear probe on 100 % of the labels"]
+    assert result.metric_value == pytest.approx(float(full["value"]), abs=1e-4)
+    assert f"n {full['n']}" in result.metric_name
+    assert "| pre-trained | " in card.text and "not on patients" in card.text
+
+
+def test_the_demo_from_reports_to_card(tmp_path, monkeypatch, capsys):
+    """With a fast generator in the phantom's place."""
+    monkeypatch.setattr("dataset_builder.generators.phantom.PhantomGenerator", FakeGenerator)
+    folder = tmp_path / "demo"
+    arguments = [
+        "--num-samples",
+        "160",
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "16",
+        "--num-proc",
+        "1",
+    ]
+    assert medsyn_demo.main([*arguments, "--out", str(folder)]) == 0
+    check(folder, capsys.readouterr().out)
+    assert medsyn_demo.main(["--out", str(folder)]) == 1
+    assert "holds something already" in capsys.readouterr().err
+
+
+def test_a_step_that_fails_ends_the_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dataset_builder.build.main", lambda arguments: 1)
+    assert medsyn_demo.main(["--out", str(tmp_path / "demo")]) == 1
+    shown = capsys.readouterr().out
+    assert "1 of 4" in shown and "2 of 4" not in shown and "Done" not in shown
+
+
+@pytest.mark.slow
+def test_the_demo_on_phantoms(tmp_path, capsys):
+    folder = tmp_path / "demo"
+    arguments = ["--num-samples", "120", "--image-size", "64", "--epochs", "1", "--batch-size", "16"]
+    assert medsyn_demo.main([*arguments, "--out", str(folder)]) == 0
+    check(folder, capsys.readouterr().out)
