@@ -19,11 +19,14 @@ class Radiograph:
     Args:
         image (`np.ndarray` of shape `(height, width)`, uint8): The film; the patient's left is on the viewer's right.
         view (`str`, *optional*): `PA` or `AP` where the generator knows it.
-        labels (`dict[str, int | None]`, *optional*): The 14 CheXpert labels as they can be seen, where the generator knows.
+        labels (`dict[str, int | None]`, *optional*): The 14 CheXpert labels as they can be seen, where the generator
+            knows.
         masks (`list[tuple[Finding, np.ndarray]]`): A finding and the `(height, width)` bool mask of its pixels.
-        boxes (`list[tuple[Finding, tuple[float, float, float, float]]]`): A finding and its box, absolute `x0, y0, x1, y1`
-            in pixels.
+        boxes (`list[tuple[Finding, tuple[float, float, float, float]]]`): A finding and its box, absolute
+            `x0, y0, x1, y1` in pixels.
         occult (`list[Finding]`): Findings that were asked for and drawn but change the film too little to be seen.
+        made_with (`str`, *optional*): What may have moved the last bits of the pixels beside the generator's settings,
+            such as the batch that memory allowed; the manifest counts it.
     """
 
     image: np.ndarray
@@ -32,6 +35,11 @@ class Radiograph:
     masks: list[tuple[Finding, np.ndarray]] = field(default_factory=list)
     boxes: list[tuple[Finding, tuple[float, float, float, float]]] = field(default_factory=list)
     occult: list[Finding] = field(default_factory=list)
+    made_with: str | None = None
+
+
+class GenerationError(RuntimeError):
+    """An image cannot be made, and the user can do something about it; the message says what."""
 
 
 class ImageGenerator(Protocol):
