@@ -14,7 +14,8 @@ from functools import lru_cache
 from dataset_builder.findings import ABSENT, PRESENT, UNCERTAIN, Finding, chexpert_labels
 from dataset_builder.reports import lexicon as lex
 
-_SENTENCE = re.compile(r"(?:[^.!?;\n]|\.(?=\d)|(?<=\bvs)\.|(?<=\bdr)\.|\n(?!\s*\n))+", re.IGNORECASE)
+# Up to a stop that no digit follows, or a blank line; what runs on longer than any sentence is read in pieces.
+_SENTENCE = re.compile(r"(?:[^.!?;\n]|\.(?=\d)|(?<=\bvs)\.|(?<=\bdr)\.|\n(?![ \t\r]{0,40}\n)){1,800}", re.IGNORECASE)
 _DEVICES = ("endotracheal tube", "central venous catheter", "nasogastric tube", "pacemaker")
 _SIDED = (
     "pleural effusion",
@@ -232,10 +233,10 @@ def _reaches(text: str, cue: re.Match, mention: _Mention) -> bool:
     """Whether a denial ahead of a mention still holds where the mention stands."""
     if lex.TURN.search(text, cue.end(), mention.start):
         return False
-    for boundary in re.finditer(r",|\band\b|\bwith\b", text[cue.end() : mention.start]):
+    if lex.WITH.search(text, cue.end(), mention.start):
+        return False
+    for boundary in re.finditer(r",|\band\b", text[cue.end() : mention.start]):
         after = cue.end() + boundary.end()
-        if boundary.group() == "with":
-            return False
         listed = re.search(r"\bn?or\b", text[after:])
         if not listed and lex.ANEW.match(text, after):
             return False
@@ -250,27 +251,27 @@ def _doubt(text: str, doubts: list, mention: _Mention, previous: _Mention | None
     """The span of the cue that leaves a mention open, or `None`."""
     for start, end, _ in doubts:
         between = (mention.end, start) if mention.end <= start else (end, mention.start)
-        if between[0] <= between[1] and not lex.TURN.search(text, *between) and not _parted(text, *between):
+        if between[0] <= between[1] and not lex.TURN_OF_DOUBT.search(text, *between) and not _parted(text, *between):
             return start, end
     floor = previous.end if previous else 0
     for match in lex.UNSURE_WORD.finditer(text, 0, mention.end):
         stretch = text[match.end() : mention.start]
         if match.start() >= mention.start or (
-            not lex.TURN.search(stretch) and (match.start() >= floor or _only_alternatives(stretch))
+            not lex.TURN_OF_DOUBT.search(stretch) and (match.start() >= floor or _only_alternatives(stretch))
         ):
             if match.start() >= floor and re.search(r",|\band\b|\bwith\b", stretch) and not _modifiers_only(stretch):
                 continue
             return match.span()
     for match in lex.UNSURE_AHEAD.finditer(text, 0, mention.start):
         stretch = text[match.end() : mention.start]
-        if not lex.TURN.search(stretch) and not re.search(
-            r"\bwith\b|, (?:and )?(?:there|small|mild|moderate)\b", stretch
+        if not lex.TURN_OF_DOUBT.search(stretch) and not (
+            lex.WITH.search(stretch) or re.search(r", (?:and )?(?:there|small|mild|moderate)\b", stretch)
         ):
             return match.span()
     behind = lex.UNSURE_BEHIND.search(text, mention.end)
     if (
         behind
-        and not lex.TURN.search(text, mention.end, behind.start())
+        and not lex.TURN_OF_DOUBT.search(text, mention.end, behind.start())
         and not _parted(text, mention.end, behind.start())
     ):
         return behind.span()

@@ -57,12 +57,11 @@ STATEMENTS: tuple[tuple[str, re.Pattern], ...] = (
         ),
     ),
 )
-PARTIAL = re.compile(r"\b(?:otherwise|elsewhere|grossly|remaind\w+|rest of)\b")
 
 # What names a finding; the first that fits at a place is taken. `None`: something that is not drawn, but takes the
 # words of place and size that stand with it.
 TERMS: tuple[tuple[str | None, str], ...] = (
-    ("pneumothorax", r"(?:hydro|tension |tensio)?pneumothora(?:x|xes|ces|cies)|pneumothoraxes"),
+    ("pneumothorax", r"(?:hydro|tension )?pneumothora(?:x|xes|ces|cies)|pleural air(?: collections?)?"),
     (None, r"pneumoperitoneum|pneumomediastinum|free (?:\w+ )?air|(?:calcified )?granulomas?|granulomatous"),
     (
         None,
@@ -80,7 +79,9 @@ TERMS: tuple[tuple[str | None, str], ...] = (
         "edema",
         r"(?:pulmonary |central |venous |vascular |pulmonary vascular |pulmonary venous )+congestion"
         r"|(?:congestive )?heart failure|\bchf|(?:fluid|volume) overload|cardiac decompensation"
-        r"|(?:pulmonary )?vascular engorgement",
+        r"|(?:pulmonary |central )*(?:vascular(?:ity)?|venous) (?:engorgement|prominence|hypertension)"
+        r"|(?:prominent|prominence of|engorged)(?: the)? (?:central |pulmonary )*(?:vasculature|vascularity|vessels)"
+        r"|pulmonary \w+ (?:is|are|remain) engorged",
     ),
     ("nodule", r"(?:nodules?|nodular (?:opacit(?:y|ies)|densit(?:y|ies)|focus|foci|lesions?)|nodularity|coin lesion)"),
     (
@@ -96,7 +97,7 @@ TERMS: tuple[tuple[str | None, str], ...] = (
     (
         "atelectasis",
         r"(?:atelecta(?:sis|ses|tic)(?: changes?| opacit(?:y|ies)| density)?|(?:lobar |lung |lobe )collapse"
-        r"|collapse of the (?:\w+ ){1,3}lobe)",
+        r"|collapse of the (?:\w+ ){1,5}lobes?|collapsed (?:\w+ ){0,3}lobe)",
     ),
     (
         "opacity",
@@ -105,7 +106,7 @@ TERMS: tuple[tuple[str | None, str], ...] = (
         r"(?:opacit(?:y|ies)|opacifi(?:cations?|ed)|infiltrat(?:es?|ions?)|densit(?:y|ies)|haziness"
         r"|(?:airspace|air space|air-space|alveolar) (?:disease|process)|infiltrative process)",
     ),
-    ("cardiomegaly", r"cardiomegaly|cardiac enlargement"),
+    ("cardiomegaly", r"cardiomegaly|cardiac enlargement|heart is (?:\w+ )?large|(?<=borderline )heart size"),
     (
         "cardiomegaly",
         r"enlarge(?:d|ment of)(?: the)? (?:heart|cardiac|cardiomediastinal|cardiopericardial)(?: (?:silhouette"
@@ -142,11 +143,10 @@ TERMS: tuple[tuple[str | None, str], ...] = (
         r"|port-?a-?cath\w*|xxxx-a-cath|medi-?port|(?:chest|chest wall|infusion|infuse-a|power"
         r"|venous access) ?-?ports?"
         r"|(?:dialysis|hemodialysis|swan-?ganz|pulmonary artery|venous|indwelling|infusion|tunneled) catheters?"
-        r"|swan-?ganz|central lines?|\bcvc|catheter tip|catheters?)",
+        r"|chest(?: xxxx,?)?(?: the)?(?: distal)? tip|swan-?ganz|central lines?|\bcvc|catheter tip|catheters?)",
     ),
 )
 TERM = re.compile("|".join(rf"(?P<t{i}>\b(?:{pattern})\b)" for i, (_, pattern) in enumerate(TERMS)))
-NOT_TERM_AFTER = re.compile(r"(?:-| )?(?:like pattern|window)")
 
 # Place and size. The letters of a group's name: what is set.
 MODIFIER = re.compile(
@@ -216,7 +216,8 @@ DENIED_BEHIND = re.compile(
     r"\b(?:is|are|was|were|has|have)(?: been| now| completely| since| interval| not)*"
     r" (?:resolved|cleared|removed|absent|excluded|discontinued|unlikely|extubated)\b"
     r"|\b(?:is|are|was|were|has|have) (?:not|no longer)(?: been)?(?: \w+)?"
-    r" (?:seen|identified|evident|present|visualized|visible|demonstrated|appreciated|noted|detected|apparent)\b"
+    r" (?:well[- ])?(?:seen|identified|evident|present|visualized|visible|demonstrated|appreciated|noted|detected"
+    r"|apparent)\b"
     r"|\bno longer (?:\w+ )?(?:seen|identified|evident|present|visualized|visible)\b"
     r"|\b(?:has|have|had) (?:completely |fully |since )?(?:resolved|cleared)\b|\bunlikely\b|\bnot (?:seen"
     r"|identified)\b"
@@ -227,6 +228,9 @@ TURN = re.compile(
     r"|\bwhile\b"
     r"|\bwhereas\b|\bsave for\b"
 )
+# What ends the reach of a doubt: a cause does not, since it is what is doubted.
+TURN_OF_DOUBT = re.compile(r"\bbut\b|\bhowever\b|\balthough\b|\bthough\b|\bexcept\b|\bwhile\b|\bwhereas\b|\bno\b")
+WITH = re.compile(r"(?<!compatible )(?<!consistent )\bwith\b")
 # After a comma or `and`, words with which an affirmation sets in anew.
 ANEW = re.compile(
     r"\s*(?:a|an|the|there (?:is|are)|stable|unchanged|persistent|small|mild|moderate|trace|minimal|new|increased"
@@ -244,7 +248,7 @@ UNSURE_WORD = re.compile(
 )
 UNSURE_AHEAD = re.compile(
     r"\b(?:may|might|could|can|would)(?: also| well| possibly)? (?:be|represent|reflect|suggest|indicate|relate"
-    r"|have)\w*"
+    r"|have|include)\w*|\bin the (?:appropriate|right|proper) clinical (?:setting|context)\b"
     r"|\b(?:concern(?:ing)?|suspicious|worrisome|suspicion|question) (?:for|of)\b"
     r"|\bsuggest(?:s|ing|ive|ed)?(?: of| that)?\b|\bfavou?r(?:s|ed|ing)?\b|\bdifferential\b|\bversus\b|\bvs\b"
     r"|\beither\b"
@@ -253,12 +257,12 @@ UNSURE_AHEAD = re.compile(
 UNSURE_BEHIND = re.compile(
     r"\b(?:is|are|remains?|also|be)(?: also)? (?:possible|suspected|questioned|likely|considered|a consideration"
     r"|a possibility|probable|in the differential)\b|\bmay (?:also )?be present\b|\b(?:could"
-    r"|might) (?:also )?be present\b"
+    r"|might) (?:also )?be present\b|\bin the (?:appropriate|right|proper) clinical (?:setting|context)\b"
 )
 # The film is not said to show it: questions, histories, advice.
 HYPOTHETICAL = re.compile(
     r"\b(?:evaluat\w+|assess\w*|looking|screen\w*|search) (?:for|of)\b|\brule out\b|\br/o\b|\bto exclude\b"
-    r"|\bhistory of\b|\bh/o\b"
+    r"|\bhistory of\b|\bh/o\b|\bcorrelat\w+\b|\bmore sensitive\b"
     r"|\bif (?:there|clinical\w*|concern|symptom|suspic)\w*\b|\bclinical (?:concern|suspicion|question) (?:for|of)\b"
     r"|\brecommend\w*\b|\bindication\b|\bprotocol\b|\bplease\b|\bcould obscure\b|\bdecreases sensitivity\b"
 )

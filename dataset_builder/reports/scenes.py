@@ -1,8 +1,8 @@
 """Which findings stand in a film together, how often, and what the report will deny: the scenes of the grammar.
 
 The shares are round numbers for a mixed hospital, set by hand: a little under half of the films are normal, bedside
-films seldom are; failing hearts bring edema, a large heart and effusions on both sides; intubated patients have several
-devices at once. Nothing is fitted to a corpus.
+films seldom are; failing hearts bring edema, a large heart and effusions on both sides; intubated patients have
+several devices at once. Nothing is fitted to a corpus.
 """
 
 from __future__ import annotations
