@@ -160,12 +160,13 @@ def add_metrics_to_card(card_path: Path, results_path: Path) -> None:
     card.data.eval_results = (card.data.eval_results or []) + [
         EvalResult(
             task_type="image-classification",
-            task_name=f"Linear probe on {row['budget']:g} % of the labels",
+            task_name="Linear probe",
             dataset_type=row["dataset"],
             dataset_name=f"{row['dataset']} (phantom)",
             dataset_split="test",
             metric_type="roc_auc",
-            metric_name=f"macro AUROC [95 % interval {row['ci_low']:.3f} to {row['ci_high']:.3f}, n {row['n']}]",
+            metric_name=f"macro AUROC at {row['budget']:g} % of the labels "
+            f"(95 % interval {row['ci_low']:.3f} to {row['ci_high']:.3f}, n {row['n']})",
             metric_value=round(row["value"], 4),
         )
         for row in ours
