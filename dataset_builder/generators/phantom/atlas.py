@@ -30,7 +30,7 @@ class Atlas:
     Args:
         volume (`torch.Tensor` of shape `(slabs, rows, columns)`): HU without bone, float32. Shared by films: never
             edit in place.
-        bone (`torch.Tensor`, shape of `volume`): What bone adds, in HU above soft tissue's.
+        bone (`torch.Tensor` of shape `(slabs, bone_rows, bone_columns)`): What bone adds in HU, always in full detail.
         spacing (`tuple[float, float, float]`): mm per slab, row and column.
         labels (`np.ndarray` of shape `(slabs, label_rows, label_columns)`): Label ids, on a coarser grid.
         bones (`np.ndarray`, shape of `labels`): Ids of bones, wherever a bone has any part of a voxel.
@@ -175,11 +175,11 @@ def _load(path: Path, modified: int, detail: str) -> Atlas:
     hu = torch.from_numpy(np.cumsum(volume, axis=2, dtype=np.uint8)).float() * step + lowest  # (slabs, rows, columns)
     factor = 3.0 if detail == "full" else 1.5
     if detail == "half":
-        hu, bone = torch.nn.functional.avg_pool2d(torch.stack([hu, bone]).flatten(0, 1), (1, 2)).chunk(2)
+        hu = torch.nn.functional.avg_pool2d(hu[None], (1, 2))[0]
         spacing[2] *= 2
     rows = hu.shape[1]
-    matrix = cubic_rows(rows, factor)
-    hu, bone = torch.matmul(matrix, hu).clamp_(min=-1000.0), torch.matmul(matrix, bone).clamp_(min=0.0)
+    hu = torch.matmul(cubic_rows(rows, factor), hu).clamp_(min=-1000.0)
+    bone = torch.matmul(cubic_rows(rows, 3.0), bone).clamp_(min=0.0)
     spacing[1] *= rows / hu.shape[1]
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
     return Atlas(hu, bone, tuple(spacing), labels, bones, depth, structures, landmarks, fingerprint)

@@ -86,10 +86,10 @@ class FilmLook:
             log = log + self.noise * (1 + 1.0 * opaque)
         gain = self.gain * (1 - 0.45 * opaque)
         smooth = {share: blur(log, share * height) for share in {share for band in BANDS for share in band[:2]}}
-        out = 0.7 * smooth[BANDS[0][0]]
+        out = smooth[BANDS[0][0]]
         for coarse, fine, factor in BANDS:
             out = out + gain * factor * (smooth[fine] - smooth[coarse])
-        return out + gain * 1.5 * (log - smooth[BANDS[-1][1]])
+        return out + gain * 2.0 * (log - smooth[BANDS[-1][1]])
 
     def develop(self, q: torch.Tensor, noise: bool = True) -> np.ndarray:
         """The film.
@@ -127,9 +127,9 @@ def fit_film(q: torch.Tensor, seed: int, pose: Pose) -> FilmLook:
         seed=seed,
         scatter=scatter,
         mean=float(torch.exp(-q).mean()),
-        sharpness=rng.uniform(0.25, 0.5) * max(1.0, q.shape[0] / 400),
-        noise=torch.from_numpy(rng.normal(size=q.shape)).float() * rng.uniform(0.0015, 0.004),
-        gain=rng.uniform(1.1, 1.7),
+        sharpness=rng.uniform(0.2, 0.4) * max(1.0, q.shape[0] / 400),
+        noise=torch.from_numpy(rng.normal(size=q.shape)).float() * rng.uniform(0.003, 0.008),
+        gain=rng.uniform(1.0, 1.5),
         dense=(float(low), float(high)),
     )
     table = _greys()

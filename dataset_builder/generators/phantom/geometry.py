@@ -20,6 +20,7 @@ STREAMS = ("pose", "warp", "vessels", "film", "device", "finding")
 VIEWS = ("PA", "AP")
 AP_SHARE = 0.35
 COARSE = 49  # nodes a side of the grid on which the warp is computed
+SLIMMER = 0.2  # relative
 HEART_RADII = (80.0, 68.0, 75.0)  # mm, x y z
 
 
@@ -74,6 +75,7 @@ class Warp:
         heart (`float`): Radial expansion of the heart; about -0.1 gives a normal size, 0.45 a large one.
         inflation (`float`): How far breath moves the diaphragm down.
         lift (`float`): How far up the left dome is moved against the right.
+        narrowing (`float`): Of the upper mediastinum, which is broad in a lying patient.
         slope (`float`): Slope of the ribs added: mm down per mm from the midline.
         taper (`float`): Relative widening at the bottom of the chest, narrowing at the top.
         elastic (`torch.Tensor` of shape `(2, 6, 6, 6)`): Knots of the smooth displacement in x and z over
@@ -83,6 +85,7 @@ class Warp:
     heart: float
     inflation: float
     lift: float
+    narrowing: float
     slope: float
     taper: float
     elastic: torch.Tensor
@@ -109,9 +112,9 @@ def sample_pose(rng: np.random.Generator, view: str | None = None) -> Pose:
         roll=1.5 * roll,
         centre_x=5 * x,
         centre_z=6 * z + (4 if view == "PA" else 0),
-        field=268 + 46 * field,
-        scale_x=0.92 + 0.14 * scale_x,
-        scale_z=0.83 + 0.13 * scale_z,
+        field=292 + 46 * field,
+        scale_x=0.87 + 0.14 * scale_x,
+        scale_z=0.92 + 0.14 * scale_z,
         thickness=0.90 + 0.22 * thickness,
         upright=view == "PA" or not supine,
     )
@@ -121,15 +124,17 @@ def sample_warp(
     rng: np.random.Generator, pose: Pose, heart: float | None = None, inflation: float | None = None
 ) -> Warp:
     """A normal patient's anatomy; `heart` and `inflation` replace the drawn values and shift no other draw."""
-    drawn_heart, drawn_inflation = rng.uniform(-0.22, -0.05), rng.uniform()
-    low, high = (15.0, 42.0) if pose.view == "PA" else (2.0, 20.0)
+    drawn_heart, drawn_inflation = rng.uniform(-0.2, -0.02), rng.uniform()
+    low, high = (20.0, 44.0) if pose.view == "PA" else (4.0, 24.0)
     slope, taper = np.clip(rng.normal(size=2), -2, 2) * (0.07, 0.03)
+    narrowing = rng.uniform(0.05, 0.25)
     elastic = rng.normal(size=(2, 6, 6, 6)) * rng.uniform(2.5, 6.0)
     lift = rng.uniform(10, 26)
     return Warp(
         heart=float(drawn_heart if heart is None else heart),
         inflation=float(low + (high - low) * drawn_inflation if inflation is None else inflation),
         lift=float(lift),
+        narrowing=float(narrowing),
         slope=float(slope),
         taper=float(taper),
         elastic=torch.from_numpy(elastic).float(),
@@ -193,7 +198,7 @@ def _coarse_positions(atlas: Atlas, pose: Pose, warp: Warp) -> tuple[torch.Tenso
     elastic = interpolate(warp.elastic[None], size=x.shape, mode="trilinear", align_corners=True)[0]
     x, z = x + elastic[0] + centre_x, z + elastic[1] + centre_z
     z = z - inflation_shift(atlas, x, z, warp.inflation) + _left_lift(atlas, x, z, warp)
-    return _expand_heart(atlas, x, z, warp)
+    return _expand_heart(atlas, _narrow_mediastinum(atlas, x, z, warp.narrowing), z, warp)
 
 
 def inflation_shift(atlas: Atlas, x: torch.Tensor, z: torch.Tensor, inflation: float) -> torch.Tensor:
@@ -220,13 +225,20 @@ def _left_lift(atlas, x, z, warp):
     return warp.lift * rise * fall * across
 
 
+def _narrow_mediastinum(atlas, x, z, narrowing):
+    """x of the anatomy with the mediastinum above the heart drawn towards its middle."""
+    dx = x - atlas.landmarks["carina"][0]
+    above = smoothstep((atlas.landmarks["heart"][2] - 10 - z) / 50)
+    return x + narrowing * above * dx * torch.exp(-((dx / 50) ** 2))
+
+
 def _expand_heart(atlas: Atlas, x, z, warp):
-    """Radial expansion about the heart's centre with the flat-topped weight exp(-r^4)."""
+    """Radial expansion about the heart's centre with the flat-topped weight exp(-r^4); a standing heart is slimmer."""
     heart = atlas.landmarks["heart"]
     dx, dy, dz = x - heart[0], (atlas.y - heart[1])[:, None, None], z - heart[2]
     radius2 = (dx / HEART_RADII[0]) ** 2 + (dy / HEART_RADII[1]) ** 2 + (dz / HEART_RADII[2]) ** 2
-    shrink = warp.heart * torch.exp(-(radius2**2)) / (1 + max(warp.heart, 0.0))
-    return x - shrink * dx, z - shrink * dz
+    weight = torch.exp(-(radius2**2)) / (1 + max(warp.heart, 0.0))
+    return x - (warp.heart - SLIMMER) * weight * dx, z - (warp.heart + 0.5 * SLIMMER) * weight * dz
 
 
 def project(volumes: torch.Tensor, grid: torch.Tensor, spacing: tuple[float, float, float]) -> torch.Tensor:

@@ -56,7 +56,7 @@ def _texts(pose: Pose, draws):
             (column, 0.04 + 0.12 * y),
             0.032 + 0.025 * height,
             angle,
-            ("plain", "plain", "disc", "initials")[int(style * 4)],
+            "disc" if style < 0.1 else "initials" if style < 0.4 else "plain",
         )
     words = []
     if pose.view == "AP":
@@ -72,11 +72,13 @@ def _stamp(layer: Image.Image, text: str, place, height: float, angle: float, st
     font = ImageFont.load_default(size=max(6.0, height))
     box = font.getbbox(text)
     width, tall = int(box[2] + height), int(box[3] + height)
+    if style == "disc":
+        width = tall
     stamp = Image.new("L", (width, tall))
     pen = ImageDraw.Draw(stamp)
     if style == "disc":
-        pen.ellipse((1, 1, width - 2, tall - 2), outline=220, width=max(1, int(height / 8)))
-    pen.text((height / 2, height / 2 - box[1] / 2), text, fill=235, font=font)
+        pen.ellipse((1, 1, tall - 2, tall - 2), outline=220, width=max(1, int(height / 8)))
+    pen.text(((width - box[2] - box[0]) / 2, (tall - box[3] - box[1]) / 2), text, fill=235, font=font)
     if style == "initials":
         small = ImageFont.load_default(size=max(6.0, height / 2.2))
         pen.text((height / 2, tall - height / 2), "KM", fill=200, font=small)

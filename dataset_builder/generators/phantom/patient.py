@@ -134,8 +134,6 @@ class Patient:
 
     def _breasts(self) -> torch.Tensor:
         """mm of breast in front of the chest, `(height, width)`."""
-        if not self.build["breast_mm"]:
-            return torch.zeros(self.image_size, self.image_size)
         x = self.grid[4, :, :, 0] * float(self.atlas.x[-1]) - self.atlas.landmarks["trachea_top"][0]
         z = self.grid[4, :, :, 1] * float(self.atlas.z[-1])
         total = 0
@@ -164,11 +162,11 @@ def _sample_build(rng: np.random.Generator) -> dict[str, float]:
     female, gas = rng.random() < 0.45, rng.random() < 0.55
     values = rng.uniform(size=12)
     return {
-        "shoulder": -18 + 16 * values[0],
-        "shoulder_fall": 0.25 + 0.3 * values[1],
-        "breast_mm": (12 + 30 * values[2]) if female else 0.0,
+        "shoulder": -30 + 16 * values[0],
+        "shoulder_fall": 0.08 + 0.26 * values[1],
+        "breast_mm": (14 + 26 * values[2]) if female else 4 + 8 * values[2],
         "breast_x": 68 + 22 * values[3],
-        "breast_z": 35 + 30 * values[4],
+        "breast_z": 12 + 34 * values[4],
         "breast_width": 52 + 18 * values[5],
         "breast_drop": 24 + 22 * values[6],
         "gas": (0.5 + 0.5 * values[7]) if gas else 0.0,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import conv2d, grid_sample, max_pool3d
+from torch.nn.functional import grid_sample, interpolate, max_pool3d
 
 from dataset_builder.generators.phantom.atlas import Atlas
 from dataset_builder.generators.phantom.geometry import project, smoothstep
@@ -40,40 +40,34 @@ class Skeleton:
 
 
 def take_bones(atlas: Atlas) -> Skeleton:
-    """Takes the bones out of the atlas."""
-    excess = _even_out(atlas, atlas.bone / 1000)
+    """Take the bones out of the atlas."""
+    excess, size = atlas.bone / 1000, tuple(atlas.bone.shape[1:])
 
     def near(*names):
         return max_pool3d(atlas.share(*names)[None], (3, 5, 5), 1, (1, 2, 2))[0]
 
-    spine = near("vertebrae")
-    arms = near("clavicula", "scapula", "humerus") * (1 - atlas.share("rib_"))
-    ribs = near("rib_") * (1 - spine) * (1 - 0.9 * arms)
-    breast_bone = 0.5 * near("sternum") * (1 - spine)
-    cage = atlas.share("lung_").sum(0) > 2  # (rows, columns)
+    def enlarged(share):  # to the bones' detail
+        return interpolate(share[None], size=size, mode="bilinear")[0]
+
+    spine, ribs_alone = near("vertebrae"), 1 - atlas.share("rib_")
+    arms = near("clavicula", "scapula", "humerus") * ribs_alone
+    ribs = torch.maximum(near("rib_") * (1 - 0.9 * arms), 0.5 * near("sternum")) * (1 - spine)
     tops, bottoms = ([atlas.landmarks[f"{end}_{side}"][2] for side in ("right", "left")] for end in ("apex", "dome"))
+    cage = atlas.share("lung_").sum(0) > 2  # (rows, columns)
     rows = ((atlas.z > max(tops) + 30) & (atlas.z < min(bottoms))).nonzero()[:, 0]  # where both lungs are wide
     first, last = cage.int().argmax(1), cage.shape[1] - 1 - cage.flip(1).int().argmax(1)
     centre = (atlas.x[first] + atlas.x[last])[rows] / 2
     slope, offset = np.polyfit(atlas.z[rows].numpy(), centre.numpy(), 1)
-    middle = (float(offset), float(slope))
     flat, pivots = {}, {}
-    for part, names in (("collar", ("clavicula_right",)), ("blade", ("scapula_right",))):
-        share = atlas.share(*names)
-        flat[part] = (excess * near(*names) * (1 - atlas.share("rib_"))).sum(0) * atlas.spacing[0]
-        places = (share > 0.5).nonzero()
+    for part, name in (("collar", "clavicula_right"), ("blade", "scapula_right")):
+        flat[part] = (excess * enlarged(near(name) * ribs_alone)).sum(0) * atlas.spacing[0]
+        places = (atlas.share(name) > 0.5).nonzero()
         x, z = atlas.x[places[:, 2]], atlas.z[places[:, 1]]
         end = x > x.max() - 8 if part == "collar" else x < x.min() + 25
         pivots[part] = (float(x[end].mean()), float(z[end].mean()))
-    return Skeleton(excess * spine, excess * torch.maximum(ribs, breast_bone), **flat, pivots=pivots, middle=middle)
-
-
-def _even_out(atlas: Atlas, volume: torch.Tensor) -> torch.Tensor:
-    """Blur along z by the CT's slice, which shows as teeth on slanting ribs otherwise."""
-    sigma = 0.8 / atlas.spacing[1]
-    reach = int(2.5 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    return conv2d(volume[:, None], (kernel / kernel.sum()).view(1, 1, -1, 1), padding=(reach, 0))[:, 0]
+    return Skeleton(
+        excess * enlarged(spine), excess * enlarged(ribs), **flat, pivots=pivots, middle=(float(offset), float(slope))
+    )
 
 
 def sample_skeleton(rng: np.random.Generator) -> dict[str, float]:
@@ -91,7 +85,7 @@ def sample_skeleton(rng: np.random.Generator) -> dict[str, float]:
         "blade_turn": 38 + 8 * normal[5],
         "blade_out": 12 + 14 * values[2],
         "blade_drop": 26 + 10 * values[3],
-        "blade": 0.35 + 0.4 * values[4],
+        "blade": 0.6 + 0.5 * values[4],
     }
 
 
@@ -157,7 +151,7 @@ def _humerus(skeleton, atlas, plane, side, build):
     def chord(radius, offset2):
         return 2 * (radius**2 - offset2).clamp(min=0).sqrt()
 
-    ball = 0.12 * chord(head, radius2) + 0.08 * (chord(head, radius2) - chord(head - 2, radius2))
+    ball = 0.16 * chord(head, radius2) + 0.12 * (chord(head, radius2) - chord(head - 2, radius2))
     offset2 = (x - x0 + 10 + 0.10 * (z - z0)) ** 2
     tube = CORTEX * 0.6 * (chord(shaft, offset2) - chord(shaft - cortex, offset2)) + 0.1 * chord(shaft, offset2)
     return ball + tube * smoothstep((z - z0 - 5) / 25)
