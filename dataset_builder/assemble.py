@@ -53,7 +53,7 @@ def assemble(plan: Plan, parts: FilmParts, work: Path, data: Path) -> None:
     schema = row_features(generator.localizes).arrow_schema  # carries the columns' types for `datasets`
     film_bytes = parts.image_bytes()
     work.mkdir(exist_ok=True)
-    with tqdm(total=len(plan.rows), unit=" rows", desc="writing Parquet") as bar:
+    with tqdm(total=len(plan.rows), unit="row", desc="writing Parquet") as bar:
         for split, rows in plan.split_rows().items():
             shards = cut_shards(rows, film_bytes)
             for number, shard in enumerate(shards):

@@ -228,13 +228,13 @@ def read_records(args: argparse.Namespace) -> tuple[Iterable[ReportRecord], dict
 
         if args.num_samples < 1:
             raise ValueError(f"--num-samples {args.num_samples} is below 1")
-        return write_reports(args.num_samples, seed=args.seed), {"grammar": True, "num_samples": args.num_samples}
+        return write_reports(args.num_samples, seed=args.seed), {"num_samples": args.num_samples}
     from dataset_builder.reports.table import read_table
 
     names = ("impression", "findings", "study", "subject", "split", "view", "report")
     given = {f"{name}_column": getattr(args, f"{name}_column") for name in names}
     columns = {name: column for name, column in given.items() if column is not None}
-    return read_table(args.reports, **columns), {"grammar": False, "table": Path(args.reports).name, **columns}
+    return read_table(args.reports, **columns), {"table": Path(args.reports).name, **columns}
 
 
 def summary(out: Path, entry: dict) -> str:

@@ -14,7 +14,7 @@ from dataset_builder.films import atomic_file
 from dataset_builder.findings import CHEXPERT_LABELS, PRESENT
 from dataset_builder.rows import row_features
 
-GRID_COLUMNS, GRID_ROWS, TILE, CAPTION = 4, 3, 256, 34
+GRID_COLUMNS, GRID_ROWS, TILE, CAPTION = 4, 3, 256, 50
 # Okabe and Ito's colours: told apart by colour-blind readers too, and on a grey film.
 OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -124,10 +124,14 @@ def sample_grid(data: Path) -> Image.Image:
         grid.paste(tile, (x, y))
         if not names:
             draw.text((x + 5, y + TILE + 2), _label_caption(row["labels"]), fill="black", font=font)
-        for number, (name, colour) in enumerate(names[:4]):
-            at = (x + 5 + number % 2 * TILE // 2, y + TILE + 2 + number // 2 * 15)
-            draw.rectangle((at[0], at[1] + 3, at[0] + 8, at[1] + 11), fill=colour)
-            draw.text((at[0] + 12, at[1]), name, fill="black", font=font)
+        left, top = x + 5, y + TILE + 2
+        for name, colour in names:
+            width = 12 + draw.textlength(name, font=font)
+            if left + width > x + TILE:
+                left, top = x + 5, top + 15
+            draw.rectangle((left, top + 4, left + 8, top + 12), fill=colour)
+            draw.text((left + 12, top), name, fill="black", font=font)
+            left += width + 10
     return grid
 
 

@@ -140,7 +140,7 @@ class FilmParts:
         done = sum(len(self.part_films(part)) for part in range(self.count)) - sum(
             len(self.part_films(part)) for part in missing
         )
-        with tqdm(total=len(self.films), initial=done, unit=" images", desc=f"rendering ({num_proc} proc)") as bar:
+        with tqdm(total=len(self.films), initial=done, unit="image", desc=f"rendering ({num_proc} proc)") as bar:
             if num_proc == 1:
                 self._render_here(missing, bar)
             else:

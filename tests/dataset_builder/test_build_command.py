@@ -56,13 +56,13 @@ def test_a_table_becomes_a_dataset(tmp_path, capsys, monkeypatch):
     assert "skipped 1 (no impression): empty" in told.out and "skipped 1 (too short): short" in told.out
     assert "text policy: credentialed" in told.out
     assert f'load_dataset("medsyn-cxr")   # in {tmp_path}' in told.out
-    assert "images/s" in told.err
+    assert "image/s" in told.err
     monkeypatch.chdir(tmp_path)
     assert sum(map(len, load_dataset("medsyn-cxr").values())) == 30
     assert main(["--reports", "reports.jsonl", "--image-size", "32"]) == 0
     told = capsys.readouterr()
     assert "already complete" in told.out and told.out.endswith('next: load_dataset("medsyn-cxr")\n')
-    assert "images/s" not in told.err
+    assert "image/s" not in told.err
 
 
 def test_limit_and_columns(tmp_path, capsys):
@@ -74,7 +74,6 @@ def test_limit_and_columns(tmp_path, capsys):
     entry = manifest["configs"]["phantom"]
     assert entry["images"]["num_rows"] == entry["reports"]["counts"]["unique"] == 7
     assert entry["settings"]["source"] == {
-        "grammar": False,
         "table": "reports.jsonl",
         "impression_column": "text",
         "subject_column": "who",

@@ -149,7 +149,7 @@ def test_the_card(built):
         "base seed 0, mode `study`",
         f"| train | {train} |",
         "| long enough | 59 |",
-        "table `toy.csv`",
+        "from `fake`",
         "Text: credentialed",
         "![Samples](assets/samples.png)",
         "pleural effusion",
@@ -164,7 +164,7 @@ def test_the_grid_outlines_masks_and_says_no_report_text(built):
 
     out, _ = built
     grid = np.asarray(Image.open(out / "assets" / "samples.png"))
-    assert grid.shape == (3 * 290, 4 * 256, 3)
+    assert grid.shape == (3 * 306, 4 * 256, 3)
     coloured = (grid.max(axis=-1).astype(int) - grid.min(axis=-1)) > 60
     assert 200 < coloured[:256].sum() < 20_000
     # Nothing but a name in a caption may come from a row: no report text stands in the card.
