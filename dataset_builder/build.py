@@ -252,7 +252,9 @@ def summary(out: Path, entry: dict) -> str:
     if entry["occult_findings"]:
         occult = ", ".join(f"{finding} {count:,}" for finding, count in entry["occult_findings"].items())
         lines.append(f"drawn too faintly to be seen, so not labelled present: {occult}")
-    lines.append(f"text policy: {entry['settings']['text_policy']}")
+    policy = entry["settings"]["text_policy"]
+    hint = "" if policy == "public" else " (build with --text-policy public if anyone may read these reports)"
+    lines.append(f"text policy: {policy}{hint}")
     lines.append(f"in {out}: README.md, manifest.json, data/{entry['settings']['generator']['name']}/")
     where = "" if out.resolve().parent == Path.cwd() else f"   # in {out.resolve().parent}"
     lines.append(f'next: load_dataset("{out.name}"){where}')
