@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-_MARKS = r"(?:\[\*\*.{0,80}?\*\*\]|_{2,}|\bX{3,}\b)"
+_MARKS = r"(?:\[\*\*.{0,80}?\*\*\]|_{2,}|X{4,}|\bX{3}\b)"
 # "x-XXXX" is Open-i's own slip for "x-ray": its de-identification took the second half of the word for a name.
 _X_RAY = re.compile(r"\b([xX])-X{3,}\b")
 # A mark goes together with the word that has nothing left to point at: "seen on ___." becomes "seen."
 _DANGLING = re.compile(
-    rf"(?:\s(?:on|at|by|from|since|dated|to|with|via|and|Dr\.?))?"
-    rf"\s{_MARKS}(?:[ ,/:-]{{1,3}}{_MARKS}){{0,8}}(?=\s?(?:[.,;:)]|$))"
+    rf"(?:\s(?:on|at|by|from|since|dated|to|with|via|and|Dr\.?)){{0,2}}"
+    rf"\s{_MARKS}(?:[ ,/:-]{{1,3}}(?:(?:at|on|by|and) )?{_MARKS}){{0,8}}(?=\s?(?:[.,;:)]|$))"
 )
 _MARK = re.compile(rf"{_MARKS}[-/]?")
 _BROKEN = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")
@@ -21,8 +21,9 @@ _BULLET = re.compile(r"(^|[.!?;:]\s+)[-*\u2022]\s+")
 _ENUMERATOR = re.compile(r"(^\s*|[.!?;:]\s+|\s)\(?(\d{1,2})[.)](?:\s+(?=\S)|(?=[A-Za-z]))")
 _SPACE_BEFORE_STOP = re.compile(r"\s+([.,;:!?)])")
 _DOUBLE_STOP = re.compile(r"([.!?])(?:\s*\.|\s[,;:])+")
-_COMMA_STOP = re.compile(r"[,;:](?:\s?[,;:]){0,8}(?=\s?\.|$)")
-_EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
+_COMMAS = re.compile(r"([,;:])(?:\s?[,;:])+")
+_COMMA_STOP = re.compile(r"[,;:](?=\s?\.|$)")
+_EMPTY_BRACKETS = re.compile(r"[(\[][\s()\[\]]{0,20}[)\]]")
 _LEADING = re.compile(r"^[\s.,;:!?)-]+")
 _WORD = re.compile(r"\w+")
 
@@ -46,18 +47,26 @@ def clean_impression(text: str | None) -> str:
     text = _X_RAY.sub(r"\1-ray", text)
     text = _PARAGRAPH.sub(_end_sentence, text.strip())
     text = " ".join(text.split())
-    text = _EMPTY_BRACKETS.sub(" ", _MARK.sub(" ", _DANGLING.sub("", text)))
-    text = _remove_enumerators(_BULLET.sub(r"\1", " ".join(text.split())))
-    text = _DOUBLE_STOP.sub(r"\1", text)
-    text = _SPACE_BEFORE_STOP.sub(r"\1", text)
-    text = _COMMA_STOP.sub("", text)
-    text = _LEADING.sub("", " ".join(text.split()))
+    for _ in range(10):  # what goes may bring more of it together; reports need two passes, only litter needs all
+        cleaned = _tidy(text)
+        if cleaned == text:
+            break
+        text = cleaned
     return text if _WORD.search(text) else ""
 
 
 def count_tokens(text: str) -> int:
     """The number of words (`\\w+`), as the official GLoRIA and MGCA readers count them."""
     return sum(1 for _ in _WORD.finditer(text))
+
+
+def _tidy(text: str) -> str:
+    text = _EMPTY_BRACKETS.sub(" ", _MARK.sub(" ", _DANGLING.sub("", text)))
+    text = _remove_enumerators(_BULLET.sub(r"\1", " ".join(text.split())))
+    text = _DOUBLE_STOP.sub(r"\1", text)
+    text = _SPACE_BEFORE_STOP.sub(r"\1", text)
+    text = _COMMA_STOP.sub("", _COMMAS.sub(r"\1", text))
+    return _LEADING.sub("", " ".join(text.split()))
 
 
 def _end_sentence(match: re.Match) -> str:
