@@ -52,7 +52,7 @@ class MedSynConfig(PreTrainedConfig):
         if preset not in self.presets:
             raise ValueError(f"preset {preset!r} of {self.model_type} is not one of {', '.join(self.presets)}")
         if not isinstance(vision_config, TimmWrapperConfig):
-            # from_dict reads what timm and transformers write, and wants a number of classes even where there is no head
+            # from_dict reads what timm and transformers write; it wants a number of classes even where no head is
             vision_config = TimmWrapperConfig.from_dict({"num_classes": 2, **(vision_config or {})})
         if not isinstance(text_config, PreTrainedConfig):
             text_config = AutoConfig.for_model(**{"model_type": "bert", **(text_config or {})})

@@ -1,0 +1,67 @@
+"""Trains two steps on global batches of eight and saves losses and gradients: one process, or one of several."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+from transformers import VisionTextDualEncoderProcessor
+
+from tests.fixtures.tiny_models import tiny_convirt, tiny_image_processor, tiny_tokenizer
+from tests.trainers.pairs_of_films import film_pairs
+from trainers.arguments import VLPTrainingArguments
+from trainers.method_trainers import ConVIRTTrainer
+
+GLOBAL_BATCH = 8
+
+
+class GradientKeeper(ConVIRTTrainer):
+    """Keeps the gradients as the first step leaves them for the optimiser."""
+
+    gradients: dict[str, torch.Tensor] | None = None
+
+    def _clip_grad_norm(self, model):
+        if self.gradients is None:
+            model = self.accelerator.unwrap_model(model)
+            self.gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
+        return super()._clip_grad_norm(model)
+
+
+def one_step(kind: str, processes: int, out: Path) -> None:
+    args = VLPTrainingArguments(
+        output_dir=str(out / "run"),
+        per_device_train_batch_size=GLOBAL_BATCH // processes,
+        per_device_eval_batch_size=GLOBAL_BATCH // processes,
+        max_steps=2,
+        learning_rate=1e-3,
+        max_grad_norm=1e9,
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    assert world == processes == args.world_size, f"{world} processes, {processes} wanted"
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    trainer = GradientKeeper(
+        model=tiny_convirt(kind, text_changes=still, freeze_batch_norm=True),
+        args=args,
+        train_dataset=film_pairs(),
+        eval_dataset=film_pairs(16, repeats=2, augmentation="none"),
+        processor=VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()),
+    )
+    trainer.train()
+    evaluation = trainer.evaluate()["eval_loss"]
+    if trainer.is_world_process_zero():
+        losses = [entry["loss_global"] for entry in trainer.state.log_history if "loss_global" in entry]
+        result = {"losses": torch.tensor([*losses, evaluation]), "gradients": trainer.gradients}
+        torch.save(result, out / f"{kind}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for kind in sys.argv[3:]:
+        one_step(kind, int(sys.argv[1]), Path(sys.argv[2]))
+    dist.destroy_process_group()

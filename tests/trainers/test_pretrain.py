@@ -1,0 +1,180 @@
+"""The command end to end: what it leaves, how presets and options meet, resume, two processes, and its refusals."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModel, AutoProcessor, BertModel
+
+from tests.fixtures.tiny_models import tiny_text_config, tiny_tokenizer
+from tests.trainers.pairs_of_films import film_rows
+from trainers.arguments import parse
+from trainers.pretrain import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "medsyn-cxr"
+    (folder / "data").mkdir(parents=True)
+    film_rows(24).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    film_rows(10, repeats=2).to_parquet(folder / "data" / "validation-00000-of-00001.parquet")
+    (folder / "manifest.json").write_text('{"rows": 34}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_encoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    BertModel(tiny_text_config(), add_pooling_layer=False).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def options(dataset, text_encoder, out, *more) -> list[str]:
+    command = f"--dataset {dataset} --output_dir {out} --image_encoder resnet10t --text_encoder {text_encoder}"
+    command += " --image_size 32 --projection_dim 16 --per_device_train_batch_size 4 --per_device_eval_batch_size 4"
+    command += " --num_train_epochs 2 --logging_steps 1 --use_cpu --disable_tqdm true"
+    return [*command.split(), *more]
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, text_encoder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "convirt"
+    assert main(options(dataset, text_encoder, out)) == 0
+    return out
+
+
+def test_what_is_left(trained, dataset):
+    names = {path.name for path in trained.iterdir()}
+    left = {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json", "README.md"}
+    assert left | {"training_curve.png", "trainer_state.json"} <= names
+    assert not [path for path in trained.iterdir() if path.suffix in (".bin", ".pt", ".pth")]
+    assert (trained / "training_curve.png").stat().st_size > 1000
+    model, processor = AutoModel.from_pretrained(trained), AutoProcessor.from_pretrained(trained)
+    films = list(film_rows(3)["image"])
+    inputs = processor(text=["no effusion", "edema"], images=films, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert model(**inputs).logits_per_image.shape == (3, 2)
+    assert processor.image_processor.image_mean == 0.5  # random weights have no statistics of their own
+
+
+def test_card_tells_the_run(trained, dataset):
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["pipeline_tag"] == "zero-shot-image-classification" and metadata["datasets"] == ["medsyn-cxr"]
+    metric = metadata["model-index"][0]["results"][0]["metrics"][0]
+    assert float(re.search(r"validation loss ([\d.]+)", card)[1]) == pytest.approx(metric["value"], abs=1e-3)
+    sha = hashlib.sha256((dataset / "manifest.json").read_bytes()).hexdigest()
+    for said in (
+        sha,
+        "preset `fixed`",
+        "`projection_dim=16`",
+        "24 pairs",
+        "| `learning_rate` | 0.0001 |",
+        "never mirrored",
+    ):
+        assert said in card
+    assert "effusion." not in card.split("## Model")[1]
+
+
+def test_presets_set_defaults_and_options_win():
+    _, data, training = parse(["--output_dir", "out", "--preset", "official", "--learning_rate", "3e-5"])
+    assert data.horizontal_flip and data.sentence_rule == "official" and data.augmentation == "crop"
+    assert training.learning_rate == 3e-5 and training.num_train_epochs == 1000
+    model, data, training = parse(["--output_dir", "out", "--text_columns", "findings", "impression"])
+    assert model.preset == "fixed" and not data.horizontal_flip and data.text_columns == ["findings", "impression"]
+    assert training.lr_scheduler_type == "cosine" and training.weight_decay == 1e-6
+    assert not training.remove_unused_columns and training.accelerator_config.split_batches
+
+
+def test_scratch_text_encoder_learns_its_own_words(dataset, tmp_path, capsys):
+    out = tmp_path / "scratch"
+    more = ["--text_columns", "findings", "impression", "--max_steps", "2", "--augmentation", "none"]
+    assert main(options(dataset, "scratch", out, *more)) == 0
+    tokenizer = AutoProcessor.from_pretrained(out).tokenizer
+    assert tokenizer.tokenize("Effusion") == ["effusion"]
+    config = AutoModel.from_pretrained(out).config
+    assert config.text_config.vocab_size == len(tokenizer) and config.frozen_text_layers == 0
+    assert "random start, vocabulary from the training texts" in (out / "README.md").read_text()
+    assert "24 pairs (0 rows without text left out)" in capsys.readouterr().out
+
+
+def test_image_weights_bring_their_statistics(dataset, tmp_path):
+    import timm
+
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "weights.pth")
+    out = tmp_path / "out"
+    more = ["--image_weights", str(tmp_path / "weights.pth"), "--max_steps", "1"]
+    assert main(options(dataset, "scratch", out, *more)) == 0
+    assert AutoProcessor.from_pretrained(out).image_processor.image_mean == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_resume_from_the_last_checkpoint(dataset, text_encoder, trained, tmp_path):
+    more = ["--save_strategy", "steps", "--save_steps", "3", "--save_total_limit", "2"]
+    command = options(dataset, text_encoder, tmp_path, *more)
+    assert main([*command, "--max_steps", "7"]) == 0
+    full = AutoModel.from_pretrained(tmp_path).state_dict()
+    shutil.rmtree(tmp_path / "checkpoint-7")
+    assert main([*command, "--max_steps", "7", "--resume_from_checkpoint", "last"]) == 0
+    assert all(
+        torch.equal(value, full[name]) for name, value in AutoModel.from_pretrained(tmp_path).state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--text_columns", "caption"], "no column caption"),
+        (["--train_split", "training"], "no split 'training', only train, validation"),
+        (["--per_device_train_batch_size", "1"], "at least 2 texts"),
+        (["--dataset", "nowhere/at-all"], "nowhere/at-all"),
+        (["--image_encoder", "resnet5000"], "'resnet5000' is neither"),
+        (["--resume_from_checkpoint", "last"], "no checkpoint in"),
+        (["--max_train_samples", "0"], "none of the 0 rows"),
+    ],
+)
+def test_user_errors_are_one_sentence(more, message, dataset, text_encoder, tmp_path, capsys):
+    assert main(options(dataset, text_encoder, tmp_path / "out", *more)) == 1
+    error = capsys.readouterr().err
+    assert message in error and "medsyn pretrain: " in error and "Traceback" not in error
+
+
+def test_a_folder_that_holds_a_model_is_kept(dataset, text_encoder, trained, capsys):
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    assert main(options(dataset, text_encoder, trained)) == 1
+    assert "already holds a model" in capsys.readouterr().err
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["--output_dir", "out", "--model", "clip"], ["--output_dir", "out", "--nonsense"]]
+)
+def test_bad_usage_exits_with_2(argv, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+    assert "usage: medsyn pretrain" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_accelerate_launches_two_processes(dataset, text_encoder, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "trainers/configs/cpu_2.yaml"]
+    command = [
+        *launch,
+        "-m",
+        "trainers.pretrain",
+        *options(dataset, text_encoder, tmp_path / "out", "--max_steps", "2"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "batches of 8 different reports" in result.stdout
+    assert "on 2 processes" in (tmp_path / "out" / "README.md").read_text()

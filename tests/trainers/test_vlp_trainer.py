@@ -1,0 +1,170 @@
+"""The trainer: what moves and what does not, resume, loss parts, and the batches it stops at."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import VisionTextDualEncoderProcessor
+
+from tests.fixtures.tiny_models import tiny_convirt, tiny_image_processor, tiny_tokenizer
+from tests.trainers.pairs_of_films import film_pairs
+from trainers.arguments import VLPTrainingArguments
+from trainers.method_trainers import ConVIRTTrainer
+from trainers.vlp_trainer import NonFiniteLossError
+
+
+def arguments(folder, **settings):
+    settings = {
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        **settings,
+    }
+    return VLPTrainingArguments(output_dir=str(folder), **settings)
+
+
+def trainer_of(folder, model=None, train_dataset=None, eval_dataset=None, **settings):
+    return ConVIRTTrainer(
+        model=model or tiny_convirt(),
+        args=arguments(folder, **settings),
+        train_dataset=train_dataset or film_pairs(),
+        eval_dataset=eval_dataset,
+        processor=VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()),
+    )
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"frozen_text_layers": 1, "freeze_text_embeddings": True},
+        {"preset": "official", "frozen_text_layers": 1},
+        {"freeze_batch_norm": True},
+    ],
+)
+def test_every_trainable_parameter_changes_and_no_frozen_one(kind, switches, tmp_path):
+    trainer = trainer_of(tmp_path, tiny_convirt(kind, **switches))
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    frozen = 0
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.isfinite(parameter).all()
+        assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
+        frozen += not parameter.requires_grad
+    assert (frozen > 0) == ("frozen_text_layers" in switches)
+
+
+def test_resume_equals_the_straight_run_step_for_step(tmp_path):
+    def losses(trainer):
+        return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+    straight = trainer_of(tmp_path / "straight", num_train_epochs=3)
+    straight.train()
+    steps = len(straight.train_sampler)
+    saving = {"num_train_epochs": 3, "save_strategy": "steps", "save_total_limit": None}
+    for at in (steps - 2, steps, steps + 1):  # within an epoch, between two, within the next
+        first = trainer_of(tmp_path / f"run{at}", save_steps=at, **saving)
+        first.train()
+        checkpoint = tmp_path / f"run{at}" / f"checkpoint-{at}"
+        assert (checkpoint / "model.safetensors").is_file() and not list(checkpoint.glob("*.bin"))
+        resumed = trainer_of(tmp_path / f"run{at}", tiny_convirt(seed=9), save_steps=at, **saving)
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert losses(resumed) == losses(straight)
+        for name, value in straight.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_a_resume_with_other_batches_is_refused(tmp_path):
+    trainer = trainer_of(tmp_path, save_strategy="epoch", num_train_epochs=1)
+    trainer.train()
+    checkpoint = next(tmp_path.glob("checkpoint-*"))
+    with pytest.raises(ValueError, match="global_batch_size 4 then, 6 now"):
+        trainer_of(tmp_path, per_device_train_batch_size=6).train(resume_from_checkpoint=str(checkpoint))
+    saved = json.loads((checkpoint / "batches.json").read_text())
+    (checkpoint / "batches.json").write_text(json.dumps({**saved, "processes": 2}))
+    with pytest.raises(ValueError, match="processes 2 then, 1 now"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    with pytest.raises(FileNotFoundError, match="not a checkpoint of this trainer"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=str(tmp_path))
+
+
+def test_saved_model_is_safetensors_and_reloads(tmp_path):
+    trainer = trainer_of(tmp_path, num_train_epochs=1)
+    trainer.train()
+    trainer.save_model()
+    saved = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in trainer.model.state_dict().items())
+    assert (tmp_path / "tokenizer.json").is_file() and (tmp_path / "processor_config.json").is_file()
+
+
+def test_loss_parts_and_collisions_are_logged_and_evaluation_has_a_loss(tmp_path):
+    evaluated = film_pairs(9, repeats=2, augmentation="none")
+    trainer = trainer_of(tmp_path, eval_dataset=evaluated, num_train_epochs=1, seed=1)
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["loss_global"] == pytest.approx(first["loss"], abs=1e-4)
+    assert 0 < first["repeats_kept_apart"] < 1 and first["rows_waiting"] == trainer.train_sampler.rows_waiting
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] > 0 and metrics["eval_loss_global"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
+    assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
+    single = trainer_of(tmp_path, eval_dataset=film_pairs(3, repeats=3, augmentation="none"))
+    with pytest.raises(ValueError, match="at least 2 texts"):
+        single.evaluate()
+
+
+def test_evaluation_batches_shrink_to_the_texts_there_are(tmp_path):
+    trainer = trainer_of(tmp_path, eval_dataset=film_pairs(3, repeats=1, augmentation="none"))
+    batch = next(iter(trainer.get_eval_dataloader()))
+    assert len(batch["ids"]) == 3
+
+
+def test_gradient_accumulation_and_workers_see_the_same_items(tmp_path):
+    def run(**settings):
+        trainer = trainer_of(tmp_path, num_train_epochs=1, **settings)
+        trainer.train()
+        return trainer
+
+    plain, workers = run(), run(dataloader_num_workers=1)
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(workers.model.state_dict()[name], value), name
+    assert run(gradient_accumulation_steps=2).state.global_step == -(-plain.state.global_step // 2)
+
+
+def test_a_nan_loss_names_the_batch_by_ids_without_text(tmp_path):
+    trainer = trainer_of(tmp_path)
+    with torch.no_grad():
+        trainer.model.text_head[0].weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan at step 0.*film0\d\d") as caught:
+        trainer.train()
+    message = str(caught.value)
+    assert message.count("film0") == 4 and "effusion" not in message and "process" not in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_device_train_batch_size": 1}, "batch of 1 has no negatives"),
+        ({"per_device_train_batch_size": 30}, "24 rows hold 19 different texts"),
+        ({"remove_unused_columns": True}, "leave it False"),
+        ({"accelerator_config": {"split_batches": False}}, "split_batches=False"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(tmp_path, **settings)
+
+
+def test_texts_are_cut_at_the_encoder_limit(tmp_path):
+    pairs = film_pairs()
+    pairs.texts[0] = "effusion " * 500
+    collator = trainer_of(tmp_path, train_dataset=pairs, max_text_tokens=512).data_collator
+    pairs.text_sampling = "full"
+    assert collator([pairs[0]])["input_ids"].shape == (1, 64)
+    assert trainer_of(tmp_path, train_dataset=pairs, max_text_tokens=8).data_collator.max_length == 8

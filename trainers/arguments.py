@@ -1,0 +1,161 @@
+"""The options of pre-training, over those of transformers' Trainer."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser, TrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained, and out of what."""
+
+    model: str = field(default="convirt", metadata={"help": "Method.", "choices": ["convirt"]})
+    preset: str = field(
+        default="fixed",
+        metadata={
+            "help": "official: the published code, quirks included; paper: the numbers MedSyn prints; fixed: known "
+            "bugs mended. Sets the model's switches and the defaults of the options below.",
+            "choices": ["official", "paper", "fixed"],
+        },
+    )
+    image_encoder: str = field(
+        default="resnet50",
+        metadata={"help": "timm architecture (random weights), local timm or transformers folder, or Hub id."},
+    )
+    image_weights: str | None = field(
+        default=None, metadata={"help": ".pth or .safetensors file of weights for the architecture."}
+    )
+    text_encoder: str = field(
+        default="emilyalsentzer/Bio_ClinicalBERT",
+        metadata={
+            "help": "Folder or Hub id of a BERT-like encoder; 'scratch' trains a small one on the dataset's words."
+        },
+    )
+    image_size: int = field(default=224, metadata={"help": "Side of the images in pixels."})
+    projection_dim: int | None = field(
+        default=None, metadata={"help": "Width of the shared space; the preset's: 512."}
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "Contrastive temperature; default: the preset's."}
+    )
+    frozen_text_layers: int | None = field(
+        default=None, metadata={"help": "Lower text layers that are not trained, -1 for half; default: the preset's."}
+    )
+    freeze_batch_norm: bool = field(
+        default=False, metadata={"help": "Run BatchNorm on stored statistics, so that ranks equal one big batch."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    dataset: str = field(default="medsyn-cxr", metadata={"help": "Folder or Hub id that load_dataset reads."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Its config; default: its own default."})
+    train_split: str = field(default="train", metadata={"help": "Split to learn from."})
+    eval_split: str = field(
+        default="validation", metadata={"help": "Split for eval_loss, where the dataset has it; 'none' skips it."}
+    )
+    text_columns: list[str] = field(
+        default_factory=lambda: ["prompt"],
+        metadata={"help": "Text columns, joined in this order: prompt, or findings impression."},
+    )
+    image_column: str = field(default="image", metadata={"help": "Column of the films."})
+    id_column: str = field(default="image_id", metadata={"help": "Column of unique ids."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many rows."})
+    text_sampling: str = field(
+        default="sentence",
+        metadata={"help": "One random sentence a time, or the full text.", "choices": ["sentence", "full"]},
+    )
+    sentence_rule: str = field(
+        default="fixed",
+        metadata={
+            "help": "fixed keeps decimals whole; official cuts at every full stop.",
+            "choices": ["fixed", "official"],
+        },
+    )
+    augmentation: str = field(
+        default="film",
+        metadata={
+            "help": "none; crop of 80 to 100 %% of the film; film: also small turns, contrast, brightness, blur.",
+            "choices": ["none", "crop", "film"],
+        },
+    )
+    horizontal_flip: bool = field(
+        default=False, metadata={"help": "Mirror half of the films: left and right lose their meaning."}
+    )
+    cache_gb: float = field(
+        default=4.0, metadata={"help": "Decode films once if all of them fit in so many GB of memory."}
+    )
+
+
+@dataclass
+class VLPTrainingArguments(TrainingArguments):
+    """Arguments of [`~trainers.vlp_trainer.VLPTrainer`].
+
+    Differs from `TrainingArguments` in these defaults: `logging_steps` 10, `save_strategy` and `eval_strategy`
+    `"epoch"` (the latter by the command, where there is something to evaluate on), `save_total_limit` 1,
+    `logging_nan_inf_filter`, `ddp_find_unused_parameters` and `remove_unused_columns` `False`,
+    `prediction_loss_only` `True`, `seed` 0. The accelerator always splits global batches over the processes.
+
+    Args:
+        max_text_tokens (`int`, *optional*, defaults to 512): Texts are cut there, or at the encoder's own limit.
+    """
+
+    max_text_tokens: int = field(default=512, metadata={"help": "Cut texts after so many tokens."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When checkpoints are written: no, steps, epoch, best."}
+    )
+    save_total_limit: int | None = field(default=1, metadata={"help": "How many checkpoints are kept."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A NaN loss stops the run instead."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every parameter is always used."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: items are made here."})
+    prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluate the loss alone."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights, batches, sentences and film changes."})
+
+    def __post_init__(self):
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns=True would drop the films and texts; leave it False")
+        if self.accelerator_config is None:
+            self.accelerator_config = {"split_batches": True, "dispatch_batches": False}
+        super().__post_init__()
+        if not self.accelerator_config.split_batches:
+            raise ValueError(
+                "accelerator_config has split_batches=False, so that equal reports would meet across processes; "
+                "leave accelerator_config out or set split_batches to true"
+            )
+
+
+def parse(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, VLPTrainingArguments]:
+    """Reads the command line; options that are not given take the defaults of the method's preset.
+
+    Exits with code 2 on bad usage, as `argparse` does.
+    """
+    from .method_trainers import METHODS
+
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, VLPTrainingArguments),
+        prog="medsyn pretrain",
+        usage="medsyn pretrain --output_dir FOLDER [--dataset FOLDER|HUB-ID] [--model METHOD] [options]",
+        description="Pre-trains an image-text model on pairs of film and report. Research only: not for clinical use.",
+    )
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--model", default="convirt")
+    chosen.add_argument("--preset", default="fixed")
+    chosen.add_argument("--output_dir", "--output-dir")
+    named, _ = chosen.parse_known_args(argv)
+    if named.model in METHODS and named.preset in METHODS[named.model].presets:
+        parser.set_defaults(eval_strategy="epoch", **METHODS[named.model].presets[named.preset])
+    try:
+        arguments = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    except ValueError as error:
+        parser.error(str(error))
+    if named.output_dir is None:
+        parser.error("the following arguments are required: --output_dir")
+    return arguments

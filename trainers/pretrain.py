@@ -1,0 +1,162 @@
+"""`medsyn pretrain`, and what `accelerate launch -m trainers.pretrain` runs: pre-trains an image-text model.
+
+Everything is an option of the three dataclasses of [`trainers.arguments`]; the method and preset set the defaults.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `argv` (*optional*, defaults to `sys.argv[1:]`) and returns the exit code: 0 done, 1 failed.
+
+    Bad usage exits with 2, as `argparse` does.
+    """
+    from .arguments import parse
+
+    arguments = parse(argv)
+    try:
+        run(*arguments)
+    except (ValueError, OSError) as error:
+        print(f"medsyn pretrain: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(model_arguments, data_arguments, training_arguments) -> None:
+    """Pre-trains one model and leaves its folder.
+
+    Args:
+        model_arguments ([`~trainers.arguments.ModelArguments`]): What is trained.
+        data_arguments ([`~trainers.arguments.DataArguments`]): What on.
+        training_arguments ([`~trainers.arguments.VLPTrainingArguments`]): How; `output_dir` receives `config.json`,
+            `model.safetensors`, tokenizer, image processor, card, curve and checkpoints.
+
+    Raises:
+        ValueError: If the folder holds a model already, or the data cannot be used.
+        FileNotFoundError: If dataset, split, weights or checkpoint are not there.
+    """
+    from transformers import set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from .method_trainers import METHODS
+    from .training_card import write_card
+
+    folder = Path(training_arguments.output_dir)
+    resume = training_arguments.resume_from_checkpoint
+    if resume == "last":
+        resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        if resume is None:
+            raise FileNotFoundError(f"there is no checkpoint in {folder} to resume from")
+    if resume is None and (folder / "config.json").exists():
+        raise ValueError(f"{folder} already holds a model; choose another --output_dir or remove it")
+    set_seed(training_arguments.seed)
+    method = METHODS[model_arguments.model]
+    train_rows, eval_rows = load_rows(data_arguments)
+    model, processor = make_model(method.model_class, model_arguments, data_arguments, train_rows)
+    train_pairs = make_pairs(train_rows, processor, data_arguments, training_arguments.seed)
+    eval_pairs = None
+    if eval_rows is None:
+        training_arguments.eval_strategy = "no"
+    else:
+        eval_pairs = make_pairs(eval_rows, processor, data_arguments, training_arguments.seed, evaluation=True)
+    trainer = method(
+        model=model,
+        args=training_arguments,
+        train_dataset=train_pairs,
+        eval_dataset=eval_pairs,
+        processor=processor,
+    )
+    sampler = trainer.train_sampler
+    if trainer.is_world_process_zero():
+        print(
+            f"{len(train_pairs):,} pairs ({train_pairs.rows_without_text:,} rows without text left out), "
+            f"{len(sampler):,} batches of {sampler.batch_size} different reports an epoch, "
+            f"{sampler.rows_waiting:,} pairs waiting; "
+            f"{'no validation split' if eval_pairs is None else f'{len(eval_pairs):,} pairs to evaluate on'}"
+        )
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        write_card(trainer, model_arguments, data_arguments, folder)
+        print(f"{folder} holds the model and its card. Measure it:\n  medsyn probe --help")
+
+
+def load_rows(data_arguments):
+    """The training split and, where the dataset has it, the evaluation split."""
+    import datasets
+
+    splits = datasets.load_dataset(data_arguments.dataset, data_arguments.dataset_config)
+    if data_arguments.train_split not in splits:
+        raise ValueError(
+            f"{data_arguments.dataset} has no split {data_arguments.train_split!r}, only {', '.join(splits)}; "
+            "name one with --train_split"
+        )
+    train = splits[data_arguments.train_split]
+    if data_arguments.max_train_samples is not None:
+        train = train.select(range(min(data_arguments.max_train_samples, len(train))))
+    return train, splits.get(data_arguments.eval_split)
+
+
+def make_model(model_class, model_arguments, data_arguments, rows):
+    """The model and its processor, out of the encoders that were asked for."""
+    from transformers import AutoTokenizer, VisionTextDualEncoderProcessor
+
+    from hub_medsyn import MedSynImageProcessor
+
+    from .scratch_text import small_text_config, train_tokenizer
+
+    if model_arguments.text_encoder == "scratch":
+        columns = [column for column in data_arguments.text_columns if column in rows.column_names]
+        tokenizer = train_tokenizer(text for column in columns for text in rows[column] if text)
+        text = small_text_config(len(tokenizer))
+    else:
+        text = model_arguments.text_encoder
+        tokenizer = AutoTokenizer.from_pretrained(text)
+    switches = {
+        "projection_dim": model_arguments.projection_dim,
+        "temperature_global": model_arguments.temperature,
+        "frozen_text_layers": model_arguments.frozen_text_layers,
+    }
+    model = model_class.from_encoders(
+        image=model_arguments.image_encoder,
+        text=text,
+        tokenizer=tokenizer,
+        preset=model_arguments.preset,
+        image_weights=model_arguments.image_weights,
+        image_size=model_arguments.image_size,
+        freeze_batch_norm=model_arguments.freeze_batch_norm,
+        **{name: value for name, value in switches.items() if value is not None},
+    )
+    # Weights that were trained on other statistics keep them; a random start takes the methods' own 0.5.
+    statistics = getattr(model.config.vision_config, "pretrained_cfg", {"mean": 0.5, "std": 0.5})
+    images = MedSynImageProcessor(
+        size=model_arguments.image_size, image_mean=statistics["mean"], image_std=statistics["std"]
+    )
+    return model, VisionTextDualEncoderProcessor(images, tokenizer)
+
+
+def make_pairs(rows, processor, data_arguments, seed: int, evaluation: bool = False):
+    """A split as items; evaluation sees whole reports and unchanged films."""
+    from .pairs import PairDataset
+
+    return PairDataset(
+        rows,
+        processor.image_processor,
+        text_columns=data_arguments.text_columns,
+        image_column=data_arguments.image_column,
+        id_column=data_arguments.id_column,
+        seed=seed,
+        augmentation="none" if evaluation else data_arguments.augmentation,
+        flip=data_arguments.horizontal_flip and not evaluation,
+        text_sampling="full" if evaluation else data_arguments.text_sampling,
+        sentence_rule=data_arguments.sentence_rule,
+        cache_gb=data_arguments.cache_gb,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

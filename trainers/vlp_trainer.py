@@ -1,0 +1,188 @@
+"""The trainer of all image-text methods: encode, gather with gradient, losses."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+from transformers import ProcessorMixin, Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
+
+from .arguments import VLPTrainingArguments
+from .collators import PairCollator
+from .gather import gather_features
+from .pairs import PairDataset
+from .samplers import DistinctTextBatchSampler
+
+BATCHES_NAME = "batches.json"
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite; names the items of the batch."""
+
+
+class EpochOfSampler(TrainerCallback):
+    """Tells the sampler which epoch begins, also after a resume."""
+
+    def __init__(self, sampler: DistinctTextBatchSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.epoch = int(state.epoch or 0)
+
+
+class VLPTrainer(Trainer):
+    """Trains a [`~hub_medsyn.modeling_medsyn.MedSynPreTrainedModel`] on pairs of film and report.
+
+    The loss is that of the global batch on any number of processes: features are gathered with their gradients before
+    the loss. Reports never repeat within a global batch. What a checkpoint resumes equals the straight run, step for
+    step.
+
+    Args:
+        model ([`~hub_medsyn.modeling_medsyn.MedSynPreTrainedModel`]): Frozen here as its configuration says.
+        args ([`~trainers.arguments.VLPTrainingArguments`]): Batch sizes are per process.
+        train_dataset ([`~trainers.pairs.PairDataset`]): The pairs to learn from.
+        eval_dataset ([`~trainers.pairs.PairDataset`], *optional*): The pairs that `eval_loss` is of.
+        processor (`ProcessorMixin`): Tokenizer and image processor, saved with the model.
+
+    Raises:
+        ValueError: If a global batch holds fewer than two texts, or more than there are different ones.
+    """
+
+    def __init__(
+        self,
+        model: MedSynPreTrainedModel,
+        args: VLPTrainingArguments,
+        train_dataset: PairDataset,
+        processor: ProcessorMixin,
+        eval_dataset: PairDataset | None = None,
+        **kwargs,
+    ):
+        model.freeze()
+        limit = getattr(model.config.text_config, "max_position_embeddings", 512)
+        collator = PairCollator(
+            tokenizer=processor.tokenizer,
+            processor=processor.image_processor,
+            max_length=min(args.max_text_tokens, processor.tokenizer.model_max_length, limit),
+        )
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            **kwargs,
+        )
+        self.train_sampler = DistinctTextBatchSampler(
+            train_dataset.distinct_keys(), args.train_batch_size * args.world_size, seed=args.seed
+        )
+        self.add_callback(EpochOfSampler(self.train_sampler))
+        self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    def get_train_dataloader(self) -> DataLoader:
+        self._train_collisions = self.train_sampler.collisions_of_a_plain_shuffle()
+        return self._loader(self.train_dataset, batch_sampler=self.train_sampler)
+
+    def get_eval_dataloader(self, eval_dataset: PairDataset | None = None) -> DataLoader:
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        keys = dataset.distinct_keys()
+        world = self.args.world_size
+        size = min(self.args.eval_batch_size * world, len(set(keys)) // world * world)
+        sampler = DistinctTextBatchSampler(keys, size, seed=self.args.seed, shuffle=False)
+        # In order and whole: the evaluation loop weighs a last batch by how many rows the dataset has left for it.
+        rows = [row for batch in sampler for _, row in batch]
+        return self._loader(Subset(dataset, rows), batch_size=size)
+
+    def _loader(self, dataset: Dataset, **batches) -> DataLoader:
+        loader = DataLoader(
+            dataset,
+            **batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            # Its own: a loader that takes its workers' seed from the global generator shifts dropout after an evaluation.
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        ids = inputs.pop("ids")
+        inputs.pop("return_loss")
+        features = gather_features(model(**inputs, features_only=True))
+        parts = self.accelerator.unwrap_model(model).losses(features)
+        loss = sum(parts.values())
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss is {loss.item()} at step {self.state.global_step}, in the batch of {', '.join(ids)}; "
+                "lower --learning_rate, raise --warmup_steps or look at these films"
+            )
+        stage = "" if model.training else "eval_"
+        for name, value in parts.items():
+            self._parts[stage + name].append(value.detach())
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the loss's parts since they were last logged, beside the loss they belong to."""
+        for stage in ("", "eval_"):
+            if f"{stage}loss" in logs:
+                names = [name for name in self._parts if name.startswith(f"{stage}loss_")]
+                logs.update({name: torch.stack(self._parts.pop(name)).mean().item() for name in names})
+        if "loss" in logs and self.state.global_step <= max(self.args.logging_steps, 1):
+            logs["repeats_kept_apart"] = self._train_collisions
+            logs["rows_waiting"] = self.train_sampler.rows_waiting
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """
+        Args:
+            resume_from_checkpoint (`str`, *optional*): A checkpoint folder of a run with the same batches.
+
+        Raises:
+            ValueError: If the checkpoint was written by another number of processes, batch size or seed: the run could
+                not go on as it would have.
+        """
+        if resume_from_checkpoint is not None:
+            path = Path(resume_from_checkpoint) / BATCHES_NAME
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{resume_from_checkpoint} is not a checkpoint of this trainer: no {BATCHES_NAME}"
+                )
+            saved, now = json.loads(path.read_text(encoding="utf-8")), self._batches()
+            differ = [f"{name} {saved[name]} then, {now[name]} now" for name in now if saved[name] != now[name]]
+            if differ:
+                raise ValueError(
+                    f"{resume_from_checkpoint} cannot be resumed with other batches ({'; '.join(differ)}); "
+                    "run it as it was, or start anew in another --output_dir"
+                )
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _batches(self) -> dict[str, int]:
+        return {
+            "processes": self.args.world_size,
+            "global_batch_size": self.train_sampler.batch_size,
+            "accumulation_steps": self.args.gradient_accumulation_steps,
+            "rows": len(self.train_dataset),
+            "seed": self.args.seed,
+        }
+
+    def _save(self, output_dir: str | None = None, state_dict=None):
+        """Leaves out the pickle of the arguments: the card tells them, and no file here can run code."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink()
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            (folder / BATCHES_NAME).write_text(json.dumps(self._batches(), indent=2), encoding="utf-8")
