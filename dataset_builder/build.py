@@ -73,6 +73,8 @@ def build(
         DiskFullError: The disk is full; what is made is kept.
         ChildProcessError: A rendering process was killed; what is made is kept.
     """
+    from tqdm import tqdm
+
     from dataset_builder.assemble import assemble
     from dataset_builder.dataset_card import write_card
     from dataset_builder.films import DiskFullError, FilmParts
@@ -94,7 +96,7 @@ def build(
     refuse_foreign(out)
 
     funnel = Funnel(min_tokens=min_tokens)
-    kept = list(islice(funnel(records), limit))
+    kept = list(tqdm(islice(funnel(records), limit), desc="reading reports", unit="report", delay=2))
     plan = make_plan(kept, generator, seed, seed_mode, splits, allow_cross_split_repeats)
     if text_policy is None:
         text_policy = "public" if all(record.source == "grammar" for record in kept) else "credentialed"

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+from tqdm import tqdm
+
 from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.reports.record import ReportRecord
 
@@ -154,7 +156,7 @@ def make_plan(
     order = sorted(range(len(records)), key=lambda index: SPLITS.index(record_splits[index]))  # stable
 
     rows, films, numbers = [], [], {}
-    for index in order:
+    for index in tqdm(order, desc="planning", unit="report", delay=2):
         record = records[index]
         condition = generator.condition(record)
         film_seed = image_seed(seed, seed_mode, record.study_id, condition)
