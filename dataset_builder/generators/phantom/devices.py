@@ -69,7 +69,7 @@ def device_parts(kind: str, side: str, landmarks: dict, rng: np.random.Generator
             (38, -12, 108), (58, -30, 122), (66, -45, 138), (58, -55, 152),
         )  # fmt: skip
         knots = knots[: len(knots) - int(rng.integers(0, 2))]
-        return [Tube(knots, 2.3, 1.3, 3.4), Tube(knots + (1.8, 0, 0), 0.6, 0.0, 8.0)]
+        return [Tube(knots, 2.3, 1.2, 4.4), Tube(knots + (1.8, 0, 0), 0.6, 0.0, 8.0)]
     if kind == "central venous catheter":
         caval = [(-14, -27, -14), (-14, -26, 2), (-12, -28, 16), (-8, -30, 30)]
         caval = caval[: int(rng.integers(2, 5))]

@@ -20,13 +20,14 @@ from dataset_builder.generators.phantom.heart import DEPTH, ENLARGED, cardiothor
 from dataset_builder.generators.phantom.layer import DEVICES, draw_layer, film_locator
 from dataset_builder.generators.phantom.patient import Patient
 from dataset_builder.generators.phantom.pleura import between
-from dataset_builder.generators.phantom.scene import Drawing, plan, statement
+from dataset_builder.generators.phantom.scene import Drawing, normal_extent, plan, statement
 from dataset_builder.generators.radiograph import Radiograph
 from dataset_builder.reports.labeler import read_findings
 from dataset_builder.reports.record import ReportRecord
 
 RENDERER = 1  # raised whenever equal settings, report and seed give other pixels than before
 VISIBLE = 8.0  # mean grey levels that a finding must change in its mask
+VISIBLE_LINE = 6.0  # the same for a pneumothorax, which the eye finds by the line of the pleura
 SMALLEST, LARGEST = 64, 2048  # pixels
 EMPHYSEMA_BREATH = {"mild": (34.0, 39.0), "moderate": (39.0, 44.0), "severe": (44.0, 48.0)}  # mm of inflation
 
@@ -79,7 +80,7 @@ class PhantomGenerator:
             "renderer": RENDERER,
             "image_size": self.image_size,
             "atlas": self.atlas.fingerprint,
-            "visible_grey_change": VISIBLE,
+            "visible_grey_change": [VISIBLE, VISIBLE_LINE],
         }
 
     def condition(self, record: ReportRecord) -> str:
@@ -122,7 +123,7 @@ class PhantomGenerator:
             return self._render(scene, drawings, undrawable, seed, view)
 
     def _render(self, scene, drawings: list[Drawing], undrawable: list[Finding], seed: int, view) -> Radiograph:
-        normal_heart = solve_heart(self.atlas, seed, view, None, 0.5)
+        normal_heart = solve_heart(self.atlas, seed, view, None, normal_extent(seed))
         normal = Patient(self.atlas, seed, view, self.image_size, heart=normal_heart)
         attenuation = normal.line_integral()
         look = fit_film(attenuation, seed, normal.pose)
@@ -148,7 +149,7 @@ class PhantomGenerator:
             occult=occult,
         )
 
-    def _reshape(self, drawings: list[Drawing], seed: int, view: str | None, normal_heart: float | None) -> Patient:
+    def _reshape(self, drawings: list[Drawing], seed: int, view: str | None, normal_heart: float) -> Patient:
         """The patient whose heart or breath a finding has changed."""
         inflation, vessels, heart = None, 1.0, normal_heart
         for drawing in drawings:
@@ -173,11 +174,12 @@ class PhantomGenerator:
             if drawing.finding.kind == "cardiomegaly":
                 shown.append(self._heart(drawing, patient))
                 continue
+            visible = VISIBLE_LINE if drawing.finding.kind == "pneumothorax" else VISIBLE
             for extent in (drawing.extent, (1 + drawing.extent) / 2, 1.0):
                 layer = draw_layer(drawing, extent, patient, hu)
                 after = look.develop(attenuation + layer.nepers, noise=False).astype(np.float32)
-                change = np.abs(after - film)[layer.mask].mean() if layer.mask.any() else 0.0
-                if change >= VISIBLE or drawing.finding.kind in (*DEVICES, "emphysema"):
+                change = layer.change(film, after)
+                if change >= visible or drawing.finding.kind in (*DEVICES, "emphysema"):
                     break
             attenuation, film = attenuation + layer.nepers, after
             if layer.box is None:
@@ -189,7 +191,7 @@ class PhantomGenerator:
             if drawing.finding.kind == "emphysema":
                 continue
             box = self._box(layer.mask, drawing, patient)
-            seen = change >= VISIBLE and box is not None
+            seen = change >= visible and box is not None
             shown.append(_Shown(drawing, layer.mask, box) if seen else _Shown(drawing))
         aerated = self.atlas.share("lung_") * (1 - replaced)
         return look.develop(patient.line_integral(hu, aerated) + devices), shown

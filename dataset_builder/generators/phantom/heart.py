@@ -11,14 +11,12 @@ from dataset_builder.generators.phantom.geometry import project, sample_pose, sa
 from dataset_builder.generators.phantom.pleura import between
 
 ENLARGED = {"PA": 0.50, "AP": 0.55}  # cardiothoracic ratio above which a heart counts as enlarged
-BEYOND = {
-    "mild": (0.018, 0.035),
-    "moderate": (0.045, 0.065),
-    "severe": (0.075, 0.105),
-}  # asked-for excess over the cut
-NORMAL_MARGIN = 0.02  # a normal heart stays this far below the cut
+# What is asked for, from the cut.
+BEYOND = {"mild": (0.012, 0.022), "moderate": (0.032, 0.046), "severe": (0.056, 0.085)}
+NORMAL = (-0.10, -0.02)
+TOLERANCE = 0.005
 DEPTH = 15.0  # mm of heart or lung along the ray from which a pixel counts
-FACTORS = (-0.4, 1.1)  # range of the heart factor
+NORMAL_FACTORS, ENLARGED_FACTORS = (-0.3, 0.7), (0.2, 2.6)  # ranges of the heart factor
 SOLVER_SIZE = 96  # pixels of the projections that the solver measures
 
 
@@ -58,46 +56,41 @@ def _width(depth: np.ndarray) -> float:
 
 def solve_heart(
     atlas: Atlas, seed: int, view: str | None, severity: str | None, extent: float, inflation: float | None = None
-) -> float | None:
+) -> float:
     """The heart factor of a film.
 
     Args:
         severity (`str`, *optional*): How far above the cut; `None` asks for a normal heart.
-        extent (`float`): 0-1, the place within the severity.
+        extent (`float`): 0-1, the place within the severity, or within the normal range.
         inflation (`float`, *optional*): mm, where it is not the seed's own.
 
     Returns:
-        `float`, *optional*: The factor, or `None` where the heart that the seed draws is normal as it is.
+        `float`: The factor that brings the cardiothoracic ratio within 0.005 of what is asked for, or the end of its
+        range that comes nearest.
     """
     pose = sample_pose(stream(seed, "pose"), view)
     shares = torch.stack([atlas.share("heart"), atlas.share("lung_")])
-    cut = ENLARGED[pose.view]
+    target = ENLARGED[pose.view] + between(BEYOND[severity] if severity else NORMAL, extent)
 
-    def ratio(factor: float | None) -> float:
+    def error(factor: float) -> float:
         warp = sample_warp(stream(seed, "warp"), pose, heart=factor, inflation=inflation)
         grid = sampling_grid(atlas, pose, warp, SOLVER_SIZE)
         heart, lungs = project(shares, grid, atlas.spacing).numpy()
-        return cardiothoracic_ratio(heart_depth(heart, pose.field), lungs)
+        return float(cardiothoracic_ratio(heart_depth(heart, pose.field), lungs)) - target
 
-    if severity is None:
-        if ratio(None) < cut - NORMAL_MARGIN:
-            return None
-        target = cut - NORMAL_MARGIN - 0.04 * extent
-    else:
-        target = cut + between(BEYOND[severity], extent)
-    low, high = FACTORS if severity is None else (0.0, FACTORS[1])
-    below, above = ratio(low) - target, ratio(high) - target
-    if above <= 0:
-        return high
-    if below >= 0:
-        return low
-    for _ in range(8):  # regula falsi, halving the weight of an end that stays
-        factor = low - below * (high - low) / (above - below)
-        error = ratio(factor) - target
-        if abs(error) < 0.004:
+    # The ratio flattens as the factor grows and is nearly straight in factor / (1 + factor).
+    factors = ENLARGED_FACTORS if severity else NORMAL_FACTORS
+    low, high = (factor / (1 + factor) for factor in factors)
+    below, above = error(factors[0]), error(factors[1])
+    if below >= 0 or above <= 0:
+        return factors[0] if below >= 0 else factors[1]
+    for _ in range(10):  # regula falsi, halving the weight of an end that stays
+        place = low - below * (high - low) / (above - below)
+        off = error(place / (1 - place))
+        if abs(off) < TOLERANCE:
             break
-        if error < 0:
-            low, below, above = factor, error, above / 2
+        if off < 0:
+            low, below, above = place, off, above / 2
         else:
-            high, above, below = factor, error, below / 2
-    return factor
+            high, above, below = place, off, below / 2
+    return place / (1 - place)

@@ -27,16 +27,24 @@ class Layer:
 
     Args:
         nepers (`torch.Tensor` of shape `(height, width)`): Added to the line integral.
+        depth (`np.ndarray` of shape `(height, width)`): mm of it along each ray.
         mask (`np.ndarray` of shape `(height, width)`): Its pixels.
         box (`tuple[slice, slice, slice]`, *optional*): The sub-volume of the atlas that it edits; `None` for a device.
         hu, share (`np.ndarray`, *optional*): The edited HU of the sub-volume, and the share of each voxel replaced.
     """
 
     nepers: torch.Tensor
+    depth: np.ndarray
     mask: np.ndarray
     box: tuple[slice, slice, slice] | None = None
     hu: np.ndarray | None = None
     share: np.ndarray | None = None
+
+    def change(self, before: np.ndarray, after: np.ndarray) -> float:
+        """Mean change in grey levels within the mask, each pixel weighted by how much of the finding it shows."""
+        if not self.mask.any():
+            return 0.0
+        return float(np.average(np.abs(after - before)[self.mask], weights=self.depth[self.mask]))
 
 
 def draw_layer(drawing: Drawing, extent: float, patient: Patient, hu: torch.Tensor) -> Layer:
@@ -50,7 +58,7 @@ def draw_layer(drawing: Drawing, extent: float, patient: Patient, hu: torch.Tens
     added = project_box(np.stack([(after - before) / 1000, share]), cavity.box, patient)
     depth = added[1].numpy()
     mask = depth > max(MASK_MM, MASK_SHARE * float(depth.max()))
-    return Layer(MU_WATER * patient.pose.thickness * added[0], mask, cavity.box, after, share)
+    return Layer(MU_WATER * patient.pose.thickness * added[0], depth, mask, cavity.box, after, share)
 
 
 def _recipe(
@@ -77,7 +85,7 @@ def _device(drawing: Drawing, patient: Patient) -> Layer:
     parts = devices.device_parts(drawing.finding.kind, drawing.finding.side, patient.atlas.landmarks, drawing.rng())
     pixels_per_mm = patient.image_size / patient.pose.field
     water, mask = devices.draw(parts, film_locator(patient), patient.image_size, pixels_per_mm)
-    return Layer(MU_WATER * torch.from_numpy(water), mask)
+    return Layer(MU_WATER * torch.from_numpy(water), water, mask)
 
 
 def film_locator(patient: Patient) -> Callable[[np.ndarray], np.ndarray]:

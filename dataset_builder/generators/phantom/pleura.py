@@ -13,7 +13,7 @@ from dataset_builder.generators.phantom.cavity import Cavity, ramp, smooth_noise
 
 FLUID_HU, AIR_HU, LUNG_HU = 12.0, -995.0, -850.0
 EFFUSION_LEVEL = {"mild": (-32.0, -16.0), "moderate": (0.0, 20.0), "severe": (40.0, 70.0)}  # above the diaphragm's top
-PNEUMOTHORAX_APEX = {"mild": (15.0, 21.0), "moderate": (26.0, 34.0), "severe": (40.0, 54.0)}  # width of the air
+PNEUMOTHORAX_APEX = {"mild": (17.0, 23.0), "moderate": (28.0, 36.0), "severe": (43.0, 58.0)}  # width of the air
 PNEUMOTHORAX_BASE = {"mild": (2.0, 3.0), "moderate": (4.0, 6.0), "severe": (9.0, 14.0)}
 
 
@@ -55,7 +55,7 @@ def pneumothorax(
     lost = float(share.sum() / cavity.share.sum())
     inside = cavity.share**6
     dense = np.maximum(hu - LUNG_HU, 0)
-    collapsed = hu + inside * (1 - air) * np.clip(hu + 1000, 0, 400) * np.float32(0.6 * lost / (1 - lost))
+    collapsed = hu + inside * (1 - air) * np.clip(hu + 1000, 0, 400) * np.float32(0.9 * lost / (1 - lost))
     pleura = np.exp(-(((inward + 0.9) / 0.8) ** 2)) * inside
     edited = collapsed + 0.5 * pleura * np.maximum(0 - collapsed, 0)
     emptied = hu - cavity.share * (LUNG_HU - AIR_HU) - inside * dense

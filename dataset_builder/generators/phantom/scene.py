@@ -70,6 +70,11 @@ def statement(finding: Finding) -> str:
     return json.dumps({name: value for name, value in asdict(finding).items() if name != "evidence"}, sort_keys=True)
 
 
+def normal_extent(seed: int) -> float:
+    """0-1, the place of a film's normal heart within the normal range."""
+    return float(stream(seed, "finding").random(2)[1])
+
+
 def plan(scene: Sequence[Finding], seed: int) -> tuple[list[Drawing], list[Finding]]:
     """Settles what the scene leaves open; independent of the order of the scene.
 
