@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/openi_iu"), help="folder of openi_iu.csv")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/labeler_openi.csv"), help="table to write")
-    parser.add_argument("--min-positives", type=int, default=20, help="fewest codes for a label to enter the macro row")
+    parser.add_argument(
+        "--min-positives", type=int, default=20, help="fewest codes for a label to enter the macro row"
+    )
     args = parser.parse_args(argv)
 
     reports = read_reports(args.data)
