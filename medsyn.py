@@ -26,7 +26,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `argv` (*optional*, defaults to `sys.argv[1:]`) and returns the exit code: 0 done, 1 failed, 2 bad usage."""
+    """Runs `argv` (*optional*, defaults to `sys.argv[1:]`); returns the exit code: 0 done, 1 failed, 2 bad usage."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())

@@ -41,7 +41,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "nasogastric tube": ("Support Devices",),
     "pacemaker": ("Support Devices",),
 }
-# A label that a finding's absence denies: "no pneumothorax" says Pneumothorax 0; "no consolidation" leaves Lung Opacity open.
+# The one label that a finding's absence denies: "no consolidation" leaves Lung Opacity open.
 DENIES: dict[str, str] = {
     "pleural effusion": "Pleural Effusion",
     "pneumothorax": "Pneumothorax",
@@ -102,8 +102,8 @@ def chexpert_labels(scene: Iterable[Finding], normal: bool = False) -> dict[str,
         normal (`bool`, *optional*, defaults to `False`): The text calls the film normal, or no finding is present.
 
     Returns:
-        `dict[str, int | None]`: 1 present, 0 absent, -1 uncertain, `None` unmentioned, in the order of `CHEXPERT_LABELS`.
-        `No Finding` is 1 when `normal` holds and nothing but support devices is present or uncertain, 0 when something
+        `dict[str, int | None]`: 1 present, 0 absent, -1 uncertain, `None` unmentioned, in the order of
+        `CHEXPERT_LABELS`. `No Finding` is 1 when `normal` holds and nothing but support devices is present or uncertain, 0 when something
         else is present, `None` otherwise, as the CheXpert labeler has it.
     """
     labels: dict[str, int | None] = dict.fromkeys(CHEXPERT_LABELS)
