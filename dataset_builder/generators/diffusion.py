@@ -203,7 +203,7 @@ class DiffusionGenerator:
                 if drawn is None:
                     self._halve(records[some][0])
                     continue
-                made_with = f"batch of {self._fitting} on {self._device_name}"
+                made_with = f"batch of {self._fitting} on {self.device_name}"
                 for record, pixels, unsafe in zip(records[some], *drawn, strict=True):
                     films.append(Radiograph(grey_film(pixels, record.study_id, unsafe), made_with=made_with))
         return films
@@ -276,11 +276,12 @@ class DiffusionGenerator:
         return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
     @property
-    def _device_name(self) -> str:
+    def device_name(self) -> str:
+        """What the films are drawn on: the model of the GPU, or `cpu`."""
         import torch
 
         device = self._device()
-        return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+        return torch.cuda.getdevice_name(device) if device.startswith("cuda") else device
 
     @cached_property
     def _pipeline(self):
