@@ -117,16 +117,30 @@ SEEN = (
     "{Np} {is} noted.",
     "{Np}.",
 )
-SEEN_AGAIN = (
-    "{Np}, unchanged.",
-    "Unchanged {np}.",
-    "Persistent {np}.",
-    "{Np} {is} unchanged since the prior study.",
-    "Again seen {is} {a}{np}.",
-    "Interval development of {a}{np}.",
-    "{Np} {has} increased since the prior study.",
-    "{Np} {has} decreased in the interval.",
-)
+# What has become of a finding since the film before: sentences of FINDINGS, and of IMPRESSION.
+CHANGES = {"unchanged": 0.5, "new": 0.2, "worse": 0.15, "better": 0.15}
+CHANGED = {
+    "unchanged": (
+        "{Np}, unchanged.",
+        "Unchanged {np}.",
+        "Persistent {np}.",
+        "{Np} {is} unchanged since the prior study.",
+        "Again seen {is} {a}{np}.",
+    ),
+    "new": ("Interval development of {a}{np}.", "{Np} {is} new since the prior study.", "There {is} {a}new {np}."),
+    "worse": ("{Np} {has} increased since the prior study.", "Increased {np}.", "{Np} {has} worsened."),
+    "better": (
+        "{Np} {has} decreased in the interval.",
+        "Decreased {np}.",
+        "{Np} {has} improved since the prior study.",
+    ),
+}
+CHANGED_TERSE = {
+    "unchanged": ("{Np}.", "{Np}.", "Stable {np}.", "Unchanged {np}.", "{Np}, unchanged."),
+    "new": ("{Np}.", "New {np}.", "New {np}."),
+    "worse": ("{Np}.", "Worsening {np}.", "Increased {np}."),
+    "better": ("{Np}.", "Improved {np}.", "Decreased {np}."),
+}
 UNSURE = (
     "Possible {np}.",
     "Possible {np}.",
@@ -201,8 +215,9 @@ def write_report(index: int, seed: int = 0) -> ReportRecord:
     rng = random.Random(f"medsyn report {seed} {index}")
     scene = sample_scene(rng)
     compared = rng.random() < (0.75 if scene.view == "AP" else 0.45)
-    impression = _impression(scene, rng, compared)
-    findings = _findings_section(scene, rng, compared)
+    changes = {_place(group[0]): pick(rng, CHANGES) for group in scene.told if compared and rng.random() < 0.55}
+    impression = _impression(scene, rng, changes)
+    findings = _findings_section(scene, rng, changes)
     return ReportRecord(
         study_id=f"g{index + 1:07d}",
         subject_id=_subject(index, seed),
@@ -222,7 +237,11 @@ def _subject(index: int, seed: int) -> str:
     return f"gp{block + 1:06d}{owners[place]}"
 
 
-def _impression(scene: Scene, rng: random.Random, compared: bool) -> list[str]:
+def _place(finding: Finding) -> tuple[str, str | None, str | None]:
+    return finding.kind, finding.side, finding.zone
+
+
+def _impression(scene: Scene, rng: random.Random, changes: dict) -> list[str]:
     """The sentences of the impression; what a stock impression denies is added to the scene."""
     devices = [group for group in scene.told if group[0].kind in DEVICES]
     others = [group for group in scene.told if group[0].kind not in DEVICES]
@@ -242,7 +261,7 @@ def _impression(scene: Scene, rng: random.Random, compared: bool) -> list[str]:
             second, _ = noun_phrase(waiting.pop(0)[0], rng, terse=True)
             sentences.append(_capital(f"{first} with {second}."))
         else:
-            sentences.append(_told(group, rng, compared, terse=True))
+            sentences.append(_told(group, rng, changes, terse=True))
     if devices and (not others or rng.random() < 0.5) and rng.random() < 0.7:
         sentences += [device_sentence(finding, rng) for group in devices for finding in group]
     sayable = [kind for kind in scene.denied if kind in DENIED_NAMES]
@@ -264,8 +283,8 @@ def _can_join(group: tuple[Finding, ...]) -> bool:
     return len(group) == 1 and finding.certainty == 1 and placed
 
 
-def _findings_section(scene: Scene, rng: random.Random, compared: bool) -> list[str]:
-    parts = [[_told(group, rng, compared)] for group in scene.told]
+def _findings_section(scene: Scene, rng: random.Random, changes: dict) -> list[str]:
+    parts = [[_told(group, rng, changes)] for group in scene.told]
     rng.shuffle(parts)
     denied = list(scene.denied)
     if "cardiomegaly" in denied:
@@ -297,8 +316,9 @@ def _denial(kinds: list[str], rng: random.Random) -> str:
     return rng.choice(DENIALS).format(listed)
 
 
-def _told(group: tuple[Finding, ...], rng: random.Random, compared: bool, terse: bool = False) -> str:
+def _told(group: tuple[Finding, ...], rng: random.Random, changes: dict, terse: bool = False) -> str:
     first = group[0]
+    change = changes.get(_place(first))
     if first.kind in DEVICES:
         return device_sentence(first, rng)
     if len(group) == 2 and group[1].kind == first.kind:  # two sides of unlike size
@@ -311,7 +331,7 @@ def _told(group: tuple[Finding, ...], rng: random.Random, compared: bool, terse:
         return _frame(("{Np}.",) if terse else ("{Np}.", "There {is} {a}{np}."), phrase, plural, first, rng)
     if first.kind == "pneumonia" and first.side is None:
         return rng.choice(UNPLACED_PNEUMONIA)
-    if first.certainty != UNCERTAIN and not terse:
+    if first.certainty != UNCERTAIN and not terse and change is None:
         if first.kind == "cardiomegaly" and rng.random() < 0.6:
             subject = rng.choice(("The heart is {}.", "Heart size is {}.", "The cardiac silhouette is {}."))
             return subject.format(rng.choice(ENLARGED[first.severity]))
@@ -322,14 +342,10 @@ def _told(group: tuple[Finding, ...], rng: random.Random, compared: bool, terse:
     phrase, plural = noun_phrase(first, rng, terse)
     if first.certainty == UNCERTAIN:
         frames = UNSURE_TERSE if terse else UNSURE
-    elif terse:
-        frames = (
-            ("{Np}.", "{Np}.", "{Np}.", "Stable {np}.", "Unchanged {np}.", "{Np}, unchanged.")
-            if compared
-            else ("{Np}.",)
-        )
+    elif change is not None:
+        frames = (CHANGED_TERSE if terse else CHANGED)[change]
     else:
-        frames = SEEN_AGAIN if compared and rng.random() < 0.5 else SEEN
+        frames = ("{Np}.",) if terse else SEEN
     return _frame(frames, phrase, plural, first, rng)
 
 
@@ -337,7 +353,10 @@ def _frame(frames: tuple[str, ...], phrase: str, plural: bool, finding: Finding,
     article = ""
     if finding.kind in COUNTED and not plural and "opacification" not in phrase:
         article = "an " if phrase[0] in "aeiou" else "a "
-    sentence = rng.choice(frames).format(
+    frame = rng.choice(frames)
+    if article and "{a}new" in frame:
+        article = "a "
+    sentence = frame.format(
         np=phrase,
         Np=_capital(phrase),
         a=article,
@@ -367,6 +386,8 @@ def _layout(scene: Scene, findings: list[str], impression: list[str], rng: rando
     ]
     lines = [" " * 33 + "FINAL REPORT"]
     for header, body in sections:
-        wrapped = textwrap.fill(f"{header}:  {body}", 78, initial_indent=" ", subsequent_indent=" ")
+        wrapped = textwrap.fill(
+            f"{header}:  {body}", 78, initial_indent=" ", subsequent_indent=" ", break_on_hyphens=False
+        )
         lines += [wrapped, " "]
     return "\n".join(lines) + "\n"

@@ -105,7 +105,7 @@ def lung_phrase(finding: Finding, rng: random.Random, terse: bool) -> tuple[str,
     noun = nouns[0] if terse and rng.random() < 0.6 else rng.choice(nouns)
     many = finding.side == "bilateral" and noun[0] != noun[1]
     words = [rng.choice(sizes[finding.severity])] if finding.severity else []
-    adjective = "" if terse and rng.random() < 0.8 else rng.choice(adjectives)
+    adjective = "" if terse else rng.choice(adjectives)  # FINDINGS and IMPRESSION would differ in it
     words += [adjective] if adjective else []
     place = (finding.side, finding.zone)
     name = noun[1] if many else noun[0]
@@ -204,20 +204,12 @@ def noun_phrase(finding: Finding, rng: random.Random, terse: bool = False) -> tu
     return form(finding, rng, terse)
 
 
-CATHETERS = (
-    "{side} internal jugular central venous catheter",
-    "{side} subclavian central venous catheter",
-    "{side} PICC",
-    "{side} PICC line",
-    "{side} chest wall port",
-    "{side} internal jugular catheter",
-    "{side} Port-A-Cath",
-)
+# Nothing here says more of a device than the vocabulary holds: not which vein a line takes, nor which model it is.
 DEVICES: dict[str, tuple[str, ...]] = {
     "endotracheal tube": (
         "Endotracheal tube in standard position.",
         "The endotracheal tube ends above the carina.",
-        "ET tube tip projects over the mid trachea.",
+        "ET tube tip projects over the trachea.",
         "The tip of the endotracheal tube is in satisfactory position.",
         "An endotracheal tube is in place.",
         "The patient is intubated, with the endotracheal tube tip above the carina.",
@@ -226,36 +218,31 @@ DEVICES: dict[str, tuple[str, ...]] = {
     "nasogastric tube": (
         "A nasogastric tube courses below the diaphragm.",
         "The enteric tube passes into the stomach.",
-        "NG tube extends into the stomach and out of view.",
-        "An orogastric tube is seen, its tip below the field of view.",
-        "The nasogastric tube ends in the stomach.",
-        "Feeding tube courses below the diaphragm and out of the field of view.",
+        "NG tube extends into the stomach.",
+        "An enteric tube is seen below the diaphragm.",
+        "The nasogastric tube passes below the diaphragm.",
+        "Nasogastric tube in place.",
     ),
     "central venous catheter": (
-        "A {device} ends in the superior vena cava.",
-        "{Device} tip projects over the cavoatrial junction.",
-        "{Device} with its tip in the SVC.",
-        "The {device} is in standard position.",
-        "{Device} is in place.",
-        "A {device} terminates near the cavoatrial junction.",
+        "A {side} central venous catheter ends in the superior vena cava.",
+        "{Side} central venous catheter tip projects over the superior vena cava.",
+        "{Side} central line with its tip in the SVC.",
+        "The {side} central venous catheter is in standard position.",
+        "{Side}-sided central venous line in place.",
+        "A {side}-sided central venous catheter terminates in the SVC.",
+        "{Side} central venous catheter is in place.",
     ),
     "pacemaker": (
         "A {side} chest wall pacemaker is in place with leads in expected position.",
         "{Side}-sided pacemaker leads end in the expected locations.",
         "{Side} pectoral pacemaker with intact leads.",
         "A {side}-sided pacemaker is seen, its leads in standard position.",
-        "{Side}-sided ICD is in place.",
-        "A {side} chest defibrillator is in expected position.",
+        "{Side}-sided pacemaker is in place.",
     ),
 }
 
 
 def device_sentence(finding: Finding, rng: random.Random) -> str:
     """A sentence on a tube, a catheter or a pacemaker."""
-    sentence = rng.choice(DEVICES[finding.kind])
-    if finding.side is None:
-        return sentence
-    device = rng.choice(CATHETERS).format(side=finding.side)
-    return sentence.format(
-        device=device, Device=device[0].upper() + device[1:], side=finding.side, Side=finding.side.title()
-    )
+    side = finding.side or ""
+    return rng.choice(DEVICES[finding.kind]).format(side=side, Side=side.title())
