@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 ATLAS_FILE = Path(__file__).with_name("atlas.npz")
+SOFT_HU = 70.0  # soft tissue is no denser; what lies above is bone and kept apart
 FULL_DETAIL_ABOVE = 320  # film size in pixels up to which the half-resolution volume is sharp enough
 LANDMARKS = ("carina", "trachea_top", "heart", "heart_apex") + tuple(
     f"{place}_{side}" for place in ("dome", "apex", "base", "hilum") for side in ("right", "left")
@@ -178,7 +179,7 @@ def _load(path: Path, modified: int, detail: str) -> Atlas:
         hu = torch.nn.functional.avg_pool2d(hu[None], (1, 2))[0]
         spacing[2] *= 2
     rows = hu.shape[1]
-    hu = torch.matmul(cubic_rows(rows, factor), hu).clamp_(min=-1000.0)
+    hu = torch.matmul(cubic_rows(rows, factor), hu).clamp_(-1000.0, SOFT_HU)  # cubic rows overshoot
     bone = torch.matmul(cubic_rows(rows, 3.0), bone).clamp_(min=0.0)
     spacing[1] *= rows / hu.shape[1]
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -135,7 +135,7 @@ def plain_tissue(hu, labels, names, caps):
 def close_recess(hu, labels, names):
     """Fill the lung between heart and diaphragm with fat and muscle, in place.
 
-    In a deep breath the heart's underside rests on the diaphragm; a sliver of air between them would show as a dark band.
+    In a deep breath the heart's underside rests on the diaphragm; air between them would show as a dark band.
     """
     heart, lungs = (select(labels, names, [name]) for name in ("heart", "lung_"))
     heart = ndimage.binary_dilation(heart, np.ones((7, 7, 1), bool))
@@ -182,8 +182,9 @@ def pool(hu, labels, names, size):
     """Average to coronal slabs.
 
     Returns:
-        `tuple`: HU without bone and bone's HU above `BONE_HU`, each `(slabs, rows, columns)`, labels and bones' labels
-        likewise with half the columns, and the spacing `(depth, row, column)` in mm. A label needs half of a voxel, a bone any part of it. Slab 0 is the patient's front, row 0 the top, column 0 the patient's right.
+        `tuple`: HU without bone and bone's HU above `BONE_HU`, each `(slabs, rows, columns)`; labels and bones' labels
+        with half the columns, where a label needs half of a voxel and a bone any part of it; and the spacing
+        `(depth, row, column)` in mm. Slab 0 is the patient's front, row 0 the top, column 0 the patient's right.
     """
     thick = max(1, int(round(SLAB_MM / size[1])))
     inside = np.argwhere((hu > -500).any((0, 2)))

@@ -2,9 +2,9 @@
 
     python -m dataset_builder.generators.phantom.build_greys --csv nih_cxr14.csv --out greys.json
 
-The table that ships was made from 588 frontal films of NIH ChestX-ray14 (Wang et al. 2017, NIH Clinical Center): of each
-film the 33 quantiles of its grey levels between 25 and 252, of these the mean and three principal components. No film
-and no part of one is in it.
+The table that ships was made from 588 frontal films of NIH ChestX-ray14 (Wang et al. 2017, NIH Clinical Center): of
+each film the 33 quantiles of its grey levels between 25 and 252, of these the mean and three principal components. No
+film and no part of one is in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From attenuation to grey levels: scatter, blur, noise, detail enhancement, and a grey curve like those of real films.
+"""From attenuation to grey levels: scatter, blur, noise, detail enhancement, and a grey curve like real films'.
 
 The look is fitted on the film without findings and then developed with them, so that a finding changes no grey level
 but those it covers and those that scatter and enhancement spread it to.
@@ -20,10 +20,11 @@ from dataset_builder.generators.phantom.marks import draw_marks
 GREYS_FILE = Path(__file__).with_name("greys.json")
 AIR_NEPERS = 0.25  # less than this is taken for air beside the patient
 MATCH = 0.85  # weight of the real films' quantiles; the rest is a straight line
+FINEST_GAIN = 1.5  # of what is finer than the last band
 BANDS = (
-    (1 / 5, 1 / 18, 1.0),
-    (1 / 18, 1 / 60, 1.25),
-    (1 / 60, 1 / 170, 2.0),
+    (1 / 5, 1 / 18, 0.75),
+    (1 / 18, 1 / 60, 0.75),
+    (1 / 60, 1 / 170, 0.8),
 )  # (sigma, sigma, gain), sigma per height
 
 
@@ -128,7 +129,7 @@ def fit_film(q: torch.Tensor, seed: int, pose: Pose) -> FilmLook:
         scatter=scatter,
         mean=float(torch.exp(-q).mean()),
         sharpness=rng.uniform(0.2, 0.4) * max(1.0, q.shape[0] / 400),
-        noise=torch.from_numpy(rng.normal(size=q.shape)).float() * rng.uniform(0.003, 0.008),
+        noise=torch.from_numpy(rng.normal(size=q.shape)).float() * rng.uniform(0.004, 0.011),
         gain=rng.uniform(1.0, 1.5),
         dense=(float(low), float(high)),
     )

@@ -20,6 +20,7 @@ STREAMS = ("pose", "warp", "vessels", "film", "device", "finding")
 VIEWS = ("PA", "AP")
 AP_SHARE = 0.35
 COARSE = 49  # nodes a side of the grid on which the warp is computed
+WALL_MM = 137.0  # from the midline to the outside of the ribs
 SLIMMER = 0.2  # relative
 HEART_RADII = (80.0, 68.0, 75.0)  # mm, x y z
 
@@ -76,6 +77,7 @@ class Warp:
         inflation (`float`): How far breath moves the diaphragm down.
         lift (`float`): How far up the left dome is moved against the right.
         narrowing (`float`): Of the upper mediastinum, which is broad in a lying patient.
+        girth (`float`): Widening of the soft tissue beside the ribs.
         slope (`float`): Slope of the ribs added: mm down per mm from the midline.
         taper (`float`): Relative widening at the bottom of the chest, narrowing at the top.
         elastic (`torch.Tensor` of shape `(2, 6, 6, 6)`): Knots of the smooth displacement in x and z over
@@ -86,6 +88,7 @@ class Warp:
     inflation: float
     lift: float
     narrowing: float
+    girth: float
     slope: float
     taper: float
     elastic: torch.Tensor
@@ -127,7 +130,7 @@ def sample_warp(
     drawn_heart, drawn_inflation = rng.uniform(-0.2, -0.02), rng.uniform()
     low, high = (20.0, 44.0) if pose.view == "PA" else (4.0, 24.0)
     slope, taper = np.clip(rng.normal(size=2), -2, 2) * (0.07, 0.03)
-    narrowing = rng.uniform(0.05, 0.25)
+    narrowing, girth = rng.uniform(0.05, 0.25), rng.uniform(1.0, 2.6)
     elastic = rng.normal(size=(2, 6, 6, 6)) * rng.uniform(2.5, 6.0)
     lift = rng.uniform(10, 26)
     return Warp(
@@ -135,6 +138,7 @@ def sample_warp(
         inflation=float(low + (high - low) * drawn_inflation if inflation is None else inflation),
         lift=float(lift),
         narrowing=float(narrowing),
+        girth=float(girth),
         slope=float(slope),
         taper=float(taper),
         elastic=torch.from_numpy(elastic).float(),
@@ -193,6 +197,8 @@ def _coarse_positions(atlas: Atlas, pose: Pose, warp: Warp) -> tuple[torch.Tenso
     x = u / magnification / pose.scale_x + np.tan(np.deg2rad(pose.yaw)) * y  # from the middle of the lungs
     z = v / magnification / pose.scale_z + np.tan(np.deg2rad(pose.pitch)) * y
     x, z = x + pose.centre_x, z + pose.centre_z
+    outside = (x.abs() - WALL_MM).clamp(min=0)  # soft tissue beside the ribs, where stout patients are stout
+    x = x - outside * (1 - 1 / warp.girth) * x.sign()
     z = z - warp.slope * (x.abs().clamp(max=140) - 60)
     x = x / (1 + warp.taper * (z / 120).clamp(-1.5, 1.5))
     elastic = interpolate(warp.elastic[None], size=x.shape, mode="trilinear", align_corners=True)[0]
@@ -202,7 +208,7 @@ def _coarse_positions(atlas: Atlas, pose: Pose, warp: Warp) -> tuple[torch.Tenso
 
 
 def inflation_shift(atlas: Atlas, x: torch.Tensor, z: torch.Tensor, inflation: float) -> torch.Tensor:
-    """How far down breath has moved what now lies at `x`, `z`, in mm; the wall moves a quarter as far as the inside."""
+    """How far down breath has moved what now lies at `x`, `z`, in mm; the wall moves a quarter as far."""
     marks = atlas.landmarks
     start = marks["carina"][2] - 30
     dome = (marks["dome_left"][2] + marks["dome_right"][2]) / 2 + inflation
@@ -219,9 +225,13 @@ def _left_lift(atlas, x, z, warp):
     """How far up the left dome has moved what now lies at `x`, `z`, in mm. The heart's underside rests on it."""
     marks = atlas.landmarks
     dome = marks["dome_left"][2] + warp.inflation - warp.lift
-    rise = smoothstep((z - marks["heart"][2] - 0.5 * warp.inflation) / (dome - marks["heart"][2] - 0.5 * warp.inflation))
+    rise = smoothstep(
+        (z - marks["heart"][2] - 0.5 * warp.inflation) / (dome - marks["heart"][2] - 0.5 * warp.inflation)
+    )
     fall = 1 - 0.8 * smoothstep((z - dome) / 120)
-    across = smoothstep((x - marks["heart"][0] + 45) / 60) * (1 - 0.8 * smoothstep((x - marks["dome_left"][0] - 15) / 45))
+    across = smoothstep((x - marks["heart"][0] + 45) / 60) * (
+        1 - 0.8 * smoothstep((x - marks["dome_left"][0] - 15) / 45)
+    )
     return warp.lift * rise * fall * across
 
 
@@ -250,7 +260,7 @@ def project(volumes: torch.Tensor, grid: torch.Tensor, spacing: tuple[float, flo
         spacing (`tuple[float, float, float]`): The atlas's mm per slab, row and column.
 
     Returns:
-        `torch.Tensor` of shape `(channels, height, width)`: The sum along each ray times the slab's depth; mm of a share.
+        `torch.Tensor` of shape `(channels, height, width)`: The sum along rays times the slabs' depth; mm of a share.
     """
     total = torch.zeros(volumes.shape[0], *grid.shape[1:3])
     for slab in range(grid.shape[0]):

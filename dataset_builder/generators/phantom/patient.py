@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool3d
 
-from dataset_builder.generators.phantom.atlas import Atlas
+from dataset_builder.generators.phantom.atlas import SOFT_HU, Atlas
 from dataset_builder.generators.phantom.geometry import (
     project,
     sample_pose,
@@ -29,7 +29,6 @@ from dataset_builder.generators.phantom.skeleton import (
 from dataset_builder.generators.phantom.vessels import project_vessels, vessel_planes
 
 MU_WATER = 0.019  # per mm, at the mean energy behind the patient
-SOFT_HU = 70.0  # soft tissue is no denser; bone is kept apart
 VESSEL_CONTRAST = 0.85  # of blood against aerated lung, in water's attenuation
 
 
@@ -69,8 +68,8 @@ class Patient:
         seed (`int`): Pose, warp and vessels follow from it, each through its own random stream.
         view (`str`, *optional*): `PA` or `AP`; drawn where `None`.
         image_size (`int`, *optional*, defaults to 256): Pixels a side.
-        heart, inflation (`float`, *optional*): Replace the drawn expansion of the heart and depth of breath, and shift no
-            other draw; see `Warp`.
+        heart, inflation (`float`, *optional*): Replace the drawn expansion of the heart and depth of breath,
+            and shift no other draw; see `Warp`.
         vessels (`float`, *optional*, defaults to 1.0): Strength of the vessels relative to the drawn one.
     """
 
@@ -94,7 +93,7 @@ class Patient:
         self._tissues = tissues(atlas)
         self.hu = _fill_stomach(atlas, self._tissues.soft, self.build)
         rng = stream(seed, "vessels")
-        self._vessel_strength = vessels * rng.uniform(0.3, 0.65)
+        self._vessel_strength = vessels * rng.uniform(0.22, 0.5)
         self._vessels = vessel_planes(rng, atlas)
         self._fixed = None
 
@@ -111,10 +110,10 @@ class Patient:
         """Attenuation along each ray in nepers.
 
         Args:
-            hu (`torch.Tensor` of shape `(slabs, rows, columns)`, *optional*): The patient's `hu` with findings put in;
+            hu (`torch.Tensor` of shape `(slabs, rows, columns)`, *optional*): The patient's `hu` with findings in it;
                 bone comes from the atlas. The normal patient by default.
-            aerated (`torch.Tensor` of shape `(slabs, rows, columns)`, *optional*): Share of aerated lung, where vessels
-                show; the lungs by default.
+            aerated (`torch.Tensor` of shape `(slabs, rows, columns)`, *optional*): Share of aerated lung, where
+                vessels show; the lungs by default.
 
         Returns:
             `torch.Tensor` of shape `(image_size, image_size)`.
@@ -144,7 +143,6 @@ class Patient:
             down = down / torch.where(down > 0, self.build["breast_drop"], 2.2 * self.build["breast_drop"])
             total = total + smoothstep(1.0 - (across**2 + down**2).sqrt()).sqrt()
         return self.build["breast_mm"] * total
-
 
     def _shoulder_line(self) -> torch.Tensor:
         """0 in the air above the shoulders, 1 below: `(height, width)`. The CT's arms are raised; these are not."""

@@ -1,8 +1,8 @@
 """Bones of an erect patient from the CT of a lying one whose arms were raised.
 
-The spine stays. The ribs may be mirrored, shifted and tilted against the lungs, so that rib patterns differ from film to
-film. Collar bone and shoulder blade of the right side, the complete ones, are taken out as flat pictures, turned to where
-lowered arms put them, and mirrored for the left.
+The spine stays. The ribs may be mirrored, shifted and tilted against the lungs, so that rib patterns differ between
+films. Collar bone and shoulder blade of the right side, the complete ones, are taken out as flat pictures, turned to
+where lowered arms put them, and mirrored for the left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Skeleton:
 
     Args:
         spine, ribs (`torch.Tensor` of shape `(slabs, rows, columns)`): Volumes.
-        collar, blade (`torch.Tensor` of shape `(rows, columns)`): mm along y of the right collar bone and shoulder blade.
+        collar, blade (`torch.Tensor` of shape `(rows, columns)`): mm along y of the right
+            collar bone and shoulder blade.
         pivots (`dict[str, tuple[float, float]]`): x, z in mm about which `collar` and `blade` turn.
         middle (`tuple[float, float]`): The rib cage is symmetrical about x = middle[0] + middle[1] * z, in mm.
     """
@@ -75,7 +76,7 @@ def sample_skeleton(rng: np.random.Generator) -> dict[str, float]:
     mirror, values, normal = rng.random() < 0.5, rng.uniform(size=6), np.clip(rng.normal(size=8), -2, 2)
     return {
         "mirror": mirror,
-        "ribs": 2.4 + 1.3 * values[0],
+        "ribs": 2.0 + 1.2 * values[0],
         "spine": 0.40 + 0.3 * values[1],
         "rib_shift": 7 * normal[0],
         "rib_slope": 0.05 * normal[1],
@@ -123,7 +124,9 @@ def project_skeleton(skeleton: Skeleton, atlas: Atlas, grid: torch.Tensor, build
     return build["spine"] * spine + build["ribs"] * (ribs + 0.75 * shoulders)
 
 
-def _outward(atlas: Atlas, plane: torch.Tensor, side: int, middle: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
+def _outward(
+    atlas: Atlas, plane: torch.Tensor, side: int, middle: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """mm from the midline as on the right side of the atlas (negative), and z, of each pixel."""
     x, z = plane[..., 0] * float(atlas.x[-1]), plane[..., 1] * float(atlas.z[-1])
     return (x if side < 0 else 2 * (middle[0] + middle[1] * z) - x), z

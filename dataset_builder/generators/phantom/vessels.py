@@ -1,4 +1,4 @@
-"""Pulmonary vessels beyond those that the CT resolves: branching random walks from each hilum, on a few depth planes."""
+"""Pulmonary vessels beyond those that the CT resolves: branching random walks from each hilum, on depth planes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def draw(points: np.ndarray, shape: tuple[int, int], extent: tuple[float, float]
     Args:
         points (`np.ndarray` of shape `(points, 4)`): From `grow`.
         shape (`tuple[int, int]`): Rows and columns of the planes.
-        extent (`tuple[float, float]`): z and x of the last row's and column's centre in mm; the first ones are opposite.
+        extent (`tuple[float, float]`): z and x of the last row and column in mm; the first are opposite.
 
     Returns:
         `torch.Tensor` of shape `(planes, rows, columns)`: mm.
