@@ -103,8 +103,8 @@ def chexpert_labels(scene: Iterable[Finding], normal: bool = False) -> dict[str,
 
     Returns:
         `dict[str, int | None]`: 1 present, 0 absent, -1 uncertain, `None` unmentioned, in the order of
-        `CHEXPERT_LABELS`. `No Finding` is 1 when `normal` holds and nothing but support devices is present or uncertain, 0 when something
-        else is present, `None` otherwise, as the CheXpert labeler has it.
+        `CHEXPERT_LABELS`. `No Finding` is 1 when `normal` holds and nothing but support devices is present or
+        uncertain, 0 when something else is present, `None` otherwise, as the CheXpert labeler has it.
     """
     labels: dict[str, int | None] = dict.fromkeys(CHEXPERT_LABELS)
     rank = {None: 0, ABSENT: 1, UNCERTAIN: 2, PRESENT: 3}
