@@ -61,7 +61,7 @@ def device_parts(kind: str, side: str, landmarks: dict, rng: np.random.Generator
         fractions = np.linspace(2.0, tip / length, 8)[:, None]
         centre = carina + fractions * (top - carina) + np.asarray([3.0, 0, 0]) * np.sin(np.pi * fractions.clip(0, 1))
         stripe = centre + np.asarray([rng.choice([-1.0, 1.0]) * 3.4, 0, 0])
-        return [Tube(centre, 5.0, 3.7, 2.6), Tube(stripe, 0.8, 0.0, 9.0)]
+        return [Tube(centre, 5.0, 3.7, 3.6), Tube(stripe, 0.9, 0.0, 13.0)]
     if kind == "nasogastric tube":
         knots = path(
             (7, 15, -150), (6, 12, -110), (5, 10, -85), (9, 12, -65), (8, 14, -45), (8, 16, -28),
@@ -69,7 +69,7 @@ def device_parts(kind: str, side: str, landmarks: dict, rng: np.random.Generator
             (38, -12, 108), (58, -30, 122), (66, -45, 138), (58, -55, 152),
         )  # fmt: skip
         knots = knots[: len(knots) - int(rng.integers(0, 2))]
-        return [Tube(knots, 2.3, 1.2, 4.4), Tube(knots + (1.8, 0, 0), 0.6, 0.0, 8.0)]
+        return [Tube(knots, 2.3, 1.2, 5.5), Tube(knots + (1.8, 0, 0), 0.7, 0.0, 14.0)]
     if kind == "central venous catheter":
         caval = [(-14, -27, -14), (-14, -26, 2), (-12, -28, 16), (-8, -30, 30)]
         caval = caval[: int(rng.integers(2, 5))]

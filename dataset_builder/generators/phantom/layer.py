@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from torch.nn.functional import grid_sample
 
 from dataset_builder.generators.phantom import devices, lung, pleura
 from dataset_builder.generators.phantom.cavity import Cavity, cavity_of
-from dataset_builder.generators.phantom.geometry import sampling_grid, to_film
+from dataset_builder.generators.phantom.geometry import film_centre, sampling_grid, slab_magnification, to_film
 from dataset_builder.generators.phantom.patient import MU_WATER, Patient
 from dataset_builder.generators.phantom.scene import Drawing
 
@@ -69,7 +70,7 @@ def _recipe(
     if kind == "pleural effusion":
         return pleura.effusion(cavity, hu, severity, extent, rng)
     if kind == "pneumothorax":
-        return pleura.pneumothorax(cavity, hu, severity, extent, rng)
+        return pleura.pneumothorax(cavity, hu, severity, extent, rng, lateral_along_beam(cavity, patient))
     if kind in lung.AIRSPACE:
         return lung.airspace(cavity, hu, kind, zone, severity, extent, rng)
     if kind in lung.DIAMETER:
@@ -102,6 +103,25 @@ def local_stretch(patient: Patient, point: tuple[float, float, float], reach: fl
     nominal = 2 * reach * patient.image_size / patient.pose.field
     along_x, along_z = np.linalg.norm(film[0] - film[1]), np.linalg.norm(film[2] - film[3])
     return float(np.clip(along_x / nominal, 0.4, 1.6)), float(np.clip(along_z / nominal, 0.4, 1.6))
+
+
+def lateral_along_beam(cavity: Cavity, patient: Patient) -> np.ndarray:
+    """The cavity's lateral depth carried through its slabs along the rays, `(slabs, rows, columns)`."""
+    pose = patient.pose
+    centre_x, centre_z = film_centre(patient.atlas)
+    y = torch.from_numpy(cavity.y)[:, None]  # (slabs, 1)
+    magnification = slab_magnification(patient.atlas, pose)[cavity.box[0], None]  # (slabs, 1)
+
+    def at_mid_body(position: np.ndarray, centre: float, angle: float) -> torch.Tensor:
+        return (torch.from_numpy(position) - centre - math.tan(math.radians(angle)) * y) * magnification + centre
+
+    x = at_mid_body(cavity.x, centre_x + pose.centre_x, pose.yaw)  # (slabs, columns)
+    z = at_mid_body(-cavity.up, centre_z + pose.centre_z, pose.pitch)  # (slabs, rows)
+    x = 2 * (x - float(cavity.x[0])) / float(cavity.x[-1] - cavity.x[0]) - 1
+    z = 2 * (z + float(cavity.up[0])) / float(cavity.up[0] - cavity.up[-1]) - 1
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], z[:, :, None]), dim=-1)  # (slabs, rows, columns, 2)
+    planes = torch.from_numpy(cavity.lateral)[None, None].expand(len(y), -1, -1, -1)
+    return grid_sample(planes, grid, align_corners=True, padding_mode="border")[:, 0].numpy()
 
 
 def project_box(volumes: np.ndarray, box: tuple[slice, slice, slice], patient: Patient) -> torch.Tensor:

@@ -41,15 +41,20 @@ def effusion(
 
 
 def pneumothorax(
-    cavity: Cavity, hu: np.ndarray, severity: str, extent: float, rng: np.random.Generator
+    cavity: Cavity, hu: np.ndarray, severity: str, extent: float, rng: np.random.Generator, lateral: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Air between the wall and a retracted lung, widest at the apex, with the thin line of the visceral pleura."""
+    """Air between the wall and a retracted lung, widest at the apex, with the thin line of the visceral pleura.
+
+    Args:
+        lateral (`np.ndarray` of shape `(slabs, rows, columns)`): The cavity's lateral depth, the same along each ray,
+            so that the beam meets the pleura edge-on and shows it as a line.
+    """
     wave = (
         smooth_noise(cavity.lateral.shape, (28.0, 40.0), rng)[None] * 1.5
     )  # mm, keeps the line from being a parallel
     height = np.clip(cavity.height, 0, 1)
     width = between(PNEUMOTHORAX_APEX[severity], extent) * height**1.3 + between(PNEUMOTHORAX_BASE[severity], extent)
-    inward = width + wave - (0.96 * cavity.lateral[None] + 0.04 * cavity.wall)  # > 0 in the air
+    inward = width + wave - (0.96 * lateral + 0.04 * cavity.wall)  # > 0 in the air
     air = ramp(inward, 0.5)
     share = air * cavity.share
     lost = float(share.sum() / cavity.share.sum())
@@ -57,6 +62,6 @@ def pneumothorax(
     dense = np.maximum(hu - LUNG_HU, 0)
     collapsed = hu + inside * (1 - air) * np.clip(hu + 1000, 0, 400) * np.float32(0.9 * lost / (1 - lost))
     pleura = np.exp(-(((inward + 0.9) / 0.8) ** 2)) * inside
-    edited = collapsed + 0.5 * pleura * np.maximum(0 - collapsed, 0)
+    edited = collapsed + 0.4 * pleura * np.maximum(0 - collapsed, 0)
     emptied = hu - cavity.share * (LUNG_HU - AIR_HU) - inside * dense
     return np.maximum(edited + air * (emptied - edited), -1000), share

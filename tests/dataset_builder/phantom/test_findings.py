@@ -21,9 +21,9 @@ def generator():
     return PhantomGenerator(image_size=128)
 
 
-def overlap(layer) -> float:
+def overlap(layer, sign: int) -> float:
     """IoU of a layer's mask with where it changes the line integral by more than 12 % of its greatest change."""
-    change = layer.nepers.abs().numpy()
+    change = layer.nepers.numpy() * sign
     changed = change > 0.12 * change.max()
     return (changed & layer.mask).sum() / (changed | layer.mask).sum()
 
@@ -35,14 +35,16 @@ def overlap(layer) -> float:
         ("consolidation", "moderate", 0.9),
         ("nodule", "severe", 0.9),
         ("mass", "moderate", 0.9),
-        ("pneumothorax", "severe", 0.4),
+        ("pneumothorax", "severe", 0.6),
     ],
 )
 def test_masks_fit_the_change_of_attenuation(generator, kind, severity, least):
     for seed in range(4):
         patient = Patient(generator.atlas, seed, image_size=128)
         (drawing,), _ = plan([Finding(kind, side=("left", "right")[seed % 2], severity=severity)], seed)
-        assert overlap(draw_layer(drawing, drawing.extent, patient, patient.hu)) > least, seed
+        layer = draw_layer(drawing, drawing.extent, patient, patient.hu)
+        # Air takes away; the lung that it compresses is denser, and not in the mask.
+        assert overlap(layer, -1 if kind == "pneumothorax" else 1) > least, seed
 
 
 @pytest.mark.parametrize("kind", SIDED)
@@ -142,10 +144,11 @@ def test_nodules_are_round_on_the_film(generator):
 
 
 @pytest.mark.parametrize("kind", DEVICES)
-def test_devices_add_to_the_film_and_set_the_label(generator, kind):
+def test_devices_add_to_the_film_and_set_the_label(kind):
+    generator = PhantomGenerator(image_size=256)  # thin lines need the pixels
     seen = 0
     for seed in range(3):
-        patient = Patient(generator.atlas, seed, image_size=128)
+        patient = Patient(generator.atlas, seed, image_size=256)
         (drawing,), _ = plan([Finding(kind)], seed)
         layer = draw_layer(drawing, drawing.extent, patient, patient.hu)
         assert layer.nepers.min() >= 0 and layer.mask.any()
