@@ -121,7 +121,8 @@ def dataset_of(arm: str, args: argparse.Namespace) -> Path:
     if arm == "real":
         return folder if (folder / "data").exists() else real_pairs(args.real_data, folder, args.limit)
     reports = training_reports(args.real_data, args.out)
-    common = ["--generator", "phantom", "--image-size", args.render_size, "--splits", 0.9, 0.1, 0]
+    held_out = 0.3 if args.limit else 0.1  # few pairs need a larger share for a batch to evaluate on
+    common = ["--generator", "phantom", "--image-size", args.render_size, "--splits", 1 - held_out, held_out, 0]
     common += ["--num-proc", args.num_proc, "--seed", args.seed, "--out", folder]
     if arm == "phantom":
         limit = ["--limit", args.limit] if args.limit else []
