@@ -1,0 +1,85 @@
+"""How many phantom films a second: one process and two, 256 and 512 pixels.
+
+python -m benchmarks.phantom_speed --out benchmarks/phantom_speed.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+_GENERATOR = None
+
+
+def _start(image_size: int):
+    """Loads the atlas in a worker and renders one film, which fills its caches."""
+    import torch
+
+    from dataset_builder.generators.phantom import PhantomGenerator
+    from dataset_builder.reports.grammar import write_reports
+
+    global _GENERATOR
+    torch.set_num_threads(1)
+    _GENERATOR = PhantomGenerator(image_size=image_size)
+    _GENERATOR(list(write_reports(1)), [0])
+
+
+def _render(first: int, count: int) -> float:
+    """Renders films `first` to `first + count` and returns the seconds taken."""
+    from dataset_builder.reports.grammar import write_reports
+
+    records = list(write_reports(first + count))[first:]
+    start = time.perf_counter()
+    for index, record in enumerate(records, first):
+        _GENERATOR([record], [index])
+    return time.perf_counter() - start
+
+
+def measure(image_size: int, processes: int, films: int) -> float:
+    """Films a second over all processes, start-up left out."""
+    with ProcessPoolExecutor(processes, initializer=_start, initargs=(image_size,)) as pool:
+        list(pool.map(_render, [0] * processes, [1] * processes))  # all have started
+        start = time.perf_counter()
+        list(pool.map(_render, range(0, films * processes, films), [films] * processes))
+        return films * processes / (time.perf_counter() - start)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--films", type=int, default=24, help="films a process renders (default: 24)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels a side (default: 256 512)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/phantom_speed.csv"))
+    args = parser.parse_args(argv)
+    rows = []
+    for size in args.sizes:
+        for processes in args.processes:
+            speed = measure(size, processes, args.films)
+            rows.append(
+                {
+                    "image_size": size,
+                    "processes": processes,
+                    "films": args.films * processes,
+                    "images_per_second": round(speed, 2),
+                    "python": platform.python_version(),
+                    "torch": version("torch"),
+                    "numpy": version("numpy"),
+                    "machine": platform.machine(),
+                }
+            )
+            print(f"{size} px, {processes} process(es): {speed:.2f} images/s")
+    with open(args.out, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
