@@ -65,6 +65,8 @@ class VLPTrainer(Trainer):
         **kwargs,
     ):
         model.freeze()
+        if args.channels_last:
+            model.vision_model.to(memory_format=torch.channels_last)
         limit = getattr(model.config.text_config, "max_position_embeddings", 512)
         collator = PairCollator(
             tokenizer=processor.tokenizer,
@@ -109,7 +111,7 @@ class VLPTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
-            # Its own: a loader that takes its workers' seed from the global generator shifts dropout after an evaluation.
+            # Its own: drawing the workers' seed from the global generator would shift dropout after an evaluation.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
         return self.accelerator.prepare(loader)
@@ -118,6 +120,8 @@ class VLPTrainer(Trainer):
         inputs = dict(inputs)
         ids = inputs.pop("ids")
         inputs.pop("return_loss")
+        if self.args.channels_last:
+            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
         features = gather_features(model(**inputs, features_only=True))
         parts = self.accelerator.unwrap_model(model).losses(features)
         loss = sum(parts.values())
