@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.nn.functional import conv2d, grid_sample
+from torch.nn.functional import grid_sample
 
 from dataset_builder.generators.phantom.atlas import Atlas
 
@@ -76,16 +76,25 @@ def draw(points: np.ndarray, shape: tuple[int, int], extent: tuple[float, float]
         (columns + 1, fr * fc),
     ):
         total += np.bincount(base + shift, weight * volume, size)
-    layers = torch.from_numpy(total.astype(np.float32)).view(len(RADII_MM), len(PLANES), 1, rows, columns)
-    out = torch.zeros(len(PLANES), 1, rows, columns)
+    layers = torch.from_numpy(total.astype(np.float32)).view(len(RADII_MM), len(PLANES), rows, columns)
+    out = torch.zeros(len(PLANES), rows, columns)
     for layer, size in zip(layers, RADII_MM, strict=True):
         sigma = max(0.55 * size / PIXEL_MM, 0.45)
-        reach = int(np.ceil(3 * sigma))
-        kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-        kernel = kernel / kernel.sum()
-        layer = conv2d(layer, kernel.view(1, 1, -1, 1), padding=(reach, 0))
-        out += conv2d(layer, kernel.view(1, 1, 1, -1), padding=(0, reach))
-    return out[:, 0]
+        out += _blur(_blur(layer, sigma, 1), sigma, 2)
+    return out
+
+
+def _blur(planes: torch.Tensor, sigma: float, axis: int) -> torch.Tensor:
+    """Gaussian blur along one axis: a few shifted sums, several times faster than a convolution of one channel."""
+    reach = int(np.ceil(3 * sigma))
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    weights = weights / weights.sum()
+    total, size = planes * float(weights[reach]), planes.shape[axis]
+    for shift in range(1, reach + 1):
+        weight, kept = float(weights[reach + shift]), size - shift
+        total.narrow(axis, shift, kept).add_(planes.narrow(axis, 0, kept), alpha=weight)
+        total.narrow(axis, 0, kept).add_(planes.narrow(axis, shift, kept), alpha=weight)
+    return total
 
 
 def vessel_planes(rng: np.random.Generator, atlas: Atlas) -> list[tuple[int, torch.Tensor]]:
@@ -97,11 +106,12 @@ def vessel_planes(rng: np.random.Generator, atlas: Atlas) -> list[tuple[int, tor
     """
     extent = (float(atlas.z[-1]), float(atlas.x[-1]))
     shape = tuple(int(round(2 * length / PIXEL_MM)) + 1 for length in extent)
-    total, depth = torch.zeros(len(PLANES), *shape), 0.0
+    points, depth = [], 0.0
     for side, outward in (("right", -1.0), ("left", 1.0)):
         x, y, z = atlas.landmarks[f"hilum_{side}"]
-        total += draw(grow(rng, np.array([x, z]), outward), shape, extent)
+        points.append(grow(rng, np.array([x, z]), outward))
         depth += y / 2
+    total = draw(np.concatenate(points), shape, extent)
     depths = [depth + PLANE_MM * plane for plane in PLANES]
     slabs = np.interp(depths, atlas.y.numpy(), np.arange(len(atlas.y))).round().astype(int)
     return list(zip(slabs.tolist(), total, strict=True))
