@@ -171,7 +171,8 @@ def test_the_endotracheal_tube_ends_above_the_carina(generator):
     assert abs(columns[rows == rows.max()].mean() - carina[0]) / 128 * patient.pose.field < 12
 
 
-def test_every_kind_is_drawn_or_occult(generator):
+def test_every_kind_is_drawn_or_occult():
+    generator = PhantomGenerator(image_size=64)
     for kind in KINDS:
         film = generator.render([Finding(kind, severity="moderate")], seed=1)
         asked = {finding.kind for finding, _ in film.masks} | {finding.kind for finding in film.occult}
