@@ -187,6 +187,7 @@ class MedSynPreTrainedModel(PreTrainedModel):
         if isinstance(text, str):
             encoder = AutoModel.from_pretrained(text, add_pooling_layer=False)
             text_config = encoder.config
+            text_config.name_or_path = Path(text).name if Path(text).is_dir() else text  # no path of this machine
         else:
             encoder, text_config = None, text
             switches = {"frozen_text_layers": 0, "freeze_text_embeddings": False, **switches}

@@ -68,7 +68,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         EvalResult(
             task_type="zero-shot-image-classification",
             task_name="Contrastive loss",
-            dataset_type=data_arguments.dataset,
+            dataset_type=Path(data_arguments.dataset).name,
             dataset_name=Path(data_arguments.dataset).name,
             dataset_config=data_arguments.dataset_config,
             dataset_split=data_arguments.eval_split,

@@ -53,11 +53,13 @@ def trained(dataset, text_encoder, tmp_path_factory) -> Path:
     return out
 
 
-def test_what_is_left(trained, dataset):
+def test_what_is_left(trained, dataset, text_encoder):
     names = {path.name for path in trained.iterdir()}
     left = {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json", "README.md"}
     assert left | {"training_curve.png", "trainer_state.json"} <= names
     assert not [path for path in trained.iterdir() if path.suffix in (".bin", ".pt", ".pth")]
+    said = "".join((trained / name).read_text() for name in left if name != "model.safetensors")
+    assert str(dataset.parent) not in said and str(text_encoder) not in said
     assert (trained / "training_curve.png").stat().st_size > 1000
     model, processor = AutoModel.from_pretrained(trained), AutoProcessor.from_pretrained(trained)
     films = list(film_rows(3)["image"])
