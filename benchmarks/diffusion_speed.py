@@ -1,8 +1,8 @@
 """How fast a text-to-image pipeline draws films: images a second by batch size, dtype and way of running, as CSV.
 
-One line a combination: a first batch loads and warms up the pipeline (and compiles it, where asked to), then as many as
-`--batches` are timed. A combination that does not fit into memory gets a line without a speed. `--generator` is a folder,
-an id on the Hub, or `tiny`: a random pipeline made on the spot, whose speed tells nothing but that the command runs.
+One line a combination: a first batch loads and warms up the pipeline (and compiles it, where asked to), then as many
+as `--batches` are timed. A combination that does not fit into memory gets a line without a speed. `--generator` is a
+folder, an id on the Hub, or `tiny`: a random pipeline made on the spot, which shows that the command runs.
 
     python -m benchmarks.diffusion_speed --generator sd --out benchmarks/diffusion_speed.csv
     python -m benchmarks.diffusion_speed --generator tiny --image-size 64 --num-inference-steps 2 --batch-sizes 1 2

@@ -7,15 +7,18 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataset_builder.generators.options import add_generator_options, make_generator, unused_option
 from dataset_builder.plan import SEED_MODES, SPLIT_SHARES
 
 if TYPE_CHECKING:
     from dataset_builder.generators.radiograph import ImageGenerator
+    from dataset_builder.ranks import Rank
     from dataset_builder.reports.record import ReportRecord
 
 TEXT_POLICIES = ("public", "credentialed")
@@ -36,6 +39,7 @@ def build(
     allow_cross_split_repeats: bool = False,
     text_policy: str | None = None,
     source: dict | None = None,
+    rank: Rank | None = None,
 ) -> dict:
     """
     Builds one config of a dataset folder, or goes on where an interrupted build of it stopped.
@@ -62,25 +66,37 @@ def build(
         text_policy (`str`, *optional*): `public` or `credentialed`: who may read the text. By default public for
             reports of the grammar and credentialed for all others.
         source (`dict`, *optional*): How the records came about, as JSON, for the manifest.
+        rank (`~dataset_builder.ranks.Rank`, *optional*): Which process of a launch this is: each renders its share and
+            rank 0 writes the dataset. By default the only one.
 
     Returns:
-        `dict`: The manifest, as in `<out>/manifest.json`.
+        `dict`: The manifest, as in `<out>/manifest.json`; on the other ranks as it is when their share is made.
 
     Raises:
         ValueError: A bad setting or report, a folder of something else, a build under other settings, or images that
             stand in two splits.
         BlockingIOError: Another build is at work in the folder.
         DiskFullError: The disk is full; what is made is kept.
-        ChildProcessError: A rendering process was killed; what is made is kept.
+        ChildProcessError: A rendering process or another rank was killed; what is made is kept.
+        GenerationError: The generator cannot make an image; what is made is kept.
     """
     from tqdm import tqdm
 
     from dataset_builder.assemble import assemble
     from dataset_builder.dataset_card import write_card
     from dataset_builder.films import DiskFullError, FilmParts
-    from dataset_builder.folder import begin_or_resume, only_build, refuse_foreign, refuse_other_settings
+    from dataset_builder.folder import (
+        SETTINGS,
+        WORK,
+        await_begin,
+        begin_or_resume,
+        only_build,
+        refuse_foreign,
+        refuse_other_settings,
+    )
     from dataset_builder.manifest import MANIFEST, add_config, describe, package_versions, read_manifest, write_json
     from dataset_builder.plan import make_plan, refuse_repeats
+    from dataset_builder.ranks import Rank, at_work
     from dataset_builder.reports.funnel import Funnel
     from dataset_builder.rows import IMAGE_FORMATS
 
@@ -114,23 +130,31 @@ def build(
         "reports_sha256": plan.digest(),
     }
     settings = json.loads(json.dumps(settings))  # tuples become lists, as they come back from a file
+    rank = rank or Rank()
+    parts = FilmParts(out / WORK / generator.name, plan.films, generator, image_format)
+    versions = package_versions()
+    state = {"settings": settings, "versions": versions, "films_per_part": parts.size}
+    if rank.index > 0:
+        await_begin(out, generator.name, state)
+        if any(map(rank.owns, parts.missing())) and generator.name not in read_manifest(out)["configs"]:
+            with at_work(rank, parts.folder):
+                parts.render(num_proc, rank)
+        return read_manifest(out)
 
-    with only_build(out) as work:
-        work, data = work / generator.name, out / "data" / generator.name
+    with only_build(out):
+        work, data = parts.folder, out / "data" / generator.name
         manifest = read_manifest(out)
         if generator.name in manifest["configs"]:
             there = manifest["configs"][generator.name]["settings"]
             refuse_other_settings(data, there, settings, f"delete {out}")
             shutil.rmtree(work, ignore_errors=True)  # a kill between the manifest and this line
             return manifest
-        if data.exists() and not (work / "settings.json").exists():
+        if data.exists() and not (work / SETTINGS).exists():
             raise ValueError(f"{data} is there but no build of ours made it; choose another --out or remove it")
 
-        parts = FilmParts(work, plan.films, generator, image_format)
-        versions = package_versions()
         try:
-            begin_or_resume(work, {"settings": settings, "versions": versions, "films_per_part": parts.size})
-            parts.render(num_proc)
+            begin_or_resume(work, state)
+            parts.render(num_proc, rank)
             image_hashes = parts.column("sha256")
             if not allow_cross_split_repeats:
                 refuse_repeats(plan, image_hashes)
@@ -139,12 +163,20 @@ def build(
             render_seconds = parts.seconds()
             entry = {
                 "settings": settings,
-                "reports": funnel.summary() | {"sources": sorted({record.source for record in kept})},
+                "reports": funnel.summary()
+                | {
+                    "sources": sorted({record.source for record in kept}),
+                    "prompts_over_text_limit": generator.overlong(
+                        [plan.films[row.film].condition for row in plan.rows]
+                    ),
+                },
                 **describe(plan, data, image_hashes),
+                "made_with": dict(Counter(how for how in parts.column("made_with") if how).most_common()),
                 "timing": {
                     "render_seconds": round(render_seconds, 3),
                     "images_per_second_per_process": round(len(plan.films) / max(render_seconds, 1e-9), 2),
                     "num_proc": num_proc,
+                    "num_ranks": rank.count,
                     "last_run_seconds": round(time.perf_counter() - started, 3),
                 },
                 "versions": versions,
@@ -168,9 +200,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Draw a chest radiograph for every report and write a dataset that `load_dataset` reads. The same "
         "command goes on where an interrupted build stopped.",
     )
-    reports = parser.add_argument_group("reports: a table, or the grammar")
+    reports = parser.add_argument_group("reports: a folder, a table, or the grammar")
     which = reports.add_mutually_exclusive_group(required=True)
-    which.add_argument("--reports", metavar="PATH", help="a table of reports: .csv, .jsonl (also .gz) or .parquet")
+    which.add_argument("--reports", metavar="PATH", help="MIMIC-CXR, Open-i, or a table (.csv, .jsonl or .parquet)")
     which.add_argument("--num-samples", type=int, metavar="N", help="let the grammar write N reports")
     columns = {
         "impression": "holds the text to draw from (default: impression)",
@@ -184,6 +216,12 @@ def build_parser() -> argparse.ArgumentParser:
     for name, what in columns.items():
         reports.add_argument(f"--{name}-column", metavar="NAME", help=f"the table's column that {what}")
     reports.add_argument(
+        "--per", choices=["study", "image"], help="MIMIC-CXR: a row a study (default), or a row a frontal image"
+    )
+    reports.add_argument(
+        "--any-view", action="store_true", help="MIMIC-CXR: keep studies without a frontal image (reads no metadata)"
+    )
+    reports.add_argument(
         "--min-tokens", type=int, default=3, metavar="N", help="fewest words of an impression (default: 3)"
     )
     reports.add_argument("--limit", type=int, metavar="N", help="take the first N reports that are fit for use")
@@ -193,10 +231,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="who may read the text (default: public for the grammar's reports, credentialed for a table's)",
     )
     images = parser.add_argument_group("images")
-    images.add_argument("--generator", choices=["phantom"], default="phantom", help="what draws (default: phantom)")
-    images.add_argument(
-        "--image-size", type=int, default=256, metavar="PIXELS", help="image height and width (default: 256)"
-    )
+    add_generator_options(images, parser.add_argument_group("diffusion: with any --generator but the phantom"))
     images.add_argument("--image-format", choices=["png", "jpeg"], default="png", help="default: png")
     images.add_argument("--seed", type=int, default=0, help="base seed of reports and images (default: 0)")
     images.add_argument(
@@ -208,7 +243,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", default="medsyn-cxr", metavar="FOLDER", help="default: medsyn-cxr")
-    output.add_argument("--num-proc", type=int, default=2, metavar="N", help="rendering processes (default: 2)")
+    output.add_argument(
+        "--num-proc",
+        type=int,
+        metavar="N",
+        help="rendering processes (default: 2 for the phantom, otherwise 1; for several GPUs see docs/diffusion.md)",
+    )
     output.add_argument(
         "--splits",
         type=float,
@@ -231,23 +271,35 @@ def read_records(args: argparse.Namespace) -> tuple[Iterable[ReportRecord], dict
         if args.num_samples < 1:
             raise ValueError(f"--num-samples {args.num_samples} is below 1")
         return write_reports(args.num_samples, seed=args.seed), {"num_samples": args.num_samples}
-    from dataset_builder.reports.table import read_table
+    from dataset_builder.reports.sources import MIMIC_CXR, open_reports
 
     names = ("impression", "findings", "study", "subject", "split", "view", "report")
     given = {f"{name}_column": getattr(args, f"{name}_column") for name in names}
     columns = {name: column for name, column in given.items() if column is not None}
-    return read_table(args.reports, **columns), {"table": Path(args.reports).name, **columns}
+    records, source = open_reports(args.reports, per=args.per, any_view=args.any_view, columns=columns)
+    if source.get("format") == MIMIC_CXR and args.text_policy == "public":
+        raise ValueError("the reports of MIMIC-CXR are credentialed; leave --text-policy public out")
+    return records, source
 
 
 def summary(out: Path, entry: dict) -> str:
     """What a build made, left out and where it lies, for a person to read."""
+    from dataset_builder.reports.sources import describe_source
+
     rows = {split: counts["num_examples"] for split, counts in entry["splits"].items()}
     lines = [f"{sum(rows.values()):,} rows: " + ", ".join(f"{split} {count:,}" for split, count in rows.items())]
+    lines += describe_source(entry["settings"]["source"] or {}, entry["reports"]["counts"])
     for reason, skipped in entry["reports"]["skipped"].items():
         if skipped["count"]:
             more = ", ..." if skipped["count"] > len(skipped["study_ids"]) else ""
             ids = ", ".join(skipped["study_ids"])
             lines.append(f"skipped {skipped['count']:,} ({reason.replace('_', ' ')}): {ids}{more}")
+    overlong = entry["reports"]["prompts_over_text_limit"]
+    if overlong:
+        lines.append(f"{overlong:,} impressions are longer than the generator reads: it did not see their end")
+    if len(entry["made_with"]) > 1:
+        ways = ", ".join(f"{count:,} in a {how}" for how, count in entry["made_with"].items())
+        lines.append(f"images were not all made alike, which shows in their last bits: {ways}")
     repeats = entry["images"]["repeated_across_splits"]
     if repeats["images"]:
         lines.append(f"{repeats['images']:,} images stand in more than one split ({repeats['rows']:,} rows)")
@@ -255,7 +307,8 @@ def summary(out: Path, entry: dict) -> str:
         occult = ", ".join(f"{finding} {count:,}" for finding, count in entry["occult_findings"].items())
         lines.append(f"drawn too faintly to be seen, so not labelled present: {occult}")
     policy = entry["settings"]["text_policy"]
-    hint = "" if policy == "public" else " (build with --text-policy public if anyone may read these reports)"
+    public = policy == "public" or (entry["settings"]["source"] or {}).get("format") == "mimic-cxr"
+    hint = "" if public else " (build with --text-policy public if anyone may read these reports)"
     lines.append(f"text policy: {policy}{hint}")
     lines.append(f"in {out}: README.md, manifest.json, data/{entry['settings']['generator']['name']}/")
     where = "" if out.resolve().parent == Path.cwd() else f"   # in {out.resolve().parent}"
@@ -270,13 +323,21 @@ def main(argv: list[str] | None = None) -> int:
         given = [name for name, value in vars(args).items() if name.endswith("_column") and value is not None]
         if given:
             parser.error(f"--{given[0].replace('_', '-')} names a column of a table; give it together with --reports")
+        if args.per or args.any_view:
+            parser.error(f"{'--per' if args.per else '--any-view'} is for MIMIC-CXR; give it together with --reports")
+    if option := unused_option(args):
+        parser.error(f"{option} is for diffusion pipelines; name one with --generator")
     out = Path(args.out)
-    try:
-        from dataset_builder.generators.phantom import PhantomGenerator
-        from dataset_builder.manifest import read_manifest
+    from dataset_builder.generators.radiograph import GenerationError
+    from dataset_builder.manifest import read_manifest
+    from dataset_builder.ranks import Rank
 
+    try:
+        rank = Rank.of_launch()
         records, source = read_records(args)
-        generator = PhantomGenerator(image_size=args.image_size)
+        generator = make_generator(args)
+        default_proc = 2 if args.generator == "phantom" else 1
+        num_proc = default_proc if args.num_proc is None else args.num_proc
         complete = generator.name in read_manifest(out)["configs"]
         manifest = build(
             records,
@@ -284,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
             out,
             seed=args.seed,
             seed_mode=args.seed_mode,
-            num_proc=args.num_proc,
+            num_proc=num_proc,
             image_format=args.image_format,
             min_tokens=args.min_tokens,
             limit=args.limit,
@@ -292,13 +353,16 @@ def main(argv: list[str] | None = None) -> int:
             allow_cross_split_repeats=args.allow_cross_split_repeats,
             text_policy=args.text_policy,
             source=source,
+            rank=rank,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, GenerationError) as error:
         print(f"medsyn build: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"medsyn build: interrupted; what is made is kept in {out}, run the same command again", file=sys.stderr)
         return 1
+    if rank.index > 0:
+        return 0
     if complete:
         print(f"{out} is already complete")
     print(summary(out, manifest["configs"][generator.name]))

@@ -8,11 +8,12 @@ import io
 import math
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -26,10 +27,12 @@ from tqdm import tqdm
 
 from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.plan import Film
+from dataset_builder.ranks import Rank, await_other_ranks
 from dataset_builder.rows import FILM_SCHEMA, render_films
 
 PART_FILMS = 20  # what a kill can cost a process; rounded up to whole batches
 _TEMPORARY = ".tmp"
+_ONLY_RANK = Rank()
 
 
 class DiskFullError(OSError):
@@ -124,9 +127,11 @@ class FilmParts:
         """The time all processes together took to render."""
         return sum(float(self._table(part).schema.metadata[b"seconds"]) for part in range(self.count))
 
-    def render(self, num_proc: int) -> None:
+    def render(self, num_proc: int, rank: Rank = _ONLY_RANK) -> None:
         """
         Makes the missing parts, in this process or in `num_proc` spawned ones with one thread each.
+
+        Of several ranks each makes its own share; rank 0 then waits for the others.
 
         Raises:
             DiskFullError: If a part could not be written.
@@ -135,30 +140,32 @@ class FilmParts:
         missing = self.missing()
         if not missing:
             return
-        self._remove_stale()
-        num_proc = min(num_proc, len(missing))
-        done = sum(len(self.part_films(part)) for part in range(self.count)) - sum(
-            len(self.part_films(part)) for part in missing
-        )
-        with tqdm(total=len(self.films), initial=done, unit="image", desc=f"rendering ({num_proc} proc)") as bar:
+        self._remove_stale(rank)
+        share = [part for part in missing if rank.owns(part)]
+        num_proc = min(num_proc, len(share))
+        with _Progress(self, missing, rank, num_proc) as progress:
             if num_proc == 1:
-                self._render_here(missing, bar)
-            else:
-                self._render_in_pool(missing, num_proc, bar)
+                self._render_here(share, progress)
+            elif num_proc > 1:
+                self._render_in_pool(share, num_proc, rank, progress)
+            if rank.index == 0:
+                await_other_ranks(self, rank, progress)
 
-    def _render_here(self, missing: Sequence[int], bar: tqdm) -> None:
+    def _render_here(self, share: Sequence[int], progress: Callable[[int], object]) -> None:
         with one_torch_thread():
-            for part in missing:
+            for part in share:
                 films = self.part_films(part)
-                _write_part(self.generator, films, self.path(part), self.image_format, bar.update)
+                _write_part(self.generator, films, self.path(part), self.image_format, progress)
 
-    def _render_in_pool(self, missing: Sequence[int], num_proc: int, bar: tqdm) -> None:
-        waiting = iter(missing)
+    def _render_in_pool(
+        self, share: Sequence[int], num_proc: int, rank: Rank, progress: Callable[[int], object]
+    ) -> None:
+        waiting = iter(share)
         running: set = set()
         context = multiprocessing.get_context("spawn")
         # The workers end when nobody holds the writing end any more: on an error here, or if this process is killed.
         lifeline, hold = context.Pipe(duplex=False)
-        rendered, before = context.Value("q", 0), bar.n
+        rendered, shown = context.Value("q", 0), 0
         with _one_thread_environment():
             pool = ProcessPoolExecutor(
                 num_proc, context, _start_worker, (self.generator, self.image_format, lifeline, rendered)
@@ -171,7 +178,9 @@ class FilmParts:
                     if not running:
                         break
                     finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                    bar.update(before + rendered.value - bar.n)
+                    now = rendered.value
+                    progress(now - shown)
+                    shown = now
                     for future in finished:
                         future.result()
                 pool.shutdown()
@@ -184,11 +193,61 @@ class FilmParts:
                 hold.close()
                 pool.shutdown(cancel_futures=True)
                 lifeline.close()
-                self._remove_stale()
+                self._remove_stale(rank)
 
-    def _remove_stale(self) -> None:
+    def _remove_stale(self, rank: Rank) -> None:
+        """Removes the unfinished files of dead processes, but not those that other ranks are about to finish."""
         for stale in self.folder.glob(f".*{_TEMPORARY}"):
-            stale.unlink(missing_ok=True)
+            part = re.match(r"\.films-(\d+)\.", stale.name)
+            if rank.owns(int(part[1]) if part else 0):
+                stale.unlink(missing_ok=True)
+
+
+class _Progress:
+    """
+    The bar of a launch, shown by rank 0: films a second and the time left, over all ranks.
+
+    Args:
+        parts (`FilmParts`): All parts of the build.
+        missing (`Sequence[int]`): Those that were missing at the start.
+        rank (`Rank`): The rank that asks.
+        num_proc (`int`): Its processes.
+    """
+
+    LOOK_SECONDS = 2  # how often rank 0 looks for the parts of the others
+
+    def __init__(self, parts: FilmParts, missing: Sequence[int], rank: Rank, num_proc: int):
+        self.parts = parts
+        self.foreign = [part for part in missing if not rank.owns(part)]
+        self.own = 0
+        self.foreign_done = 0
+        self.looked = time.monotonic()
+        self.start = len(parts.films) - self._films(missing)
+        several = f"{rank.count} ranks" if rank.count > 1 else f"{num_proc} proc"
+        self.bar = tqdm(
+            total=len(parts.films),
+            initial=self.start,
+            unit="image",
+            desc=f"rendering ({several})",
+            disable=rank.index > 0,
+        )
+
+    def _films(self, parts: Iterable[int]) -> int:
+        return sum(len(self.parts.part_films(part)) for part in parts)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def __call__(self, rendered: int) -> None:
+        """Counts `rendered` films of this rank, and now and then those of the others."""
+        self.own += rendered
+        if self.foreign and not self.bar.disable and time.monotonic() - self.looked > self.LOOK_SECONDS:
+            self.foreign_done = self._films(set(self.foreign).difference(self.parts.missing()))
+            self.looked = time.monotonic()
+        self.bar.update(self.start + self.own + self.foreign_done - self.bar.n)
 
 
 def _write_part(

@@ -6,12 +6,15 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from dataset_builder.manifest import MANIFEST, read_manifest, write_json
+from dataset_builder.ranks import POLL_SECONDS, START_SECONDS
 
 WORK = ".build"
+SETTINGS = "settings.json"
 
 
 def refuse_foreign(out: Path) -> None:
@@ -86,12 +89,40 @@ def begin_or_resume(work: Path, state: dict) -> None:
     Raises:
         ValueError: If the folder was begun otherwise; names what differs.
     """
-    path = work / "settings.json"
+    path = work / SETTINGS
     if path.exists():
         refuse_other_settings(work, json.loads(path.read_text(encoding="utf-8")), state, f"delete {work}")
         return
     work.mkdir(exist_ok=True)
     write_json(path, state)
+
+
+def await_begin(out: Path, name: str, state: dict) -> None:
+    """
+    Waits, in a rank other than 0, until rank 0 has begun the build of a config, now or in an earlier launch.
+
+    Args:
+        out (`Path`): The dataset's folder.
+        name (`str`): The config.
+        state (`dict`): As in [`begin_or_resume`].
+
+    Raises:
+        ValueError: If the build runs, or ran, under other settings.
+        ChildProcessError: If rank 0 does not begin.
+    """
+    work = out / WORK / name
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        configs = read_manifest(out)["configs"]
+        if name in configs:
+            refuse_other_settings(out / "data" / name, configs[name]["settings"], state["settings"], f"delete {out}")
+            return
+        with contextlib.suppress(FileNotFoundError):
+            there = json.loads((work / SETTINGS).read_text(encoding="utf-8"))
+            refuse_other_settings(work, there, state, f"delete {work}")
+            return
+        time.sleep(POLL_SECONDS)
+    raise ChildProcessError(f"rank 0 has not begun within {START_SECONDS} s; do all ranks see the same folder {out}?")
 
 
 def refuse_other_settings(where: Path, there: dict, asked: dict, remedy: str) -> None:

@@ -18,7 +18,18 @@ from dataset_builder.plan import SPLITS, Plan, cross_split_repeats
 
 MANIFEST = "manifest.json"
 FORMAT = "medsyn-cxr"
-PACKAGES = ("hub-medsyn", "datasets", "numpy", "pillow", "pyarrow", "scipy", "torch")
+PACKAGES = (
+    "hub-medsyn",
+    "datasets",
+    "diffusers",
+    "numpy",
+    "peft",
+    "pillow",
+    "pyarrow",
+    "scipy",
+    "torch",
+    "transformers",
+)
 LABEL_VALUES = {1: "present", 0: "absent", -1: "uncertain", None: "unmentioned"}
 
 

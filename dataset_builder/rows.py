@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image as PILImage
 
-from dataset_builder.findings import CHEXPERT_LABELS
+from dataset_builder.findings import ABSENT, CHEXPERT_LABELS, KINDS, chexpert_labels
 from dataset_builder.generators.radiograph import ImageGenerator, Radiograph
 from dataset_builder.reports.record import ReportRecord
 
@@ -35,6 +35,7 @@ FILM_SCHEMA = pa.schema(
         "finding_masks": pa.list_(_MASK),
         "boxes": pa.list_(_BOX),
         "occult_findings": pa.list_(pa.string()),
+        "made_with": pa.string(),
     }
 )
 
@@ -112,6 +113,7 @@ def encode_film(film: Radiograph, study_id: str, image_format: str) -> dict:
         "finding_masks": masks,
         "boxes": [{"finding": finding.kind, "box": [float(edge) for edge in box]} for finding, box in film.boxes],
         "occult_findings": [finding.kind for finding in film.occult],
+        "made_with": film.made_with,
     }
 
 
@@ -145,16 +147,25 @@ def render_films(
     return films
 
 
+def text_labels(record: ReportRecord) -> dict[str, int | None]:
+    """
+    The 14 CheXpert labels of a report: those its source ships, else those of its scene, else those read off its text.
+    """
+    if record.labels is not None:
+        return record.labels
+    if record.scene is not None:
+        told = [finding for finding in record.scene if finding.certainty != ABSENT]
+        return chexpert_labels(record.scene, normal=all("Support Devices" in KINDS[finding.kind] for finding in told))
+    from dataset_builder.reports.labeler import report_labels
+
+    return report_labels("\n\n".join(filter(None, (record.findings, record.impression))))
+
+
 def dataset_row(
     record: ReportRecord, seed: int, film: dict, generator_name: str, image_format: str, localizes: bool
 ) -> dict:
     """One row of the dataset, with the encoded images as `{"bytes", "path"}`."""
-    from dataset_builder.reports.labeler import report_labels
-
     image_id = f"{generator_name}-{record.study_id}"
-    labels = film["labels"]
-    if labels is None:
-        labels = report_labels(f"{record.findings or ''} {record.impression}".strip())
     row = {
         "image": {"bytes": film["image"], "path": f"{image_id}.{image_format}"},
         "image_id": image_id,
@@ -164,7 +175,7 @@ def dataset_row(
         "prompt_sha256": hashlib.sha256(record.impression.encode()).hexdigest(),
         "findings": record.findings,
         "impression": record.impression,
-        "labels": labels,
+        "labels": film["labels"] or text_labels(record),
         "view": film["view"] or record.view,
         "generator": generator_name,
         "seed": seed,

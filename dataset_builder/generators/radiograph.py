@@ -55,5 +55,8 @@ class ImageGenerator(Protocol):
     def condition(self, record: ReportRecord) -> str:
         """The text that the image is drawn from: equal conditions and equal seeds give equal images."""
 
+    def overlong(self, conditions: Sequence[str]) -> int:
+        """How many of these texts are cut because they are longer than the generator reads."""
+
     def __call__(self, records: Sequence[ReportRecord], seeds: Sequence[int]) -> list[Radiograph]:
         """One film a record."""

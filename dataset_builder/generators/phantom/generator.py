@@ -83,6 +83,9 @@ class PhantomGenerator:
             "visible_grey_change": [VISIBLE, VISIBLE_LINE],
         }
 
+    def overlong(self, conditions: Sequence[str]) -> int:
+        return 0  # texts are read by rules, to their end
+
     def condition(self, record: ReportRecord) -> str:
         """The scene and, where the record fixes it, the view, as JSON; the order of the findings does not matter."""
         scene = sorted({statement(finding) for finding in scene_of(record)})
