@@ -37,22 +37,16 @@ def test_the_demo_from_reports_to_card(tmp_path, monkeypatch, capsys):
     """With a fast generator in the phantom's place."""
     monkeypatch.setattr("dataset_builder.generators.phantom.PhantomGenerator", FakeGenerator)
     folder = tmp_path / "demo"
-    arguments = [
-        "--num-samples",
-        "160",
-        "--image-size",
-        "32",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "16",
-        "--num-proc",
-        "1",
-    ]
-    assert medsyn_demo.main([*arguments, "--out", str(folder)]) == 0
+    arguments = ["--num-samples", "160", "--image-size", "32", "--train-size", "32", "--num-proc", "1"]
+    arguments += ["--epochs", "1", "--out", str(folder)]
+    assert medsyn_demo.main(arguments) == 0
     check(folder, capsys.readouterr().out)
-    assert medsyn_demo.main(["--out", str(folder)]) == 1
-    assert "holds something already" in capsys.readouterr().err
+    assert medsyn_demo.main(arguments) == 1
+    assert "holds results already" in capsys.readouterr().err
+    (folder / "results.md").unlink()  # as if it had been interrupted before the last step
+    assert medsyn_demo.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "$ medsyn pretrain" not in shown and (folder / "results.md").exists()
 
 
 def test_a_step_that_fails_ends_the_demo(tmp_path, monkeypatch, capsys):
@@ -65,6 +59,6 @@ def test_a_step_that_fails_ends_the_demo(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_demo_on_phantoms(tmp_path, capsys):
     folder = tmp_path / "demo"
-    arguments = ["--num-samples", "120", "--image-size", "64", "--epochs", "1", "--batch-size", "16"]
+    arguments = ["--num-samples", "120", "--image-size", "64", "--train-size", "64", "--epochs", "1"]
     assert medsyn_demo.main([*arguments, "--out", str(folder)]) == 0
     check(folder, capsys.readouterr().out)
