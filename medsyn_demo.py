@@ -30,9 +30,8 @@ def parser() -> argparse.ArgumentParser:
         "scratch and measures its image encoder on phantoms it has not seen, beside the same network untrained.",
     )
     add = arguments.add_argument
-    add(
-        "--out", default="demo-results", type=Path, help="a new folder for all that comes of it (default: %(default)s)"
-    )
+    add("--out", default="demo-results", type=Path, help="what comes of it; an interrupted demo goes on in there "
+        "(default: %(default)s)")  # fmt: skip
     add("--num-samples", type=int, default=600, help="reports and films (default: %(default)s)")
     add("--image-size", type=int, default=160, help="pixels a side of the films (default: %(default)s)")
     add("--train-size", type=int, default=96, help="pixels a side that the encoder sees (default: %(default)s)")

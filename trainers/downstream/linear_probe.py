@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> str:
     for budget, seed, constant in {(run.budget, run.seed, run.constant) for run in runs if run.constant}:
         notes.append(f"{budget:g} %, seed {seed}: nothing to learn {', '.join(constant)} from, scored as chance")
 
-    rows = result_rows(images, runs, args.resamples)
+    rows = result_rows(images, runs, args.resamples, args.seed)
     table = results_table(rows) + "".join(f"\n- {note}" for note in sorted(notes))
     write_results(args.out, rows, table, vars(args) | {"notes": sorted(notes), "images": images.counts()})
     return table

@@ -42,8 +42,8 @@ class ProbeRun:
     constant: tuple[str, ...]
 
 
-def result_rows(images: LabelledImages, runs: list[ProbeRun], resamples: int = 1000) -> list[dict]:
-    """One row a number.
+def result_rows(images: LabelledImages, runs: list[ProbeRun], resamples: int = 1000, seed: int = 0) -> list[dict]:
+    """One row a number; `resamples` and `seed` are the bootstrap's.
 
     - `macro_auroc`, a run each (`seed` is a number): the interval is a bootstrap over test patients.
     - `auroc:<label>`, a run each, without interval.
@@ -65,11 +65,11 @@ def result_rows(images: LabelledImages, runs: list[ProbeRun], resamples: int = 1
         for run in members:
             row = base | {"seed": run.seed, "n_train": run.n_train, "penalty": run.penalty}
             result = macro_auroc(targets, run.scores, images.labels)
-            low, high = confidence_interval(bootstrap_macro_auroc(targets, run.scores, patients, resamples))
+            low, high = confidence_interval(bootstrap_macro_auroc(targets, run.scores, patients, resamples, seed))
             rows.append(row | {"metric": "macro_auroc", "value": result.value, "ci_low": low, "ci_high": high})
             rows += [row | {"metric": f"auroc:{label}", "value": area} for label, area in result.per_label.items()]
             values.append(result.value)
-        pooled = bootstrap_macro_auroc(targets, [run.scores for run in members], patients, resamples)
+        pooled = bootstrap_macro_auroc(targets, [run.scores for run in members], patients, resamples, seed)
         low, high = confidence_interval(pooled)
         means[budget, encoder], samples[budget, encoder] = float(np.mean(values)), pooled
         row = base | {"seed": "mean", "n_train": round(float(np.mean([run.n_train for run in members])))}
