@@ -14,6 +14,7 @@ once. Records stream through it; what it remembers grows with the ids (about 150
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -21,10 +22,14 @@ from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.text import clean_impression, count_tokens
 
 SHOWN_IDS = 10
+MAX_CHARACTERS = 100_000  # of impression and findings; the longest real reports have a tenth of it
+NO_FRONTAL_FILM = "no_frontal_film"
 
 
 class Funnel:
-    """Cleans the records and keeps those that can be used: all -> impression -> length -> unique.
+    """Cleans the records and keeps those fit for use: all -> readable -> frontal -> impression -> length -> unique.
+
+    What cannot be read, and what has no frontal film, is marked by the reader (`ReportRecord.unfit`).
 
     Args:
         min_tokens (`int`, *optional*, defaults to 3): The fewest words a cleaned impression may have (the paper's 3).
@@ -32,10 +37,11 @@ class Funnel:
             `"skip"` keeps the first one and counts the rest.
 
     Attributes:
-        counts (`dict[str, int]`): How many records were left after each step, in order: `all`, `with_impression`,
-            `long_enough`, `unique`.
-        skipped (`dict[str, dict]`): Reason (`no_impression`, `too_short`, `duplicate_study`) -> `count` and the first
-            `SHOWN_IDS` `study_ids`.
+        counts (`dict[str, int]`): How many records were left after each step, in order: `all`, `readable`, `frontal`
+            (not known to lack a PA or AP film), `with_impression`, `long_enough`, `unique`.
+        skipped (`dict[str, dict]`): Reason (`no_impression`, `too_short`, `too_long`, `duplicate_study` and those of the
+            readers) -> `count` and the first `SHOWN_IDS` `study_ids`.
+        impressions_from (`dict[str, int]`): What headed the impressions of the kept records, where the reader says.
 
     Raises:
         `ValueError`: A second study of the same id under `on_duplicate="error"`; a bad argument; a second use.
@@ -48,10 +54,11 @@ class Funnel:
             raise ValueError(f"on_duplicate {on_duplicate!r} is neither 'error' nor 'skip'")
         self.min_tokens = min_tokens
         self.on_duplicate = on_duplicate
-        self.counts = {"all": 0, "with_impression": 0, "long_enough": 0, "unique": 0}
+        self.counts = dict.fromkeys(("all", "readable", "frontal", "with_impression", "long_enough", "unique"), 0)
         self.skipped = {
             reason: {"count": 0, "study_ids": []} for reason in ("no_impression", "too_short", "duplicate_study")
         }
+        self.impressions_from: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._prompts: set[bytes] = set()
         self._id_list = hashlib.sha256()
@@ -67,6 +74,17 @@ class Funnel:
     def _keep(self, records: Iterable[ReportRecord]) -> Iterator[ReportRecord]:
         for record in records:
             self.counts["all"] += 1
+            unfit = record.unfit
+            if unfit is None and len(record.impression) + len(record.findings or "") > MAX_CHARACTERS:
+                unfit = "too_long"
+            if unfit not in (None, NO_FRONTAL_FILM):
+                self._skip(unfit, record)
+                continue
+            self.counts["readable"] += 1
+            if unfit is not None:
+                self._skip(unfit, record)
+                continue
+            self.counts["frontal"] += 1
             impression = clean_impression(record.impression)
             if not impression:
                 self._skip("no_impression", record)
@@ -86,12 +104,14 @@ class Funnel:
                 continue
             self.counts["unique"] += 1
             self._ids.add(record.study_id)
+            if record.impression_from:
+                self.impressions_from[record.impression_from] += 1
             self._id_list.update(record.study_id.encode() + b"\n")
             self._prompts.add(hashlib.sha256(impression.encode()).digest()[:16])
             yield replace(record, impression=impression, findings=clean_impression(record.findings) or None)
 
     def _skip(self, reason: str, record: ReportRecord) -> None:
-        entry = self.skipped[reason]
+        entry = self.skipped.setdefault(reason, {"count": 0, "study_ids": []})
         entry["count"] += 1
         if len(entry["study_ids"]) < SHOWN_IDS:
             entry["study_ids"].append(record.study_id)
@@ -100,9 +120,9 @@ class Funnel:
         """What the manifest says of the reports, as JSON.
 
         Returns:
-            `dict`: `counts` and `skipped` (see the class), `min_tokens`, `on_duplicate`, `study_ids_sha256` (over the
-            kept ids in order, each with a line end), `distinct_prompts`, and `repeated_prompt_share`: the share of
-            kept records whose cleaned impression stood in an earlier one.
+            `dict`: `counts`, `skipped` and `impressions_from` (see the class), `min_tokens`, `on_duplicate`,
+            `study_ids_sha256` (over the kept ids in order, each with a line end), `distinct_prompts`, and
+            `repeated_prompt_share`: the share of kept records whose cleaned impression stood in an earlier one.
         """
         kept = self.counts["unique"]
         return {
@@ -110,6 +130,7 @@ class Funnel:
             "skipped": {
                 reason: dict(entry, study_ids=list(entry["study_ids"])) for reason, entry in self.skipped.items()
             },
+            "impressions_from": dict(self.impressions_from.most_common()),
             "min_tokens": self.min_tokens,
             "on_duplicate": self.on_duplicate,
             "study_ids_sha256": self._id_list.hexdigest(),

@@ -20,8 +20,14 @@ class ReportRecord:
         source (`str`, *optional*, defaults to `""`): Where it came from: `grammar`, or the name of the file.
         split (`str`, *optional*): `train`, `validation` or `test` where the source fixes it.
         view (`str`, *optional*): `PA` or `AP` where the source fixes it.
-        scene (`tuple[Finding, ...]`, *optional*): What the report says, where it is known by construction; otherwise it
-            is read from the text.
+        scene (`tuple[Finding, ...]`, *optional*): What the report says, where it is known by construction; otherwise
+            it is read from the text.
+        labels (`dict[str, int | None]`, *optional*): The 14 CheXpert labels of the study where the source ships them;
+            1 present, 0 absent, -1 uncertain, `None` unmentioned.
+        impression_from (`str`, *optional*, defaults to `""`): What headed the impression in the whole report; see
+            [`~dataset_builder.reports.sections.Sections`].
+        unfit (`str`, *optional*): Why the study cannot be used, such as `missing_report` or `no_frontal_film`. The
+            funnel counts it and leaves it out.
     """
 
     study_id: str
@@ -33,3 +39,6 @@ class ReportRecord:
     split: str | None = None
     view: str | None = None
     scene: tuple[Finding, ...] | None = None
+    labels: dict[str, int | None] | None = None
+    impression_from: str = ""
+    unfit: str | None = None

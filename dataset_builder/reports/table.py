@@ -130,7 +130,7 @@ def _reader(path: Path):
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give one table ({', '.join(SUFFIXES)})")
     if name.endswith((".csv", ".csv.gz")):
-        return _csv_rows
+        return csv_rows
     if name.endswith((".jsonl", ".jsonl.gz")):
         return _json_rows
     if name.endswith(".parquet"):
@@ -159,7 +159,8 @@ def _lines(path: Path) -> Iterator[str]:
         ) from None
 
 
-def _csv_rows(path: Path) -> Iterator[dict]:
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a `.csv` or `.csv.gz` with a header; a broken one raises a `ValueError` that names file and row."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # reports may be longer than the module's 128 KiB
     rows = csv.reader(_lines(path), strict=True)
     header = None

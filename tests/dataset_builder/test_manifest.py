@@ -24,7 +24,8 @@ def test_the_counts_are_those_of_the_rows(built):
     out, manifest = built
     assert json.loads((out / "manifest.json").read_text()) == manifest == read_manifest(out)
     entry = manifest["configs"]["fake"]
-    assert entry["reports"]["counts"] == {"all": 61, "with_impression": 60, "long_enough": 59, "unique": 59}
+    left = {"with_impression": 60, "long_enough": 59, "unique": 59}
+    assert entry["reports"]["counts"] == {"all": 61, "readable": 61, "frontal": 61, **left}
     assert entry["reports"]["skipped"]["too_short"] == {"count": 1, "study_ids": ["short"]}
     assert entry["reports"]["repeated_prompt_share"] == round(8 / 59, 6)
     assert entry["reports"]["sources"] == ["fake"]

@@ -32,7 +32,8 @@ def test_counts_skips_and_what_is_kept():
     ]
     assert kept[1].scene == (Finding("edema"),)
     summary = funnel.summary()
-    assert summary["counts"] == {"all": 6, "with_impression": 4, "long_enough": 3, "unique": 3}
+    left = {"with_impression": 4, "long_enough": 3, "unique": 3}
+    assert summary["counts"] == {"all": 6, "readable": 6, "frontal": 6, **left}
     assert summary["skipped"]["no_impression"] == {"count": 2, "study_ids": ["b", "c"]}
     assert summary["skipped"]["too_short"] == {"count": 1, "study_ids": ["d"]}
     assert summary["study_ids_sha256"] == hashlib.sha256(b"a\ne\nf\n").hexdigest()
