@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
 import os
 import platform
 import sys
@@ -16,6 +17,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+
+from dataset_builder.films import worker_environment
 
 _GENERATOR = None
 
@@ -46,7 +49,8 @@ def _render(first: int, count: int) -> float:
 
 def measure(image_size: int, processes: int, films: int) -> tuple[float, float]:
     """Films a second over all processes and processor seconds a film, start-up left out."""
-    with ProcessPoolExecutor(processes, initializer=_start, initargs=(image_size,)) as pool:
+    context = multiprocessing.get_context("spawn")
+    with worker_environment(), ProcessPoolExecutor(processes, context, _start, (image_size,)) as pool:
         list(pool.map(_render, [0] * processes, [1] * processes))  # all have started
         start = time.perf_counter()
         busy = sum(pool.map(_render, range(0, films * processes, films), [films] * processes))
