@@ -58,7 +58,8 @@ class DiffusionGenerator:
         torch_dtype (`str`, *optional*, defaults to `"float32"`): `float32`, `bfloat16` or `float16`.
         batch_size (`int`, *optional*, defaults to 8): Images at a time. Where memory runs out the process goes on with
             half of it; `Radiograph.made_with` tells what an image was made with.
-        device (`str`, *optional*): By default the GPU that `LOCAL_RANK` numbers, or the CPU if there is none.
+        device (`str`, *optional*): By default, and for `cuda`, the GPU that `LOCAL_RANK` numbers; the CPU if there is
+            no GPU.
         enable_attention_slicing (`bool`, *optional*, defaults to `False`): Less memory, slower.
         compile (`bool`, *optional*, defaults to `False`): `torch.compile` the denoiser.
         channels_last (`bool`, *optional*, defaults to `False`): Memory layout of denoiser and decoder.
@@ -269,10 +270,10 @@ class DiffusionGenerator:
     def _device(self) -> str:
         import torch
 
-        if self.device is not None:
-            return self.device
-        if not torch.cuda.is_available():
+        if self.device is None and not torch.cuda.is_available():
             return "cpu"
+        if self.device not in (None, "cuda"):
+            return self.device
         return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
     @property

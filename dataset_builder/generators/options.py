@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dataset_builder.generators.diffusion import DTYPES, PRESETS, DiffusionGenerator
@@ -84,12 +85,16 @@ def make_generator(args: argparse.Namespace) -> ImageGenerator:
     The generator that the options name.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If an option is out of range, or a package is missing.
     """
     if args.generator == "phantom":
         from dataset_builder.generators.phantom import PhantomGenerator
 
         return PhantomGenerator(image_size=PHANTOM_SIZE if args.image_size is None else args.image_size)
+    if find_spec("diffusers") is None or find_spec("peft") is None:
+        raise ValueError(
+            f"--generator {args.generator} needs the packages diffusers and peft: pip install 'hub-medsyn[generate]'"
+        )
     given = {argument: getattr(args, name) for name, argument in DIFFUSION.items() if getattr(args, name) is not None}
     size = DIFFUSION_SIZE if args.image_size is None else args.image_size
     return DiffusionGenerator(args.generator, height=size, width=size, **given)

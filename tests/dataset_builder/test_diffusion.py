@@ -496,6 +496,24 @@ def test_command_errors(folder, tmp_path, capsys, monkeypatch):
     assert "--no-safety-checker is for diffusion pipelines" in capsys.readouterr().err
 
 
+def test_a_missing_package_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dataset_builder.generators.options.find_spec", lambda name: None)
+    assert build_main(["--num-samples", "3", "--generator", "sd", "--out", str(tmp_path / "d")]) == 1
+    assert "--generator sd needs the packages diffusers and peft: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "device, gpus, drawn_on",
+    [(None, 0, "cpu"), (None, 4, "cuda:3"), (None, 2, "cuda:1"), ("cuda", 8, "cuda:3"), ("cuda:0", 8, "cuda:0"),
+     ("cpu", 8, "cpu")],
+)  # fmt: skip
+def test_a_rank_has_its_own_gpu(monkeypatch, device, gpus, drawn_on):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert DiffusionGenerator("some/pipeline", device=device)._device() == drawn_on
+
+
 def blank_first(output):
     output.images[0] = 0.0
     return output
