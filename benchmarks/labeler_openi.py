@@ -18,9 +18,10 @@ from pathlib import Path
 
 from dataset_builder.findings import ABSENT, CHEXPERT_LABELS, KINDS, PRESENT, UNCERTAIN
 from dataset_builder.reports.labeler import report_labels
+from dataset_builder.reports.lexicon import LABEL_TERMS
 
 OPACITIES = {name for names in KINDS.values() if "Lung Opacity" in names for name in names}
-READ = {name for names in KINDS.values() for name in names} | {"No Finding"}
+READ = {name for names in KINDS.values() for name in names} | {"No Finding", *LABEL_TERMS}
 
 
 def read_reports(folder: Path) -> list[tuple[str, set[str]]]:

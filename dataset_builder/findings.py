@@ -94,12 +94,15 @@ class Finding:
             raise ValueError(f"certainty {self.certainty!r} is not 1 (present), 0 (absent) or -1 (uncertain)")
 
 
-def chexpert_labels(scene: Iterable[Finding], normal: bool = False) -> dict[str, int | None]:
+def chexpert_labels(
+    scene: Iterable[Finding], normal: bool = False, named: Iterable[tuple[str, int]] = ()
+) -> dict[str, int | None]:
     """The 14 CheXpert labels that a list of findings amounts to.
 
     Args:
         scene (`Iterable[Finding]`): The findings; present beats uncertain beats absent where they disagree.
         normal (`bool`, *optional*, defaults to `False`): The text calls the film normal, or no finding is present.
+        named (`Iterable[tuple[str, int]]`, *optional*): Labels, with their certainty, told beside the findings.
 
     Returns:
         `dict[str, int | None]`: 1 present, 0 absent, -1 uncertain, `None` unmentioned, in the order of
@@ -108,14 +111,16 @@ def chexpert_labels(scene: Iterable[Finding], normal: bool = False) -> dict[str,
     """
     labels: dict[str, int | None] = dict.fromkeys(CHEXPERT_LABELS)
     rank = {None: 0, ABSENT: 1, UNCERTAIN: 2, PRESENT: 3}
+    told = list(named)
     for finding in scene:
         if finding.certainty == ABSENT:
             names = (DENIES[finding.kind],) if finding.kind in DENIES else ()
         else:
             names = KINDS[finding.kind]
-        for name in names:
-            if rank[finding.certainty] > rank[labels[name]]:
-                labels[name] = finding.certainty
+        told += [(name, finding.certainty) for name in names]
+    for name, certainty in told:
+        if rank[certainty] > rank[labels[name]]:
+            labels[name] = certainty
     pathology = [labels[name] for name in CHEXPERT_LABELS if name not in ("No Finding", "Support Devices")]
     if PRESENT in pathology:
         labels["No Finding"] = ABSENT

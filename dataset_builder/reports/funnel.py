@@ -39,8 +39,8 @@ class Funnel:
     Attributes:
         counts (`dict[str, int]`): How many records were left after each step, in order: `all`, `readable`, `frontal`
             (not known to lack a PA or AP film), `with_impression`, `long_enough`, `unique`.
-        skipped (`dict[str, dict]`): Reason (`no_impression`, `too_short`, `too_long`, `duplicate_study` and those of the
-            readers) -> `count` and the first `SHOWN_IDS` `study_ids`.
+        skipped (`dict[str, dict]`): Reason (`no_impression`, `too_short`, `too_long`, `duplicate_study` and those of
+            the readers) -> `count` and the first `SHOWN_IDS` `study_ids`.
         impressions_from (`dict[str, int]`): What headed the impressions of the kept records, where the reader says.
 
     Raises:

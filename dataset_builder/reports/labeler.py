@@ -68,7 +68,8 @@ def is_normal(text: str) -> bool:
 
 def report_labels(text: str) -> dict[str, int | None]:
     """The 14 CheXpert labels of a text: 1 present, 0 absent, -1 uncertain, `None` unmentioned."""
-    return chexpert_labels(read_findings(text), is_normal(text))
+    named = [label for match in _SENTENCE.finditer(text) for label in _read_labels(match.group())]
+    return chexpert_labels(read_findings(text), is_normal(text), named)
 
 
 @dataclass
@@ -108,6 +109,23 @@ def _read_sentence(sentence: str) -> tuple[Finding, ...]:
         if mention.kind is not None and mention.certainty is not None:
             stated.extend(_findings(mention))
     return tuple(sorted(stated, key=lambda finding: finding.evidence))
+
+
+@lru_cache(maxsize=20_000)
+def _read_labels(sentence: str) -> tuple[tuple[str, int], ...]:
+    """The CheXpert labels, with their certainty, that one sentence names by things that are not drawn."""
+    text = lex.NOT_LABELLED.sub(_blank, lex.NOT_MEANT.sub(_blank, sentence.lower()))
+    if not lex.ANY_LABEL.search(text):
+        return ()
+    drawn = [(_Mention(None, match.start(), match.end()), None) for match in lex.TERM.finditer(text)]
+    named = [
+        (_Mention(None, match.start(), match.end()), name)
+        for name, pattern in lex.LABEL_TERM.items()
+        for match in pattern.finditer(text)
+    ]
+    told = sorted(drawn + named, key=lambda pair: (pair[0].start, pair[0].end))
+    _judge(text, [mention for mention, _ in told])
+    return tuple((name, mention.certainty) for mention, name in told if name and mention.certainty is not None)
 
 
 def _blank(match: re.Match) -> str:

@@ -148,6 +148,35 @@ TERMS: tuple[tuple[str | None, str], ...] = (
 )
 TERM = re.compile("|".join(rf"(?P<t{i}>\b(?:{pattern})\b)" for i, (_, pattern) in enumerate(TERMS)))
 
+# What CheXpert's labels cover beyond what is drawn: read for the labels alone.
+LABEL_TERMS: dict[str, str] = {
+    "Pleural Other": r"(?:pleural|pleuro-?parenchymal|fissural|(?:bi-?)?apical)(?: cap\w*)?(?:(?: and|/| or) ?\w+)?"
+    r" (?:\w+ )?thickening|(?:pleural|pleuro-?parenchymal)(?:(?: and|/)? \w+)? (?:plaques?|calcifications?"
+    r"|scar(?:s|ring)?|fibrosis|abnormalit(?:y|ies)|lesions?|rind)|pleural[- ]based (?:\w+ )?(?:mass|opacity|lesion|density|nodule)"
+    r"|thickening (?:of|along|in) the (?:\w+ ){0,2}(?:pleura|fissures?)|fibrothorax|calcified pleura\w*",
+    "Support Devices": r"tubes?|tubing|drains?|pigtails?|thoracostomy|drainage catheters?"
+    r"|(?:support|monitor)(?:ing|ive)?(?: and \w+)? (?:devices?|apparatus|equipment|hardware|lines?)|support lines|stimulators?|hardware|intubated"
+    r"|(?:monitor(?:ing)?|ekg|ecg|telemetry|cardiac|pacing|pacer) (?:leads?|wires?|electrodes?)|leads (?:terminat\w+"
+    r"|project\w*|in)|(?:\w+ )?closure device|shunt (?:tubing|catheter)|(?:vp|ventriculoperitoneal) shunt|ivc filter"
+    r"|balloon pump|iabp|lvad|impella|ecmo|loop recorder|prosthe(?:sis|tic \w+)|arthroplast(?:y|ies)"
+    r"|(?:internal )?fixation|prosthetic valves?|valve replacement|bone anchors?|(?:spinal|vertebral|harrington) rods?|implanted \w+|swan",
+    "Pneumonia": r"infections?|infectious",
+    "Lung Lesion": r"cavit(?:y|ies|ations?|ary)|(?:lung|pulmonary|parenchymal) lesions?"
+    r"|nodular(?: \w+){0,2} opacit(?:y|ies)|(?:pulmonary|lung) metasta\w+",
+    "Atelectasis": r"collapsed?|(?:lung|lobar) volume loss",
+    "Edema": r"vascular (?:redistribution|indistinctness)|cephali[sz](?:ation|ed)|(?:hilar|perihilar) congestion"
+    r"|congested|indistinct(?:ness)?(?: of)?(?: the)? (?:pulmonary )?(?:vasc\w+|vessels)",
+    "Pleural Effusion": r"ha?emothora(?:x|ces)|empyema|(?:pleural|pleural fluid) collections?(?! of (?:pleural )?air)",
+    "Enlarged Cardiomediastinum": r"mediastin\w+(?: \w+){0,3}? (?:widen(?:ed|ing)|enlarge\w*|prominen\w+"
+    r"|full(?:ness)?)|(?:widen(?:ed|ing)|enlarge(?:d|ment)|prominen\w+|fullness)(?: of)?(?: the)?(?: \w+)? mediastinum",
+}
+LABEL_TERM = {name: re.compile(rf"\b(?:{pattern})\b") for name, pattern in LABEL_TERMS.items()}
+ANY_LABEL = re.compile(rf"\b(?:{'|'.join(LABEL_TERMS.values())})\b")
+# Not of this kind: said before the term, on the same stretch.
+NOT_LABELLED = re.compile(
+    r"\b(?:old|prior|previous|remote|healed|chronic)(?: \w+)? infecti\w+|granulomatous infecti\w+"
+)
+
 # Place and size. The letters of a group's name: what is set.
 MODIFIER = re.compile(
     r"(?P<rul>\brul\b)|(?P<rml>\brml\b)|(?P<rll>\brll\b)|(?P<lul>\blul\b)|(?P<lll>\blll\b)|(?P<lingula>\blingula\w*)"
@@ -244,7 +273,8 @@ UNSURE_NOT = re.compile(
 )
 UNSURE_WORD = re.compile(
     r"\bpossib(?:le|ly)\b|\bprobabl[ey]\b|\bquestion(?:able|ed|ing)?(?: of)?\b|\bsuspected\b|\bperhaps\b|\bpresumed\b"
-    r"|\blikely\b|\bpotential(?:ly)?\b|\bequivocal\b|\bborderline\b|\b(?:vague|suggestion of|suspicion (?:of|for))\b"
+    r"|\blikely\b|\bpotential(?:ly)?\b|\bequivocal\b|\bborderline\b|\bif any\b"
+    r"|\b(?:vague|suggestion of|suspicion (?:of|for))\b"
 )
 UNSURE_AHEAD = re.compile(
     r"\b(?:may|might|could|can|would)(?: also| well| possibly)? (?:be|represent|reflect|suggest|indicate|relate"
@@ -255,14 +285,14 @@ UNSURE_AHEAD = re.compile(
     r"|\braise\w* (?:the )?(?:possibility|question|concern)(?: of| for)?\b"
 )
 UNSURE_BEHIND = re.compile(
-    r"\b(?:is|are|remains?|also|be)(?: also)? (?:possible|suspected|questioned|likely|considered|a consideration"
-    r"|a possibility|probable|in the differential)\b|\bmay (?:also )?be present\b|\b(?:could"
+    r",? if any\b|\b(?:is|are|remains?|also|be)(?: also)? (?:possible|suspected|presumed|questioned|likely|considered"
+    r"|a consideration|a possibility|probable|in the differential)\b|\bmay (?:also )?be present\b|\b(?:could"
     r"|might) (?:also )?be present\b|\bin the (?:appropriate|right|proper) clinical (?:setting|context)\b"
 )
 # The film is not said to show it: questions, histories, advice.
 HYPOTHETICAL = re.compile(
     r"\b(?:evaluat\w+|assess\w*|looking|screen\w*|search) (?:for|of)\b|\brule out\b|\br/o\b|\bto exclude\b"
-    r"|\bhistory of\b|\bh/o\b|\bcorrelat\w+\b|\bmore sensitive\b"
+    r"|\bhistory of\b|\bh/o\b|\bcorrelat\w+\b|\bmore sensitive\b|\bsensitivity (?:to detect|for|in detecting)\b"
     r"|\bif (?:there|clinical\w*|concern|symptom|suspic)\w*\b|\bclinical (?:concern|suspicion|question) (?:for|of)\b"
     r"|\brecommend\w*\b|\bindication\b|\bprotocol\b|\bplease\b|\bcould obscure\b|\bdecreases sensitivity\b"
 )
