@@ -47,9 +47,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--results", type=Path, help="folder of the final real_input.{md,csv}, such as docs/results (default: --out)")
     add("--image-size", type=int, default=160, help="pixels a side for training and probing")
     add("--render-size", type=int, default=256, help="pixels a side of the phantoms")
-    add("--epochs", type=float, default=5)
+    add("--epochs", type=float, default=10)
     add("--batch-size", type=int, default=48)
-    add("--learning-rate", type=float, default=1e-4)
+    add("--learning-rate", type=float, default=3e-4)
+    add("--text-sampling", choices=["full", "sentence"], default="full", help="what of a report meets its film")
     add("--num-proc", type=int, default=2, help="rendering processes")
     add("--seeds", type=int, default=3, help="draws of each label budget below 100 %%")
     add("--seed", type=int, default=0)
@@ -206,7 +207,7 @@ def write_report(args: argparse.Namespace, argv: list[str]) -> None:
     parts = [
         "# Real films",
         f"Made by `python benchmarks/real_input.py {shown}`: {args.epochs:g} epochs in batches of {args.batch_size} "
-        f"at {args.image_size} px on the reports of the Open-i training patients, then a linear probe on frozen "
+        f"at {args.image_size} px (learning rate {args.learning_rate:g}, {args.text_sampling} reports) on the reports of the Open-i training patients, then a linear probe on frozen "
         "features. Random weights are timm's at the start, BatchNorm in evaluation mode.",
     ]
     for name in LABELS:
