@@ -207,7 +207,8 @@ def write_report(args: argparse.Namespace, argv: list[str]) -> None:
     parts = [
         "# Real films",
         f"Made by `python benchmarks/real_input.py {shown}`: {args.epochs:g} epochs in batches of {args.batch_size} "
-        f"at {args.image_size} px (learning rate {args.learning_rate:g}, {args.text_sampling} reports) on the reports of the Open-i training patients, then a linear probe on frozen "
+        f"at {args.image_size} px (learning rate {args.learning_rate:g}, {args.text_sampling} reports) on the reports "
+        "of the Open-i training patients, then a linear probe on frozen "
         "features. Random weights are timm's at the start, BatchNorm in evaluation mode.",
     ]
     for name in LABELS:
