@@ -2,9 +2,9 @@
 
 The reference is the `labels` column of openi_iu.csv (CheXpert names mapped from the MeSH codes that people gave each
 report; coded means present, a doubt is coded like a certainty). One row a report. As in `dataset_builder.findings`,
-consolidation, pneumonia, edema and atelectasis count as lung opacity on both sides. `No Finding` holds in the reference
-where none of the other labels that CheXpert knows is coded, support devices aside. `reading` says what counts as found:
-`present`, or `present or uncertain`. The table holds numbers only.
+consolidation, pneumonia, edema and atelectasis count as lung opacity on both sides. `No Finding` holds in the
+reference where none of the other labels that CheXpert knows is coded, support devices aside. `reading` says what
+counts as found: `present`, or `present or uncertain`. The table holds numbers only.
 
     python benchmarks/labeler_openi.py --data ../shared/data/openi_iu --out benchmarks/labeler_openi.csv
 """

@@ -152,14 +152,17 @@ TERM = re.compile("|".join(rf"(?P<t{i}>\b(?:{pattern})\b)" for i, (_, pattern) i
 LABEL_TERMS: dict[str, str] = {
     "Pleural Other": r"(?:pleural|pleuro-?parenchymal|fissural|(?:bi-?)?apical)(?: cap\w*)?(?:(?: and|/| or) ?\w+)?"
     r" (?:\w+ )?thickening|(?:pleural|pleuro-?parenchymal)(?:(?: and|/)? \w+)? (?:plaques?|calcifications?"
-    r"|scar(?:s|ring)?|fibrosis|abnormalit(?:y|ies)|lesions?|rind)|pleural[- ]based (?:\w+ )?(?:mass|opacity|lesion|density|nodule)"
+    r"|scar(?:s|ring)?|fibrosis|abnormalit(?:y|ies)|lesions?|rind)"
+    r"|pleural[- ]based (?:\w+ )?(?:mass|opacity|lesion|density|nodule)"
     r"|thickening (?:of|along|in) the (?:\w+ ){0,2}(?:pleura|fissures?)|fibrothorax|calcified pleura\w*",
     "Support Devices": r"tubes?|tubing|drains?|pigtails?|thoracostomy|drainage catheters?"
-    r"|(?:support|monitor)(?:ing|ive)?(?: and \w+)? (?:devices?|apparatus|equipment|hardware|lines?)|support lines|stimulators?|hardware|intubated"
+    r"|(?:support|monitor)(?:ing|ive)?(?: and \w+)? (?:devices?|apparatus|equipment|hardware|lines?)"
+    r"|support lines|stimulators?|hardware|intubated"
     r"|(?:monitor(?:ing)?|ekg|ecg|telemetry|cardiac|pacing|pacer) (?:leads?|wires?|electrodes?)|leads (?:terminat\w+"
     r"|project\w*|in)|(?:\w+ )?closure device|shunt (?:tubing|catheter)|(?:vp|ventriculoperitoneal) shunt|ivc filter"
     r"|balloon pump|iabp|lvad|impella|ecmo|loop recorder|prosthe(?:sis|tic \w+)|arthroplast(?:y|ies)"
-    r"|(?:internal )?fixation|prosthetic valves?|valve replacement|bone anchors?|(?:spinal|vertebral|harrington) rods?|implanted \w+|swan",
+    r"|(?:internal )?fixation|prosthetic valves?|valve replacement|bone anchors?"
+    r"|(?:spinal|vertebral|harrington) rods?|implanted \w+|swan",
     "Pneumonia": r"infections?|infectious",
     "Lung Lesion": r"cavit(?:y|ies|ations?|ary)|(?:lung|pulmonary|parenchymal) lesions?"
     r"|nodular(?: \w+){0,2} opacit(?:y|ies)|(?:pulmonary|lung) metasta\w+",
@@ -168,7 +171,8 @@ LABEL_TERMS: dict[str, str] = {
     r"|congested|indistinct(?:ness)?(?: of)?(?: the)? (?:pulmonary )?(?:vasc\w+|vessels)",
     "Pleural Effusion": r"ha?emothora(?:x|ces)|empyema|(?:pleural|pleural fluid) collections?(?! of (?:pleural )?air)",
     "Enlarged Cardiomediastinum": r"mediastin\w+(?: \w+){0,3}? (?:widen(?:ed|ing)|enlarge\w*|prominen\w+"
-    r"|full(?:ness)?)|(?:widen(?:ed|ing)|enlarge(?:d|ment)|prominen\w+|fullness)(?: of)?(?: the)?(?: \w+)? mediastinum",
+    r"|full(?:ness)?)"
+    r"|(?:widen(?:ed|ing)|enlarge(?:d|ment)|prominen\w+|fullness)(?: of)?(?: the)?(?: \w+)? mediastinum",
 }
 LABEL_TERM = {name: re.compile(rf"\b(?:{pattern})\b") for name, pattern in LABEL_TERMS.items()}
 ANY_LABEL = re.compile(rf"\b(?:{'|'.join(LABEL_TERMS.values())})\b")
