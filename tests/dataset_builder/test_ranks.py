@@ -109,11 +109,12 @@ def test_a_failed_rank_ends_the_wait(tmp_path, monkeypatch):
 
     monkeypatch.setattr(films, "await_other_ranks", tell)
     monkeypatch.setattr(ranks, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(ranks, "START_SECONDS", 15)
     drawing = Failing.__call__
 
     def slowly(self, records, seeds):
         waiting.wait(20)
-        threading.Event().wait(0.3)  # rank 0 sees the file before it goes
+        threading.Event().wait(1)  # rank 0 sees the file before it goes
         return drawing(self, records, seeds)
 
     monkeypatch.setattr(Failing, "__call__", slowly)
@@ -128,11 +129,11 @@ def test_a_failed_rank_ends_the_wait(tmp_path, monkeypatch):
 
 def test_a_rank_at_work_is_waited_for(tmp_path, monkeypatch):
     """A rank that takes longer than a silent one may, but gives signs, is not given up."""
-    monkeypatch.setattr(ranks, "LOST_SECONDS", 0.6)
+    monkeypatch.setattr(ranks, "LOST_SECONDS", 1.2)
     monkeypatch.setattr(ranks, "BEAT_SECONDS", 0.05)
     out = tmp_path / "d"
     thread = threading.Thread(
-        target=build, args=(fake_records(40), FakeGenerator(seconds=0.1), out), kwargs={"rank": SECOND}
+        target=build, args=(fake_records(40), FakeGenerator(seconds=0.15), out), kwargs={"rank": SECOND}
     )
     thread.start()
     build(fake_records(40), FakeGenerator(), out, rank=FIRST)
