@@ -1,9 +1,9 @@
 """From a whole report in MIMIC-CXR's form to its FINDINGS and IMPRESSION.
 
-A header is a known name at the start of a line, with a colon or alone on its line, or any other line start in capitals
-with a colon. The last section of a name that holds words wins, as in the MIT-LCP parser. Where no findings are headed,
-they are looked for under a line that names the views ("PA AND LATERAL CHEST:") and then in paragraphs that follow
-another section without a header of their own.
+A header is a known name at the start of a line, with a colon or alone on its line, or, outside of findings and
+impression, any line start in capitals with a colon. The last section of a name that holds words wins, as in the
+MIT-LCP parser. Where no findings are headed, they are looked for under a line that names the views ("PA AND LATERAL
+CHEST:") and then in paragraphs that follow another section without a header of their own.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ _MEANING: tuple[tuple[str, str], ...] = (
 )
 _MEANS = [(name, re.compile(pattern)) for name, pattern in _MEANING]
 _KNOWN = "|".join(pattern for _, pattern in _MEANING)
+_READ = ("findings and impression", "impression", "conclusion", "wet read", "findings", "views")
+_PLAIN = re.compile(r"(?i)(?:findings?|impressions?|conclusions?)(?: and impressions?)?")
 # Subheadings that belong to the text of a section.
 _ANATOMY = re.compile(
     r"(?:THE )?(?:LUNGS?|LEFT|RIGHT|HEART|PLEURAL?|MEDIASTIN\w+|CARDI\w+|BON\w+|OSSEOUS|SOFT|LINES?|TUBES?|SUPPORT"
@@ -134,10 +136,10 @@ def _split(report: str) -> list[tuple[str, str]]:
     name, start = "start", 0
     for match in _HEADER.finditer(report):
         meaning = _meaning(match)
-        if meaning is None:
+        if meaning is None or meaning == "unknown" and name in _READ:
             continue
         sections.append((name, report[start : match.start()]))
-        name, start = meaning, match.end()
+        name, start = "other" if meaning == "unknown" else meaning, match.end()
     sections.append((name, report[start:]))
     parted = []
     for name, text in sections:
@@ -154,7 +156,8 @@ def _meaning(match: re.Match) -> str | None:
             return None
     elif match["known"]:
         name = match["known"]
-        if not match.group().rstrip().endswith(":") and not name.isupper() and not name.istitle():
+        alone = not match.group().rstrip().endswith(":")
+        if alone and not name.isupper() and not (name.istitle() and _PLAIN.fullmatch(name)):
             return None
     else:
         name = match["caps"]
@@ -164,7 +167,7 @@ def _meaning(match: re.Match) -> str | None:
     for meaning, pattern in _MEANS:
         if pattern.fullmatch(name):
             return meaning
-    return "views" if _VIEWS.search(name) else "other"
+    return "views" if _VIEWS.search(name) else "unknown"
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -167,6 +167,38 @@ def test_labels():
     assert report_labels("No acute cardiopulmonary process.")["No Finding"] == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("Biapical pleural thickening.", {"Pleural Other": 1, "No Finding": 0}),
+        ("Calcified pleural plaques. No acute process.", {"Pleural Other": 1, "No Finding": 0}),
+        ("No pleural thickening.", {"Pleural Other": 0, "No Finding": None}),
+        ("Possible pleural scarring.", {"Pleural Other": -1}),
+        ("Right chest tube in place. No acute process.", {"Support Devices": 1, "No Finding": 1}),
+        ("The left chest tube has been removed.", {"Support Devices": 0}),
+        ("Monitoring and support devices are unchanged.", {"Support Devices": 1}),
+        ("Right base opacity, infection cannot be excluded.", {"Lung Opacity": 1, "Pneumonia": -1}),
+        ("Opacity, atelectasis or infection.", {"Pneumonia": -1}),
+        ("Calcified nodes from prior granulomatous infection.", {"Pneumonia": None}),
+        ("Cavitary lesion in the left apex.", {"Lung Lesion": 1}),
+        ("Widened mediastinum.", {"Enlarged Cardiomediastinum": 1, "Cardiomegaly": None}),
+        ("No mediastinal widening.", {"Enlarged Cardiomediastinum": 0}),
+        ("Vascular redistribution.", {"Edema": 1}),
+        ("Left hemothorax.", {"Pleural Effusion": 1, "Pneumothorax": None}),
+        ("Pleural effusions, if any, are small.", {"Pleural Effusion": -1}),
+        ("Small pleural effusions are presumed.", {"Pleural Effusion": -1}),
+        ("Sensitivity to detect pneumothorax is diminished.", {"Pneumothorax": None}),
+    ],
+)
+def test_labels_of_what_is_not_drawn_or_in_doubt(text, labels):
+    read = report_labels(text)
+    assert {name: read[name] for name in labels} == labels
+
+
+def test_what_is_not_drawn_is_no_finding():
+    assert read_findings("Biapical pleural thickening. Right chest tube. Infection. Widened mediastinum.") == ()
+
+
 @pytest.mark.parametrize("piece", ["effusion, ", "no ", "\n", "heart ", "possible left ", "x"])
 def test_a_megabyte_is_read_in_seconds(piece):
     start = time.perf_counter()
