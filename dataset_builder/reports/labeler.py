@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from dataset_builder.findings import ABSENT, PRESENT, UNCERTAIN, Finding, chexpert_labels
+from dataset_builder.findings import ABSENT, DENIES, KINDS, PRESENT, UNCERTAIN, Finding, chexpert_labels
 from dataset_builder.reports import lexicon as lex
 
 # Up to a stop that no digit follows, or a blank line; what runs on longer than any sentence is read in pieces.
@@ -68,8 +68,32 @@ def is_normal(text: str) -> bool:
 
 def report_labels(text: str) -> dict[str, int | None]:
     """The 14 CheXpert labels of a text: 1 present, 0 absent, -1 uncertain, `None` unmentioned."""
-    named = [label for match in _SENTENCE.finditer(text) for label in _read_labels(match.group())]
-    return chexpert_labels(read_findings(text), is_normal(text), named)
+    return chexpert_labels(read_findings(text), is_normal(text), [told[:2] for told in _named_labels(text)])
+
+
+def label_evidence(text: str) -> dict[str, tuple[int, int]]:
+    """For each label that `report_labels` gives a value, but `No Finding`: the first `(start, end)` that says so."""
+    labels = report_labels(text)
+    told = [
+        (name, finding.certainty, finding.evidence)
+        for finding in read_findings(text)
+        for name in ((DENIES.get(finding.kind),) if finding.certainty == ABSENT else KINDS[finding.kind])
+    ]
+    told = sorted(told + _named_labels(text), key=lambda statement: statement[2])
+    evidence: dict[str, tuple[int, int]] = {}
+    for name, certainty, span in told:
+        if name is not None and labels[name] == certainty:
+            evidence.setdefault(name, span)
+    return evidence
+
+
+def _named_labels(text: str) -> list[tuple[str, int, tuple[int, int]]]:
+    """(label, certainty, span) of what is named and not drawn."""
+    return [
+        (name, certainty, (match.start() + start, match.start() + end))
+        for match in _SENTENCE.finditer(text)
+        for name, certainty, start, end in _read_labels(match.group())
+    ]
 
 
 @dataclass
@@ -112,8 +136,8 @@ def _read_sentence(sentence: str) -> tuple[Finding, ...]:
 
 
 @lru_cache(maxsize=20_000)
-def _read_labels(sentence: str) -> tuple[tuple[str, int], ...]:
-    """The CheXpert labels, with their certainty, that one sentence names by things that are not drawn."""
+def _read_labels(sentence: str) -> tuple[tuple[str, int, int, int], ...]:
+    """(label, certainty, start, end) of what one sentence names that is not drawn."""
     text = lex.NOT_LABELLED.sub(_blank, lex.NOT_MEANT.sub(_blank, sentence.lower()))
     if not lex.ANY_LABEL.search(text):
         return ()
@@ -125,7 +149,11 @@ def _read_labels(sentence: str) -> tuple[tuple[str, int], ...]:
     ]
     told = sorted(drawn + named, key=lambda pair: (pair[0].start, pair[0].end))
     _judge(text, [mention for mention, _ in told])
-    return tuple((name, mention.certainty) for mention, name in told if name and mention.certainty is not None)
+    return tuple(
+        (name, mention.certainty, mention.start, mention.end)
+        for mention, name in told
+        if name and mention.certainty is not None
+    )
 
 
 def _blank(match: re.Match) -> str:

@@ -155,7 +155,7 @@ LABEL_TERMS: dict[str, str] = {
     r"|scar(?:s|ring)?|fibrosis|abnormalit(?:y|ies)|lesions?|rind)"
     r"|pleural[- ]based (?:\w+ )?(?:mass|opacity|lesion|density|nodule)"
     r"|thickening (?:of|along|in) the (?:\w+ ){0,2}(?:pleura|fissures?)|fibrothorax|calcified pleura\w*",
-    "Support Devices": r"tubes?|tubing|drains?|pigtails?|thoracostomy|drainage catheters?"
+    "Support Devices": r"(?:chest |pleural )?(?:tubes?|drains?)|tubing|pigtails?|thoracostomy|drainage catheters?"
     r"|(?:support|monitor)(?:ing|ive)?(?: and \w+)? (?:devices?|apparatus|equipment|hardware|lines?)"
     r"|support lines|stimulators?|hardware|intubated"
     r"|(?:monitor(?:ing)?|ekg|ecg|telemetry|cardiac|pacing|pacer) (?:leads?|wires?|electrodes?)|leads (?:terminat\w+"
@@ -273,11 +273,12 @@ ANEW = re.compile(
 UNSURE_NOT = re.compile(
     r"\b(?:cannot|can not|could not|can't|not)(?: be)?(?: \w+){0,2}? (?:excluded?|rule(?:d)? out)\b"
     r"|\b(?:is|are) (?:not|difficult to)(?: \w+)? (?:excluded?|rule(?:d)? out|evaluate)\b"
-    r"|\b(?:difficult|not possible|hard) to (?:exclude|rule out)\b|\bif not\b|\bnot definitely excluded\b"
+    r"|\b(?:difficult|not possible|hard) to (?:exclude|rule out)\b"
+    r"|\bif not\b(?! (?:slightly|minimally|larger|smaller|more|worse|improved))|\bnot definitely excluded\b"
 )
 UNSURE_WORD = re.compile(
     r"\bpossib(?:le|ly)\b|\bprobabl[ey]\b|\bquestion(?:able|ed|ing)?(?: of)?\b|\bsuspected\b|\bperhaps\b|\bpresumed\b"
-    r"|\blikely\b|\bpotential(?:ly)?\b|\bequivocal\b|\bborderline\b|\bif any\b"
+    r"|\blikely\b(?! (?:unchanged|stable))|\bpotential(?:ly)?\b|\bequivocal\b|\bborderline\b|\bif any\b"
     r"|\b(?:vague|suggestion of|suspicion (?:of|for))\b"
 )
 UNSURE_AHEAD = re.compile(
@@ -289,7 +290,8 @@ UNSURE_AHEAD = re.compile(
     r"|\braise\w* (?:the )?(?:possibility|question|concern)(?: of| for)?\b"
 )
 UNSURE_BEHIND = re.compile(
-    r",? if any\b|\b(?:is|are|remains?|also|be)(?: also)? (?:possible|suspected|presumed|questioned|likely|considered"
+    r",? if any\b|\b(?:is|are|remains?|also|be)(?: also)? (?:possible|suspected|presumed|questioned"
+    r"|likely(?! (?:unchanged|stable))|considered"
     r"|a consideration|a possibility|probable|in the differential)\b|\bmay (?:also )?be present\b|\b(?:could"
     r"|might) (?:also )?be present\b|\bin the (?:appropriate|right|proper) clinical (?:setting|context)\b"
 )

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from dataset_builder.findings import CHEXPERT_LABELS, Finding
-from dataset_builder.reports.labeler import is_normal, read_findings, report_labels
+from dataset_builder.reports.labeler import is_normal, label_evidence, read_findings, report_labels
 
 MAYBE = {"certainty": -1}
 
@@ -193,6 +193,21 @@ def test_labels():
 def test_labels_of_what_is_not_drawn_or_in_doubt(text, labels):
     read = report_labels(text)
     assert {name: read[name] for name in labels} == labels
+
+
+def test_every_label_but_no_finding_has_its_evidence():
+    text = "Possible effusion. No pneumothorax.\n\nRight lower lobe pneumonia. Chest tube. Moderate effusion."
+    evidence = {name: text[start:end] for name, (start, end) in label_evidence(text).items()}
+    assert evidence == {
+        "Pneumothorax": "No pneumothorax",
+        "Lung Opacity": "pneumonia",
+        "Pneumonia": "pneumonia",
+        "Support Devices": "Chest tube",
+        "Pleural Effusion": "effusion",
+    }
+    assert label_evidence(text)["Pleural Effusion"][0] > text.index("Moderate")  # present beats the doubt before it
+    valued = {name for name, value in report_labels(text).items() if value is not None}
+    assert set(evidence) == valued - {"No Finding"}
 
 
 def test_what_is_not_drawn_is_no_finding():
