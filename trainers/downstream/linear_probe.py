@@ -6,6 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+# What a dataset or a CSV alone has, with its defaults: given for the other, an option is refused.
+DATASET_OPTIONS = {"config": None, "uncertain": "mask"}
+CSV_OPTIONS = {"file_column": "file", "labels_column": "labels", "split_column": "split", "skip_missing": False}
+
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
@@ -20,28 +24,31 @@ def parser() -> argparse.ArgumentParser:
         "exported timm encoder's folder, a timm model's name, or that name@FILE of weights; random: before a folder "
         "or name takes the same shape untrained; the first encoder is compared with every other")  # fmt: skip
     add("--dataset", required=True, help="a folder or name for datasets.load_dataset, or a CSV with one image a row")
-    add("--config", help="which config of the dataset")
+    add("--patient-column", help="whose image a row is (default: subject_id of a dataset, patient_id of a CSV)")
     add("--out", default="results", help="folder of results.{csv,md,json} (default: %(default)s)")
-    add("--budget", type=float, nargs="+", default=[1, 10, 100], metavar="PERCENT", help="of the training patients")
+    add("--budget", type=float, nargs="+", default=[1, 10, 100], metavar="PERCENT", help="of the training patients "
+        "whose labels are used (default: 1 10 100)")  # fmt: skip
     add("--seeds", type=int, default=3, help="draws of each budget below 100 %% (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the first draw, the random encoders and the bootstrap")
+    add("--seed", type=int, default=0, help="of the first draw, the random encoders and the bootstrap "
+        "(default: %(default)s)")  # fmt: skip
     add("--labels", nargs="+", help="the labels to measure (default: all that --min-positives admits)")
     add("--min-positives", type=int, default=5, help="leave a label out, by name, that has fewer positives or "
         "negatives than this in the training or the test split (default: %(default)s)")  # fmt: skip
-    add("--uncertain", choices=("mask", "absent", "present"), default="mask", help="what a label of -1 becomes; an "
-        "unmentioned label is always absent (default: %(default)s)")  # fmt: skip
     add("--image-size", type=int, default=224, help="pixels a side for encoders that carry no image processor of ours "
         "(default: %(default)s)")  # fmt: skip
-    add("--batch-size", type=int, default=32)
+    add("--batch-size", type=int, default=32, help="images an encoder sees at once (default: %(default)s)")
     add("--device", default="cpu", help="where the encoders run (default: %(default)s)")
     add("--resamples", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
     add("--cache", help="folder of the cached features (default: features/ in --out)")
-    csv = arguments.add_argument_group("a CSV of images")
-    csv.add_argument("--file-column", default="file", help="image file, relative to the CSV (default: %(default)s)")
-    csv.add_argument("--labels-column", default="labels", help="label names joined by | (default: %(default)s)")
-    csv.add_argument("--split-column", default="split", help="train, valid or test (default: %(default)s)")
-    csv.add_argument("--skip-missing", action="store_true", help="go on without images that do not exist")
-    add("--patient-column", help="default: subject_id of a dataset, patient_id of a CSV")
+    dataset = arguments.add_argument_group("of a dataset alone").add_argument
+    dataset("--config", help="which of its configs (default: its own default)")
+    dataset("--uncertain", choices=("mask", "absent", "present"), help="what a label of -1 becomes; an unmentioned "
+            "label is always absent (default: mask)")  # fmt: skip
+    csv = arguments.add_argument_group("of a CSV alone").add_argument
+    csv("--file-column", help="image file, relative to the CSV (default: file)")
+    csv("--labels-column", help="label names joined by | (default: labels)")
+    csv("--split-column", help="train, valid or test (default: split)")
+    csv("--skip-missing", action="store_true", default=None, help="go on without images that do not exist")
     return arguments
 
 
@@ -62,6 +69,15 @@ def main(argv: list[str] | None = None) -> int:
         arguments.error("--seeds and --batch-size are at least 1, --resamples at least 2")
     if any(not 0 < budget <= 100 for budget in args.budget):
         arguments.error("--budget is above 0 and at most 100 percent")
+    from_csv = args.dataset.endswith(".csv")
+    own, foreign = (CSV_OPTIONS, DATASET_OPTIONS) if from_csv else (DATASET_OPTIONS, CSV_OPTIONS)
+    given = [f"--{option.replace('_', '-')}" for option in foreign if getattr(args, option) is not None]
+    if given:
+        kinds = ("a dataset", "a CSV") if from_csv else ("a CSV", "a dataset")
+        arguments.error(f"{', '.join(given)}: of {kinds[0]} alone, and {args.dataset} is {kinds[1]}")
+    for option, default in own.items():
+        if getattr(args, option) is None:
+            setattr(args, option, default)
     try:
         print(run(args))
     except (ValueError, OSError) as error:

@@ -161,6 +161,22 @@ def test_bad_usage_exits_2(arguments):
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("dataset", "option", "message"),
+    [
+        ("films.csv", ["--config", "phantom"], "--config: of a dataset alone, and films.csv is a CSV"),
+        ("films.csv", ["--uncertain", "mask"], "--uncertain: of a dataset alone"),
+        ("medsyn-cxr", ["--file-column", "file"], "--file-column: of a CSV alone, and medsyn-cxr is a dataset"),
+        ("medsyn-cxr", ["--labels-column", "labels", "--skip-missing"], "--labels-column, --skip-missing: of a CSV"),
+        ("medsyn-cxr", ["--split-column", "fold"], "--split-column: of a CSV alone"),
+    ],
+)
+def test_an_option_that_does_not_apply_is_refused(dataset, option, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--encoder", "random:test_resnet", "--dataset", dataset, *option])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_missing_images_are_counted_in_the_table(probed, tmp_path, capsys):
     csv = write_csv(tmp_path / "films")
     (tmp_path / "films" / "images" / "train003.png").unlink()
