@@ -148,6 +148,7 @@ def encoder_of(arm: str, args: argparse.Namespace) -> str:
     settings += ["--per_device_train_batch_size", args.batch_size, "--learning_rate", args.learning_rate]
     settings += ["--image_encoder", ARCHITECTURE, "--image_weights", args.image_weights]
     settings += ["--text_encoder", args.text_encoder, "--text_columns", "findings", "impression"]
+    settings += ["--text_sampling", args.text_sampling]
     said = json.dumps([str(setting) for setting in settings])
     if done.is_file():
         if done.read_text(encoding="utf-8") != said:
