@@ -39,6 +39,7 @@ SPLITS = {
     "testing": "test",
 }
 FINDINGS_COLUMN = "findings"
+_LONGEST_NAME, _LONGEST_ID = 40, 100  # characters; what is longer is taken for text
 _LOOK_AHEAD = 100  # rows searched for columns, since JSON writers may leave empty ones out
 
 
@@ -91,8 +92,7 @@ def read_table(
     columns = list(dict.fromkeys(name for row in first for name in row))
     for option, column in named.items():
         if column is not None and column not in columns:
-            there = ", ".join(map(repr, columns))
-            raise ValueError(f"{path} has no column {column!r}; name one of {there} as {option}")
+            raise ValueError(f"{path} has no column {column!r}; name one of {_names(columns)} as {option}")
     study_column = study_column or next((name for name in STUDY_COLUMNS if name in columns), None)
     subject_column = subject_column or next((name for name in SUBJECT_COLUMNS if name in columns), None)
 
@@ -105,8 +105,8 @@ def read_table(
                 split = SPLITS.get(value.strip().lower())
                 if split is None:
                     raise ValueError(
-                        f"{path}, row {number}: split {value[:20]!r} is not one of {', '.join(SPLITS)}; mend it or "
-                        "leave split_column out"
+                        f"{path}, row {number}: split {_names([value])} is not one of {', '.join(SPLITS)}; mend it "
+                        "or leave split_column out"
                     )
         if view_column is not None:
             value = (_text(row, view_column, path, number) or "").strip().upper()
@@ -173,7 +173,7 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
                 header = fields
                 repeated = sorted({name for name in header if header.count(name) > 1})
                 if repeated:
-                    raise ValueError(f"{path} has more than one column {repeated[0]!r}; rename all but one")
+                    raise ValueError(f"{path} has more than one column {_names(repeated[:1])}; rename all but one")
                 continue
             number += 1
             if len(fields) != len(header):
@@ -200,6 +200,11 @@ def _json_rows(path: Path) -> Iterator[dict]:
             raise ValueError(
                 f"{path}, row {number} (line {line_number}) is not JSON: {error.msg} at character {error.pos}; "
                 "each line must hold one whole object"
+            ) from None
+        except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+            raise ValueError(
+                f"{path}, row {number} (line {line_number}) is no JSON that can be read ({type(error).__name__}); "
+                "each line must hold one plain object"
             ) from None
         if not isinstance(row, dict):
             raise ValueError(
@@ -228,6 +233,16 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
         ) from None
 
 
+def _names(found: list[str]) -> str:
+    """Names in quotes for a message; what reads like a sentence stays out, since it may be a report's."""
+    shown = [
+        repr(name) for name in found if len(name) <= _LONGEST_NAME and len(name.split()) <= 3 and name[-1:] != "."
+    ]
+    if len(shown) < len(found):
+        shown.append(f"{len(found) - len(shown)} that may hold text of a report (is there a header?)")
+    return ", ".join(shown)
+
+
 def _text(row: dict, column: str, path: Path, number: int) -> str | None:
     value = row.get(column)
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -243,8 +258,10 @@ def _identifier(row: dict, column: str, path: Path, number: int) -> str:
     value = row.get(column)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas writes an integer column with a gap as floats
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+    text = "" if isinstance(value, bool) or not isinstance(value, (str, int)) else str(value).strip()
+    if not 0 < len(text) <= _LONGEST_ID:
         raise ValueError(
-            f"{path}, row {number}: column {column!r} holds no identifier; fill it or name another column"
+            f"{path}, row {number}: column {column!r} holds no identifier of at most {_LONGEST_ID} characters; fill it "
+            "or name another column"
         )
-    return str(value).strip()
+    return text

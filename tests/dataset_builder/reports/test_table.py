@@ -147,6 +147,15 @@ GOOD = f'{{"id": "a", "impression": "{SECRET}"}}\n'.encode()
         ("t.jsonl", GOOD + b"[1]\n", "row 2 (line 2) holds a list"),
         ("t.jsonl", GOOD.decode().encode("utf-16"), "not UTF-8: byte 0"),
         ("t.jsonl", b'{"id": "", "impression": "a"}\n', "row 1: column 'id' holds no identifier"),
+        (
+            "t.jsonl",
+            b'{"id": "' + b"long " * 40 + b'", "impression": "a"}\n',
+            "row 1: column 'id' holds no identifier",
+        ),
+        ("t.jsonl", GOOD + b'{"id": ' + b"1" * 5000 + b"}\n", "row 2 (line 2) is no JSON that can be read"),
+        ("t.jsonl", b"[" * 100_000 + b"\n", "row 1 (line 1) is no JSON that can be read"),
+        ("t.csv", f"1,In all of the {SECRET}.\n2,x\n".encode(), "name one of '1', 1 that may hold text"),
+        ("t.csv", f"{SECRET} is clear.,{SECRET} is clear.\n".encode(), "more than one column 1 that may hold text"),
         ("t.jsonl", b'{"id": "a", "impression": ["b"]}\n', "row 1: column 'impression' holds a list"),
         ("t.jsonl.gz", gzip.compress(GOOD * 1000)[:-20], "breaks off or is damaged"),
         ("t.jsonl.gz", GOOD, "breaks off or is damaged"),
@@ -186,6 +195,8 @@ def test_a_missing_column_is_named_beside_those_there_are(tmp_path, option):
 def test_an_unknown_split_is_named(tmp_path):
     path = write(tmp_path / "t.csv", [{"id": "a", "impression": "b", "part": "holdout"}])
     assert "row 1: split 'holdout'" in message(path, split_column="part")
+    path = write(tmp_path / "u.csv", [{"id": "a", "impression": "b", "part": f"{SECRET} is clear"}])
+    assert "row 1: split 1 that may hold text of a report" in message(path, split_column="part")
 
 
 def test_no_file_and_a_folder_are_told_apart(tmp_path):
