@@ -88,11 +88,8 @@ def bootstrap_macro_auroc(
         checked_targets, checked_scores, _ = _checked(targets, one, None)
         areas = _weighted_areas(checked_targets, checked_scores, weights)  # (resamples, labels)
         defined = ~np.isnan(areas)
-        if not defined.any(axis=1).all():
-            raise ValueError(
-                "a resample holds no label with both positives and negatives: too few patients to resample"
-            )
-        total += np.where(defined, areas, 0).sum(axis=1) / defined.sum(axis=1)
+        number = defined.sum(axis=1)  # (resamples,)
+        total += np.where(defined, areas, 0).sum(axis=1) / np.where(number > 0, number, np.nan)
     return total / len(several)
 
 

@@ -95,3 +95,11 @@ def test_a_thousand_resamples_of_a_large_test_set_are_quick():
     start = time.process_time()
     bootstrap_macro_auroc(targets, scores, patients, resamples=1000)
     assert time.process_time() - start < 3
+
+
+def test_a_resample_without_any_case_has_no_value_and_takes_no_part_in_the_interval():
+    targets, scores = np.array([[1.0], [0.0], [0.0]]), np.array([[0.5], [0.9], [0.1]])
+    samples = bootstrap_macro_auroc(targets, scores, np.arange(3), resamples=200)
+    assert 0 < np.isnan(samples).mean() < 1  # no positive, or nothing else, about one time in three
+    assert confidence_interval(samples) == (0, 1)
+    assert set(samples[~np.isnan(samples)]) == {0, 0.5, 1}
