@@ -195,3 +195,10 @@ def test_without_the_optional_tables_the_build_says_so(tmp_path, capsys, fake_ph
     assert "no mimic-cxr-2.0.0-chexpert.csv.gz" in told
     assert build(folder, tmp_path / "b", "--text-policy", "public") == 1
     assert "credentialed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--per", "image"], ["--any-view"]])
+def test_options_of_mimic_cxr_need_reports(options, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--num-samples", "3", *options])
+    assert caught.value.code == 2 and f"{options[0]} is for MIMIC-CXR" in capsys.readouterr().err
