@@ -12,6 +12,8 @@ from transformers import HfArgumentParser, TrainingArguments
 class ModelArguments:
     """Which model is trained, and out of what."""
 
+    _argument_group_name = "the model"
+
     model: str = field(default="convirt", metadata={"help": "Method.", "choices": ["convirt"]})
     preset: str = field(
         default="fixed",
@@ -44,14 +46,21 @@ class ModelArguments:
     frozen_text_layers: int | None = field(
         default=None, metadata={"help": "Lower text layers that are not trained, -1 for half; default: the preset's."}
     )
-    freeze_batch_norm: bool = field(
-        default=False, metadata={"help": "Run BatchNorm on stored statistics, so that ranks equal one big batch."}
+    freeze_batch_norm: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Run BatchNorm on stored statistics, so that ranks equal one big batch; default: the preset's.",
+            "nargs": "?",
+            "const": True,
+        },
     )
 
 
 @dataclass
 class DataArguments:
     """What it is trained on."""
+
+    _argument_group_name = "the data"
 
     dataset: str = field(default="medsyn-cxr", metadata={"help": "Folder or Hub id that load_dataset reads."})
     dataset_config: str | None = field(default=None, metadata={"help": "Its config; default: its own default."})
@@ -92,6 +101,15 @@ class DataArguments:
     )
 
 
+# Options of transformers' Trainer that have no part in ours, with the value that stands for "not given".
+WITHOUT_EFFECT = {
+    "auto_find_batch_size": (False, "the global batch is what the loss is about"),
+    "data_seed": (None, "batches are drawn from seed"),
+    "dataloader_drop_last": (False, "batches are always whole"),
+    "label_smoothing_factor": (0.0, "pairs have no classes"),
+}
+
+
 @dataclass
 class VLPTrainingArguments(TrainingArguments):
     """Arguments of [`~trainers.vlp_trainer.VLPTrainer`].
@@ -99,13 +117,16 @@ class VLPTrainingArguments(TrainingArguments):
     Differs from `TrainingArguments` in these defaults: `logging_steps` 10, `save_strategy` and `eval_strategy`
     `"epoch"` (the latter by the command, where there is something to evaluate on), `save_total_limit` 1,
     `logging_nan_inf_filter`, `ddp_find_unused_parameters` and `remove_unused_columns` `False`,
-    `prediction_loss_only` `True`, `seed` 0. The accelerator always splits global batches over the processes.
+    `prediction_loss_only` `True`, `seed` 0. The accelerator always splits global batches over the processes. Options
+    that have no part in this trainer are refused.
 
     Args:
         max_text_tokens (`int`, *optional*, defaults to 512): Texts are cut there, or at the encoder's own limit.
         channels_last (`bool`, *optional*, defaults to `True`):
             Keeps images and image encoder channels last in memory: the same sums, in another order, sooner.
     """
+
+    _argument_group_name = "the training"
 
     max_text_tokens: int = field(default=512, metadata={"help": "Cut texts after so many tokens."})
     channels_last: bool = field(
@@ -122,11 +143,20 @@ class VLPTrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: items are made here."})
     prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluate the loss alone."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the model, its card and its checkpoints; required."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder to go on from; 'last' is the newest in --output_dir."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of weights, batches, sentences and film changes."})
 
     def __post_init__(self):
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the films and texts; leave it False")
+        for name, (unset, why) in WITHOUT_EFFECT.items():
+            if getattr(self, name) != unset:
+                raise ValueError(f"{name}={getattr(self, name)} would have no effect ({why}); leave it out")
         if self.accelerator_config is None:
             self.accelerator_config = {"split_batches": True, "dispatch_batches": False}
         super().__post_init__()
@@ -135,6 +165,24 @@ class VLPTrainingArguments(TrainingArguments):
                 "accelerator_config has split_batches=False, so that equal reports would meet across processes; "
                 "leave accelerator_config out or set split_batches to true"
             )
+
+
+# What most runs set; the help shows it before the rest of transformers' options.
+COMMON = (
+    "output_dir per_device_train_batch_size per_device_eval_batch_size num_train_epochs max_steps learning_rate "
+    "lr_scheduler_type warmup_steps weight_decay max_grad_norm gradient_accumulation_steps bf16 fp16 use_cpu seed "
+    "eval_strategy eval_steps save_strategy save_steps save_total_limit logging_steps resume_from_checkpoint "
+    "dataloader_num_workers max_text_tokens channels_last"
+).split()
+
+
+def set_common_options_apart(parser: argparse.ArgumentParser) -> None:
+    """Moves all that few runs set into a last group of its own in the help."""
+    training = next(group for group in parser._action_groups if group.title == "the training")
+    actions = training._group_actions
+    rest = parser.add_argument_group("the training: the rest of transformers.TrainingArguments")
+    rest._group_actions.extend(action for action in actions if action.dest not in COMMON)
+    actions[:] = sorted((action for action in actions if action.dest in COMMON), key=lambda a: COMMON.index(a.dest))
 
 
 def parse(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, VLPTrainingArguments]:
@@ -150,6 +198,7 @@ def parse(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments,
         usage="medsyn pretrain --output_dir FOLDER [--dataset FOLDER|HUB-ID] [--model METHOD] [options]",
         description="Pre-trains an image-text model on pairs of film and report. Research only: not for clinical use.",
     )
+    set_common_options_apart(parser)
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chosen.add_argument("--model", default="convirt")
     chosen.add_argument("--preset", default="fixed")

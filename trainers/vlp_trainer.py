@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections import defaultdict
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import ProcessorMixin, Trainer, TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import ProcessorMixin, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 
@@ -21,6 +24,7 @@ from .pairs import PairDataset
 from .samplers import DistinctTextBatchSampler
 
 BATCHES_NAME = "batches.json"
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(ValueError):
@@ -35,6 +39,12 @@ class EpochOfSampler(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.sampler.epoch = int(state.epoch or 0)
+
+
+def takes_batch_statistics(model: MedSynPreTrainedModel) -> bool:
+    """Whether a BatchNorm of the model takes its statistics, while training, from the items of one process alone."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return not model.config.freeze_batch_norm and not all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
 
 
 class VLPTrainer(Trainer):
@@ -86,6 +96,14 @@ class VLPTrainer(Trainer):
             train_dataset.distinct_keys(), args.train_batch_size * args.world_size, seed=args.seed
         )
         self.add_callback(EpochOfSampler(self.train_sampler))
+        if args.world_size > 1 and self.is_world_process_zero() and takes_batch_statistics(model):
+            logger.warning(
+                "BatchNorm takes its statistics from the %d pairs of each process, so that %d processes do not train "
+                "as one process with a batch of %d would; freeze_batch_norm=True makes them equal",
+                args.train_batch_size,
+                args.world_size,
+                self.train_sampler.batch_size,
+            )
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -94,13 +112,16 @@ class VLPTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: PairDataset | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        keys = dataset.distinct_keys()
-        world = self.args.world_size
-        size = min(self.args.eval_batch_size * world, len(set(keys)) // world * world)
-        sampler = DistinctTextBatchSampler(keys, size, seed=self.args.seed, shuffle=False)
+        sampler = self.eval_sampler(dataset)
         # In order and whole: the evaluation loop weighs a last batch by how many rows the dataset has left for it.
         rows = [row for batch in sampler for _, row in batch]
-        return self._loader(Subset(dataset, rows), batch_size=size)
+        return self._loader(Subset(dataset, rows), batch_size=sampler.batch_size)
+
+    def eval_sampler(self, dataset: PairDataset) -> DistinctTextBatchSampler:
+        """The global batches of an evaluation, equal each time; they shrink to the different texts there are."""
+        keys, world = dataset.distinct_keys(), self.args.world_size
+        size = min(self.args.eval_batch_size * world, len(set(keys)) // world * world)
+        return DistinctTextBatchSampler(keys, size, seed=self.args.seed, shuffle=False)
 
     def _loader(self, dataset: Dataset, **batches) -> DataLoader:
         loader = DataLoader(
@@ -149,9 +170,12 @@ class VLPTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """
         Args:
-            resume_from_checkpoint (`str`, *optional*): A checkpoint folder of a run with the same batches.
+            resume_from_checkpoint (`str`, *optional*):
+                A checkpoint folder of a run with the same batches. One that has all the steps asked for is loaded and
+                not trained further.
 
         Raises:
+            FileNotFoundError: If the folder is no checkpoint of this trainer.
             ValueError: If the checkpoint was written by another number of processes, batch size or seed: the run could
                 not go on as it would have.
         """
@@ -168,7 +192,25 @@ class VLPTrainer(Trainer):
                     f"{resume_from_checkpoint} cannot be resumed with other batches ({'; '.join(differ)}); "
                     "run it as it was, or start anew in another --output_dir"
                 )
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            if state.global_step >= self.planned_steps():
+                # Trainer looks whether it is done after a step only, and would take one more.
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                evaluated = any(
+                    "eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history
+                )
+                if self.args.eval_strategy != "no" and not evaluated:
+                    self.evaluate()  # as the straight run did once this checkpoint was written
+                return TrainOutput(state.global_step, math.nan, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def planned_steps(self) -> int:
+        """Steps of the optimiser that the arguments ask for."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        steps_per_epoch = math.ceil(len(self.train_sampler) / self.args.gradient_accumulation_steps)
+        return math.ceil(self.args.num_train_epochs * steps_per_epoch)
 
     def _batches(self) -> dict[str, int]:
         return {

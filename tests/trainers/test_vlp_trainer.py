@@ -11,7 +11,7 @@ from tests.fixtures.tiny_models import tiny_convirt, tiny_image_processor, tiny_
 from tests.trainers.pairs_of_films import film_pairs
 from trainers.arguments import VLPTrainingArguments
 from trainers.method_trainers import ConVIRTTrainer
-from trainers.vlp_trainer import NonFiniteLossError
+from trainers.vlp_trainer import NonFiniteLossError, takes_batch_statistics
 
 
 def arguments(folder, **settings):
@@ -119,6 +119,34 @@ def test_loss_parts_and_collisions_are_logged_and_evaluation_has_a_loss(tmp_path
         single.evaluate()
 
 
+def test_which_models_take_batch_statistics():
+    resnet = tiny_convirt("resnet")
+    assert takes_batch_statistics(resnet)
+    assert not takes_batch_statistics(torch.nn.SyncBatchNorm.convert_sync_batchnorm(resnet))
+    assert not takes_batch_statistics(tiny_convirt("resnet", freeze_batch_norm=True))
+    assert not takes_batch_statistics(tiny_convirt("vit"))
+
+
+def test_a_checkpoint_with_every_step_is_loaded_and_not_trained_further(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 7, "max_steps": 7}  # within an epoch
+    trained = trainer_of(tmp_path, **saving)
+    trained.train()
+    resumed = trainer_of(tmp_path, tiny_convirt(seed=9), **saving)
+    assert resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7")).global_step == 7
+    assert resumed.state.global_step == 7 and resumed.state.epoch == trained.state.epoch
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 7}, {"num_train_epochs": 1.5}, {"num_train_epochs": 2, "gradient_accumulation_steps": 2}]
+)
+def test_planned_steps_are_those_that_training_takes(length, tmp_path):
+    trainer = trainer_of(tmp_path, **length)
+    trainer.train()
+    assert trainer.planned_steps() == trainer.state.global_step == trainer.state.max_steps
+
+
 def test_evaluation_batches_shrink_to_the_texts_there_are(tmp_path):
     trainer = trainer_of(tmp_path, eval_dataset=film_pairs(3, repeats=1, augmentation="none"))
     batch = next(iter(trainer.get_eval_dataloader()))
@@ -154,6 +182,10 @@ def test_a_nan_loss_names_the_batch_by_ids_without_text(tmp_path):
         ({"per_device_train_batch_size": 30}, "24 rows hold 19 different texts"),
         ({"remove_unused_columns": True}, "leave it False"),
         ({"accelerator_config": {"split_batches": False}}, "split_batches=False"),
+        ({"data_seed": 3}, "data_seed=3 would have no effect"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 would have no effect"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size=True would have no effect"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last=True would have no effect"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message, tmp_path):
