@@ -5,6 +5,7 @@ Everything is an option of the three dataclasses of [`trainers.arguments`]; the 
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -57,11 +58,15 @@ def run(model_arguments, data_arguments, training_arguments) -> None:
     train_rows, eval_rows = load_rows(data_arguments)
     model, processor = make_model(method.model_class, model_arguments, data_arguments, train_rows)
     train_pairs = make_pairs(train_rows, processor, data_arguments, training_arguments.seed)
-    eval_pairs = None
-    if eval_rows is None:
-        training_arguments.eval_strategy = "no"
-    else:
+    eval_pairs, no_evaluation = None, "no validation split"
+    if eval_rows is not None:
         eval_pairs = make_pairs(eval_rows, processor, data_arguments, training_arguments.seed, evaluation=True)
+        texts = len(set(eval_pairs.distinct_keys()))
+        if texts < max(2, training_arguments.world_size):
+            no_evaluation = f"no evaluation: {texts} different report(s) in {data_arguments.eval_split} are too few"
+            eval_pairs = None
+    if eval_pairs is None:
+        training_arguments.eval_strategy = "no"
     trainer = method(
         model=model,
         args=training_arguments,
@@ -75,21 +80,24 @@ def run(model_arguments, data_arguments, training_arguments) -> None:
             f"{len(train_pairs):,} pairs ({train_pairs.rows_without_text:,} rows without text left out), "
             f"{len(sampler):,} batches of {sampler.batch_size} different reports an epoch, "
             f"{sampler.rows_waiting:,} pairs waiting; "
-            f"{'no validation split' if eval_pairs is None else f'{len(eval_pairs):,} pairs to evaluate on'}"
+            f"{no_evaluation if eval_pairs is None else f'{len(eval_pairs):,} pairs to evaluate on'}"
         )
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
         write_card(trainer, model_arguments, data_arguments, folder)
-        print(f"{folder} holds the model and its card. Measure it:\n  medsyn probe --help")
+        config = ["--config", data_arguments.dataset_config] if data_arguments.dataset_config else []
+        probe = ["medsyn", "probe", "--encoder", str(folder), "--encoder", f"random:{folder}"]
+        probe += ["--dataset", data_arguments.dataset, *config, "--out", f"{folder}-probe"]
+        print(f"{folder} holds the model and its card. Measure it:\n  {shlex.join(probe)}")
 
 
 def load_rows(data_arguments):
     """The training split and, where the dataset has it, the evaluation split."""
-    import datasets
+    from .dataset_by_name import load_splits
 
-    splits = datasets.load_dataset(data_arguments.dataset, data_arguments.dataset_config)
+    splits = load_splits(data_arguments.dataset, data_arguments.dataset_config)
     if data_arguments.train_split not in splits:
         raise ValueError(
             f"{data_arguments.dataset} has no split {data_arguments.train_split!r}, only {', '.join(splits)}; "
@@ -98,6 +106,11 @@ def load_rows(data_arguments):
     train = splits[data_arguments.train_split]
     if data_arguments.max_train_samples is not None:
         train = train.select(range(min(data_arguments.max_train_samples, len(train))))
+    if data_arguments.eval_split not in (*splits, "validation", "none"):
+        raise ValueError(
+            f"{data_arguments.dataset} has no split {data_arguments.eval_split!r}, only {', '.join(splits)}; "
+            "name one with --eval_split, or none"
+        )
     return train, splits.get(data_arguments.eval_split)
 
 
@@ -120,6 +133,7 @@ def make_model(model_class, model_arguments, data_arguments, rows):
         "projection_dim": model_arguments.projection_dim,
         "temperature_global": model_arguments.temperature,
         "frozen_text_layers": model_arguments.frozen_text_layers,
+        "freeze_batch_norm": model_arguments.freeze_batch_norm,
     }
     model = model_class.from_encoders(
         image=model_arguments.image_encoder,
@@ -128,7 +142,6 @@ def make_model(model_class, model_arguments, data_arguments, rows):
         preset=model_arguments.preset,
         image_weights=model_arguments.image_weights,
         image_size=model_arguments.image_size,
-        freeze_batch_norm=model_arguments.freeze_batch_norm,
         **{name: value for name, value in switches.items() if value is not None},
     )
     # Weights that were trained on other statistics keep them; a random start takes the methods' own 0.5.

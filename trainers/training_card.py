@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import matplotlib
@@ -19,9 +20,12 @@ HYPERPARAMETERS = (
     "weight_decay",
     "adam_beta1",
     "adam_beta2",
+    "optim",
     "lr_scheduler_type",
     "warmup_steps",
     "max_grad_norm",
+    "bf16",
+    "fp16",
     "max_text_tokens",
     "seed",
 )
@@ -64,8 +68,16 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
     write_curve(history, folder / CURVE_NAME)
     losses = [entry["loss"] for entry in history if "loss" in entry]
     evaluations = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    results = [
-        EvalResult(
+    results, evaluation = None, None
+    if evaluations and trainer.eval_dataset is not None:
+        sampler = trainer.eval_sampler(trainer.eval_dataset)
+        evaluation = {
+            "loss": evaluations[-1],
+            "pairs": len(sampler) * sampler.batch_size,
+            "batch": sampler.batch_size,
+            "chance": math.log(sampler.batch_size),
+        }
+        result = EvalResult(
             task_type="zero-shot-image-classification",
             task_name="Contrastive loss",
             dataset_type=Path(data_arguments.dataset).name,
@@ -76,7 +88,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
             metric_name="contrastive loss",
             metric_value=round(evaluations[-1], 4),
         )
-    ]
+        results = [result]
     metadata = ModelCardData(
         language="en",
         license="apache-2.0",
@@ -85,7 +97,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         tags=["radiology", "chest-x-ray", "medsyn", config.model_type],
         datasets=[Path(data_arguments.dataset).name],
         model_name=folder.name,
-        eval_results=results if evaluations else None,
+        eval_results=results,
     )
     parameters = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.model.parameters()]
     card = render_card(
@@ -103,6 +115,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         rows_without_text=trainer.train_dataset.rows_without_text,
         rows_waiting=trainer.train_sampler.rows_waiting,
         global_batch=trainer.train_sampler.batch_size,
+        accumulated=args.gradient_accumulation_steps,
         processes=args.world_size,
         epochs=round(trainer.state.epoch or 0, 2),
         steps=trainer.state.global_step,
@@ -110,7 +123,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         parameters_total=sum(number for number, _ in parameters),
         parameters_trained=sum(number for number, trained in parameters if trained),
         loss=losses[-1] if losses else None,
-        eval_loss=evaluations[-1] if evaluations else None,
+        evaluation=evaluation,
         curve=CURVE_NAME,
     )
     card.save(folder / "README.md")

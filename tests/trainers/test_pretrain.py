@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from transformers import AutoModel, AutoProcessor, BertModel
 
 from tests.fixtures.tiny_models import tiny_text_config, tiny_tokenizer
 from tests.trainers.pairs_of_films import film_rows
-from trainers.arguments import parse
+from trainers.arguments import COMMON, parse
+from trainers.downstream.linear_probe import parser as probe_parser
 from trainers.pretrain import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,6 +85,8 @@ def test_card_tells_the_run(trained, dataset):
         "24 pairs",
         "| `learning_rate` | 0.0001 |",
         "never mirrored",
+        "on 8 pairs in batches of 4 (guessing the pairs of such a batch has a cross-entropy of 1.386)",
+        "small turns",
     ):
         assert said in card
     assert "effusion." not in card.split("## Model")[1]
@@ -107,7 +111,12 @@ def test_scratch_text_encoder_learns_its_own_words(dataset, tmp_path, capsys):
     config = AutoModel.from_pretrained(out).config
     assert config.text_config.vocab_size == len(tokenizer) and config.frozen_text_layers == 0
     assert "random start, vocabulary from the training texts" in (out / "README.md").read_text()
-    assert "24 pairs (0 rows without text left out)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "24 pairs (0 rows without text left out)" in shown
+    command = shlex.split(shown.strip().splitlines()[-1])
+    assert command[:2] == ["medsyn", "probe"]
+    probe = probe_parser().parse_args(command[2:])
+    assert probe.encoder == [str(out), f"random:{out}"] and probe.dataset == str(dataset)
 
 
 def test_image_weights_bring_their_statistics(dataset, tmp_path):
@@ -125,11 +134,28 @@ def test_resume_from_the_last_checkpoint(dataset, text_encoder, trained, tmp_pat
     command = options(dataset, text_encoder, tmp_path, *more)
     assert main([*command, "--max_steps", "7"]) == 0
     full = AutoModel.from_pretrained(tmp_path).state_dict()
+    card = (tmp_path / "README.md").read_text()
+
+    def resume():
+        assert main([*command, "--max_steps", "7", "--resume_from_checkpoint", "last"]) == 0
+        resumed = AutoModel.from_pretrained(tmp_path).state_dict()
+        assert all(torch.equal(value, full[name]) for name, value in resumed.items())
+
+    (tmp_path / "model.safetensors").unlink()
+    resume()  # after the last step: nothing is left to do but to leave the model
+    assert (tmp_path / "README.md").read_text() == card
     shutil.rmtree(tmp_path / "checkpoint-7")
-    assert main([*command, "--max_steps", "7", "--resume_from_checkpoint", "last"]) == 0
-    assert all(
-        torch.equal(value, full[name]) for name, value in AutoModel.from_pretrained(tmp_path).state_dict().items()
-    )
+    resume()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_validation_split_of_one_report_is_left_out_with_a_word(rows, dataset, text_encoder, tmp_path, capsys):
+    shutil.copytree(dataset, tmp_path / "medsyn-cxr")
+    film_rows(rows, repeats=3).to_parquet(tmp_path / "medsyn-cxr" / "data" / "validation-00000-of-00001.parquet")
+    out = tmp_path / "out"
+    assert main(options(tmp_path / "medsyn-cxr", text_encoder, out, "--max_steps", "1")) == 0
+    assert "no evaluation: 1 different report(s) in validation are too few" in capsys.readouterr().out
+    assert "validation loss" not in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -137,6 +163,8 @@ def test_resume_from_the_last_checkpoint(dataset, text_encoder, trained, tmp_pat
     [
         (["--text_columns", "caption"], "no column caption"),
         (["--train_split", "training"], "no split 'training', only train, validation"),
+        (["--eval_split", "valid"], "no split 'valid', only train, validation"),
+        (["--dataset", "medsyn-cxr-that-is-not-here"], "there is no dataset folder medsyn-cxr-that-is-not-here"),
         (["--per_device_train_batch_size", "1"], "at least 2 texts"),
         (["--dataset", "nowhere/at-all"], "nowhere/at-all"),
         (["--image_encoder", "resnet5000"], "'resnet5000' is neither"),
@@ -166,6 +194,17 @@ def test_bad_usage_exits_with_2(argv, capsys):
     assert "usage: medsyn pretrain" in capsys.readouterr().err
 
 
+def test_help_shows_our_options_before_those_of_transformers(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    ours, rest = capsys.readouterr().out.split("the training: the rest of transformers.TrainingArguments:")
+    titles = ["\nthe model:\n", "\nthe data:\n", "\nthe training:\n"]
+    assert sorted(titles, key=ours.index) == titles
+    for name in (*COMMON, "model", "dataset"):
+        assert len(re.findall(rf"^  --{name}\b", ours, re.MULTILINE)) == 1 and f"\n  --{name} " not in rest
+    assert "\n  --fsdp " in rest and "\n  --fsdp " not in ours
+
+
 @pytest.mark.slow
 def test_accelerate_launches_two_processes(dataset, text_encoder, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "trainers/configs/cpu_2.yaml"]
@@ -179,4 +218,5 @@ def test_accelerate_launches_two_processes(dataset, text_encoder, tmp_path):
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "batches of 8 different reports" in result.stdout
+    assert result.stderr.count("BatchNorm takes its statistics from the 4 pairs of each process") == 1
     assert "on 2 processes" in (tmp_path / "out" / "README.md").read_text()

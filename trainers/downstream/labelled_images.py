@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
@@ -75,7 +76,7 @@ class LabelledImages:
     def pixels_hash(self) -> str:
         """SHA-256 over ids and encoded images in their order, labels apart."""
         digest = hashlib.sha256()
-        for row, name in enumerate(self.ids):
+        for row, name in enumerate(tqdm(self.ids, desc=f"hashing {self.name}", unit="image", delay=2, leave=False)):
             data = self.encoded(row)
             digest.update(f"{name}\t{len(data)}\n".encode())
             digest.update(data)
@@ -200,12 +201,15 @@ def images_from_dataset(
             of that label, `absent` and `present` decide. A label that the report does not mention (null) is absent.
 
     Raises:
+        FileNotFoundError: There is no such dataset.
         ValueError: A column is missing, or what [`LabelledImages`] raises.
     """
     import datasets
 
+    from trainers.dataset_by_name import load_splits
+
     parts, splits = [], []
-    for split, part in datasets.load_dataset(name, config).items():
+    for split, part in load_splits(name, config).items():
         for column in ("image", "image_id", "labels", patient_column):
             if column not in part.column_names:
                 raise ValueError(f"dataset {name} has no column {column!r}; it has {', '.join(part.column_names)}")
