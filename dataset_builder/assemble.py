@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from dataset_builder.films import FilmParts, atomic_file, sync_folder
+from dataset_builder.films import FilmParts, atomic_file, remove_unfinished, sync_folder
 from dataset_builder.plan import Plan, Row
 from dataset_builder.rows import dataset_row, row_features
 
@@ -53,6 +53,7 @@ def assemble(plan: Plan, parts: FilmParts, work: Path, data: Path) -> None:
     schema = row_features(generator.localizes).arrow_schema  # carries the columns' types for `datasets`
     film_bytes = parts.image_bytes()
     work.mkdir(exist_ok=True)
+    remove_unfinished(work)  # or it would be renamed into the dataset
     with tqdm(total=len(plan.rows), unit="row", desc="writing Parquet") as bar:
         for split, rows in plan.split_rows().items():
             shards = cut_shards(rows, film_bytes)

@@ -84,7 +84,7 @@ def build(
 
     from dataset_builder.assemble import assemble
     from dataset_builder.dataset_card import write_card
-    from dataset_builder.films import DiskFullError, FilmParts
+    from dataset_builder.films import DiskFullError, FilmParts, remove_unfinished
     from dataset_builder.folder import (
         SETTINGS,
         WORK,
@@ -142,6 +142,8 @@ def build(
         return read_manifest(out)
 
     with only_build(out):
+        for each in (out, out / "assets"):
+            remove_unfinished(each)
         work, data = parts.folder, out / "data" / generator.name
         manifest = read_manifest(out)
         if generator.name in manifest["configs"]:

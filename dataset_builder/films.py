@@ -62,6 +62,12 @@ def atomic_file(path: Path) -> Iterator[io.BufferedWriter]:
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process left half-written by `atomic_file`."""
+    for stale in folder.glob(f".*.[0-9]*{_TEMPORARY}"):
+        stale.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -261,7 +261,7 @@ def _identifier(row: dict, column: str, path: Path, number: int) -> str:
     text = "" if isinstance(value, bool) or not isinstance(value, (str, int)) else str(value).strip()
     if not 0 < len(text) <= _LONGEST_ID:
         raise ValueError(
-            f"{path}, row {number}: column {column!r} holds no identifier of at most {_LONGEST_ID} characters; fill it "
-            "or name another column"
+            f"{path}, row {number}: column {column!r} holds no identifier of at most {_LONGEST_ID} characters; fill "
+            "it or name another column"
         )
     return text
