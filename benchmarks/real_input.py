@@ -47,9 +47,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--results", type=Path, help="folder of the final real_input.{md,csv}, such as docs/results (default: --out)")
     add("--image-size", type=int, default=160, help="pixels a side for training and probing")
     add("--render-size", type=int, default=256, help="pixels a side of the phantoms")
-    add("--epochs", type=float, default=10)
+    add("--epochs", type=float, default=12)
     add("--batch-size", type=int, default=48)
     add("--learning-rate", type=float, default=3e-4)
+    add("--text-columns", nargs="+", default=["impression"], help="findings, impression or both")
+    add("--max-text-tokens", type=int, default=40, help="longer texts are cut")
     add("--text-sampling", choices=["full", "sentence"], default="full", help="what of a report meets its film")
     add("--num-proc", type=int, default=2, help="rendering processes")
     add("--seeds", type=int, default=3, help="draws of each label budget below 100 %%")
@@ -147,8 +149,8 @@ def encoder_of(arm: str, args: argparse.Namespace) -> str:
     settings = ["--image_size", args.image_size, "--num_train_epochs", args.epochs, "--seed", args.seed]
     settings += ["--per_device_train_batch_size", args.batch_size, "--learning_rate", args.learning_rate]
     settings += ["--image_encoder", ARCHITECTURE, "--image_weights", args.image_weights]
-    settings += ["--text_encoder", args.text_encoder, "--text_columns", "findings", "impression"]
-    settings += ["--text_sampling", args.text_sampling]
+    settings += ["--text_encoder", args.text_encoder, "--text_columns", *args.text_columns]
+    settings += ["--text_sampling", args.text_sampling, "--max_text_tokens", args.max_text_tokens]
     said = json.dumps([str(setting) for setting in settings])
     if done.is_file():
         if done.read_text(encoding="utf-8") != said:
@@ -208,7 +210,8 @@ def write_report(args: argparse.Namespace, argv: list[str]) -> None:
     parts = [
         "# Real films",
         f"Made by `python benchmarks/real_input.py {shown}`: {args.epochs:g} epochs in batches of {args.batch_size} "
-        f"at {args.image_size} px (learning rate {args.learning_rate:g}, {args.text_sampling} reports) on the reports "
+        f"at {args.image_size} px, learning rate {args.learning_rate:g}, {args.text_sampling} texts of "
+        f"{' and '.join(args.text_columns)} cut at {args.max_text_tokens} tokens, on the reports "
         "of the Open-i training patients, then a linear probe on frozen "
         "features. Random weights are timm's at the start, BatchNorm in evaluation mode.",
     ]
