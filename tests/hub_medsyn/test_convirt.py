@@ -244,6 +244,7 @@ def test_gradient_checkpointing_changes_nothing(kind, batch):
         ).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
+        assert model.text_model.encoder.layer[0].gradient_checkpointing is checkpointing
         model(**batch, return_loss=True).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
