@@ -98,7 +98,7 @@ def assign_splits(records: Sequence[ReportRecord], shares: Sequence[float] = SPL
     Raises:
         ValueError: If the source puts one subject into two splits, or the shares do not add up to 1.
     """
-    if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != len(SPLITS) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
         raise ValueError(
             f"split shares {tuple(shares)} are not three numbers (train, validation, test) that add up to 1"
         )

@@ -98,7 +98,7 @@ class Funnel:
                 if self.on_duplicate == "error":
                     raise ValueError(
                         f"study id {record.study_id!r} of {record.source or 'the records'} comes twice (record "
-                        f"{self.counts['all']}); name the column of unique ids, or skip the later ones"
+                        f"{self.counts['all']}); name the column of unique ids, or take the later ones out"
                     )
                 self._skip("duplicate_study", record)
                 continue

@@ -13,7 +13,7 @@ _DANGLING = re.compile(
     rf"\s{_MARKS}(?:[ ,/:-]{{1,3}}(?:(?:at|on|by|and) )?{_MARKS}){{0,8}}(?=\s?(?:[.,;:)]|$))"
 )
 _MARK = re.compile(rf"{_MARKS}[-/]?")
-_BROKEN = re.compile(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")
+_BROKEN = re.compile(r"[\ufffd\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")  # surrogates fit no UTF-8
 _BLANKS = re.compile(r"[^\S\n]+")
 _PARAGRAPH = re.compile(r" ?\n ?(?:\n\s*|(?=[-*\u2022]\s)|(?=\(?\d{1,2}[.)](?:\s|[A-Za-z])))")
 _BULLET = re.compile(r"(^|[.!?;:]\s+)[-*\u2022]\s+")

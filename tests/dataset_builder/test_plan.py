@@ -64,7 +64,7 @@ def test_a_subject_in_two_splits_is_refused():
         assign_splits([replace(first, split="holdout")])
 
 
-@pytest.mark.parametrize("shares", [(0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1)])
+@pytest.mark.parametrize("shares", [(0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])
 def test_bad_shares_are_refused(shares):
     with pytest.raises(ValueError, match="add up to 1"):
         assign_splits(list(fake_records(2)), shares)

@@ -26,6 +26,7 @@ from dataset_builder.reports.text import clean_impression, count_tokens
         ("XXXX XXXX opacity, XXXX atelectasis. . ", "opacity, atelectasis."),
         ("[**Known lastname 12**] has an effusion", "has an effusion"),
         ("caf\ufffd\x00 opacity", "caf opacity"),
+        ("half a \ud83d smile", "half a smile"),
         ("XXXX, XXXX. ___", ""),
         ("...", ""),
         ("", ""),
@@ -45,9 +46,9 @@ def test_cleaning_twice_is_cleaning_once(raw):
 
 @pytest.mark.parametrize("piece", ["word ", "1. ", "XXXX ", ", ", "\n", "_", "[**", ". ", " ", "(", ",;"])
 def test_a_megabyte_is_cleaned_in_seconds(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     clean_impression(piece * (1_000_000 // len(piece)) + ".")
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_tokens_are_words():
