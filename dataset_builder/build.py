@@ -307,13 +307,14 @@ def summary(out: Path, entry: dict) -> str:
         lines.append(f"{repeats['images']:,} images stand in more than one split ({repeats['rows']:,} rows)")
     if entry["occult_findings"]:
         occult = ", ".join(f"{finding} {count:,}" for finding, count in entry["occult_findings"].items())
-        lines.append(f"drawn too faintly to be seen, so not labelled present: {occult}")
+        lines.append(f"too faint to be seen or not drawn, so not labelled present: {occult}")
     policy = entry["settings"]["text_policy"]
     public = policy == "public" or (entry["settings"]["source"] or {}).get("format") == "mimic-cxr"
     hint = "" if public else " (build with --text-policy public if anyone may read these reports)"
     lines.append(f"text policy: {policy}{hint}")
     lines.append(f"in {out}: README.md, manifest.json, data/{entry['settings']['generator']['name']}/")
-    where = "" if out.resolve().parent == Path.cwd() else f"   # in {out.resolve().parent}"
+    out = out.resolve()  # "." has no name
+    where = "" if out.parent == Path.cwd() else f"   # in {out.parent}"
     lines.append(f'next: load_dataset("{out.name}"){where}')
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ def write_card(out: Path, manifest: dict) -> None:
 
     from hub_medsyn.cards import render_card
 
+    out = out.resolve()  # "." has no name
     configs = manifest["configs"]
     grids = {}
     for name in configs:

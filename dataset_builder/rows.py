@@ -47,7 +47,7 @@ def row_features(localizes: bool) -> Features:
     Args:
         localizes (`bool`): Whether the generator knows where its findings are, which adds `finding_masks` (one
             `(height, width)` image a finding, 255 inside), `boxes` (absolute `x0, y0, x1, y1` in pixels) and
-            `occult_findings` (drawn, but too faint to be seen). All three name a finding by its kind.
+            `occult_findings` (asked for, but too faint to be seen or not drawn). All three name a finding by its kind.
 
     Returns:
         `datasets.Features`: `labels` holds 1 present, 0 absent, -1 uncertain, null unmentioned.

@@ -24,7 +24,8 @@ class Radiograph:
         masks (`list[tuple[Finding, np.ndarray]]`): A finding and the `(height, width)` bool mask of its pixels.
         boxes (`list[tuple[Finding, tuple[float, float, float, float]]]`): A finding and its box, absolute
             `x0, y0, x1, y1` in pixels.
-        occult (`list[Finding]`): Findings that were asked for and drawn but change the film too little to be seen.
+        occult (`list[Finding]`): Findings that were asked for but cannot be seen: they change the film too little, or
+            the generator has no way to draw them.
         made_with (`str`, *optional*): What may have moved the last bits of the pixels beside the generator's settings,
             such as the batch that memory allowed; the manifest counts it.
     """

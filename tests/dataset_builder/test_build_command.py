@@ -65,6 +65,15 @@ def test_a_table_becomes_a_dataset(tmp_path, capsys, monkeypatch):
     assert "image/s" not in told.err
 
 
+def test_the_folder_at_hand_goes_by_its_name(tmp_path, capsys, monkeypatch):
+    table = write_table(tmp_path / "reports.jsonl", table_rows(6))
+    (tmp_path / "films").mkdir()
+    monkeypatch.chdir(tmp_path / "films")
+    assert main(["--reports", table, "--out", ".", "--image-size", "32", "--num-proc", "1"]) == 0
+    assert f'load_dataset("films")   # in {tmp_path}' in capsys.readouterr().out
+    assert 'load_dataset("films")' in Path("README.md").read_text()
+
+
 def test_limit_and_columns(tmp_path, capsys):
     rows = [{"id": row["uid"], "who": row["patient_id"], "text": row["impression"]} for row in table_rows(30)]
     assert (

@@ -112,8 +112,9 @@ class PhantomGenerator:
 
         Returns:
             `Radiograph`: The film, with a mask and a box for every finding that can be seen (both sides apart), and
-            labels that say what can be seen. Findings that change the film by less than 8 grey levels in their mask
-            stand in `occult`. Emphysema is a state of the whole film and has neither mask nor box.
+            labels that say what can be seen. Findings that change the film by less than 8 grey levels in their mask (6
+            for a pneumothorax) stand in `occult`, as does a fracture, which is not drawn. Emphysema is a state of the
+            whole film and has neither mask nor box.
 
         Raises:
             `ValueError`: The view is neither `PA` nor `AP`, or an entry of the scene is not a `Finding`.
@@ -121,11 +122,11 @@ class PhantomGenerator:
         if view is not None and view not in VIEWS:
             raise ValueError(f"view {view!r} is not 'PA', 'AP' or None")
         scene = _checked(scene)
-        drawings, undrawable = plan(scene, seed)
+        drawings, _ = plan(scene, seed)
         with one_thread():
-            return self._render(scene, drawings, undrawable, seed, view)
+            return self._render(scene, drawings, seed, view)
 
-    def _render(self, scene, drawings: list[Drawing], undrawable: list[Finding], seed: int, view) -> Radiograph:
+    def _render(self, scene, drawings: list[Drawing], seed: int, view) -> Radiograph:
         normal_heart = solve_heart(self.atlas, seed, view, None, normal_extent(seed))
         normal = Patient(self.atlas, seed, view, self.image_size, heart=normal_heart)
         attenuation = normal.line_integral()
