@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -48,10 +49,55 @@ def write_curve(log_history: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
-def dataset_fingerprint(dataset: str) -> str | None:
-    """SHA-256 of `manifest.json` where the dataset is a folder that has one."""
-    manifest = Path(dataset) / "manifest.json"
-    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+def read_origin(dataset: str, config: str | None) -> dict:
+    """What a dataset folder's `manifest.json` says of the films and texts of one config.
+
+    Args:
+        dataset (`str`): A folder, or an id on the Hub, whose manifest is not read.
+        config (`str`, *optional*): Its config; by default the manifest's first, which is what `load_dataset` reads.
+
+    Returns:
+        `dict`: `sha256` of the manifest, `config`, `generator`, `text_policy` and `reports`, the names of the reports'
+        sources; each `None` where it is not known.
+    """
+    origin = dict.fromkeys(("sha256", "config", "generator", "text_policy", "reports"))
+    path = Path(dataset) / "manifest.json"
+    if not path.is_file():
+        return origin
+    content = path.read_bytes()
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        manifest = None
+    ours = isinstance(manifest, dict) and manifest.get("format") == "medsyn-cxr"
+    configs = manifest["configs"] if ours else {}  # else the manifest of something else
+    name = next(iter(configs), None) if config in (None, "default") else config
+    if name in configs:
+        settings, reports = configs[name]["settings"], configs[name]["reports"]
+        origin |= {"config": name, "generator": settings["generator"]["name"]}
+        origin |= {"text_policy": settings["text_policy"], "reports": reports["sources"]}
+    return origin | {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def licence_doubts(origin: dict, borrowed: bool) -> list[str]:
+    """Why no licence can be claimed for weights, in clauses; none for phantoms of the grammar's reports from scratch.
+
+    Args:
+        origin (`dict`): Of [`read_origin`].
+        borrowed (`bool`): Whether an encoder started from weights that others trained.
+    """
+    doubts = []
+    if origin["generator"] is None:
+        doubts.append("it is not known what the dataset was made of, nor under which terms")
+    elif origin["generator"] != "phantom":
+        doubts.append(f"the terms of `{origin['generator']}`, where the films come from, may hold for them")
+    if origin["text_policy"] == "credentialed":
+        doubts.append("the reports may come from a source that only credentialed users may read, such as MIMIC-CXR")
+    elif origin["reports"] not in (None, ["grammar"]):
+        doubts.append("the terms of the reports' source may hold for them")
+    if borrowed:
+        doubts.append("an encoder started from weights with terms of their own")
+    return doubts
 
 
 def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Path) -> None:
@@ -89,9 +135,13 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
             metric_value=round(evaluations[-1], 4),
         )
         results = [result]
+    origin = read_origin(data_arguments.dataset, data_arguments.dataset_config)
+    statistics = getattr(config.vision_config, "pretrained_cfg", None)  # only weights that were trained have them
+    borrowed = bool(model_arguments.image_weights or statistics) or model_arguments.text_encoder != "scratch"
+    doubts = licence_doubts(origin, borrowed)
     metadata = ModelCardData(
         language="en",
-        license="apache-2.0",
+        license="other" if doubts else "apache-2.0",
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["radiology", "chest-x-ray", "medsyn", config.model_type],
@@ -110,7 +160,8 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         switches=config.departures(),
         model_arguments=model_arguments,
         data_arguments=data_arguments,
-        dataset_sha256=dataset_fingerprint(data_arguments.dataset),
+        origin=origin,
+        licence_doubts=doubts,
         pairs=len(trainer.train_dataset),
         rows_without_text=trainer.train_dataset.rows_without_text,
         rows_waiting=trainer.train_sampler.rows_waiting,

@@ -1,6 +1,7 @@
 """The command end to end: what it leaves, how presets and options meet, resume, two processes, and its refusals."""
 
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from tests.trainers.pairs_of_films import film_rows
 from trainers.arguments import COMMON, parse
 from trainers.downstream.linear_probe import parser as probe_parser
 from trainers.pretrain import main
+from trainers.training_card import licence_doubts, read_origin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -29,8 +31,15 @@ def dataset(tmp_path_factory) -> Path:
     (folder / "data").mkdir(parents=True)
     film_rows(24).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
     film_rows(10, repeats=2).to_parquet(folder / "data" / "validation-00000-of-00001.parquet")
-    (folder / "manifest.json").write_text('{"rows": 34}')
+    (folder / "manifest.json").write_text(manifest())
     return folder
+
+
+def manifest(generator="phantom", text_policy="public", sources=("grammar",)) -> str:
+    """That of a dataset with one config, as far as the card reads it."""
+    settings = {"generator": {"name": generator, "generator": generator}, "text_policy": text_policy}
+    entry = {"settings": settings, "reports": {"sources": list(sources)}}
+    return json.dumps({"format": "medsyn-cxr", "text_policy": text_policy, "configs": {generator: entry}})
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +99,50 @@ def test_card_tells_the_run(trained, dataset):
     ):
         assert said in card
     assert "effusion." not in card.split("## Model")[1]
+
+
+def test_card_claims_a_licence_for_phantoms_of_the_grammar_from_scratch_alone(dataset, trained, tmp_path):
+    def terms(folder) -> tuple[str, str]:
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        return yaml.safe_load(card.split("---")[1])["license"], card.split("## Terms")[1]
+
+    licence, said = terms(trained)  # from a text encoder that was trained elsewhere
+    assert licence == "other" and "an encoder started from weights with terms of their own" in said
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    assert "synthetic, made by `phantom` (config `phantom`)" in card
+    assert "from grammar; text policy `public`" in card
+    assert main(options(dataset, "scratch", tmp_path / "scratch", "--max_steps", "1")) == 0
+    licence, said = terms(tmp_path / "scratch")
+    assert licence == "apache-2.0" and "No licence" not in said
+
+
+@pytest.mark.parametrize(
+    ("written", "doubt"),
+    [
+        (manifest(text_policy="credentialed", sources=["notes.csv"]), "only credentialed users may read"),
+        (manifest(sources=["notes.csv"]), "terms of the reports' source"),
+        (manifest(generator="sd"), "the terms of `sd`"),
+        ('{"rows": 34}', "not known what the dataset was made of"),
+        ("not JSON", "not known what the dataset was made of"),
+        (None, "not known what the dataset was made of"),
+    ],
+)
+def test_what_keeps_a_licence_from_being_claimed(written, doubt, tmp_path):
+    if written is not None:
+        (tmp_path / "manifest.json").write_text(written)
+    origin = read_origin(str(tmp_path), None)
+    doubts = licence_doubts(origin, borrowed=False)
+    assert len(doubts) == 1 and doubt in doubts[0]
+    assert (origin["sha256"] is None) == (written is None)
+
+
+def test_the_origin_is_that_of_the_config_learnt_from(tmp_path):
+    both = json.loads(manifest())
+    both["configs"] |= json.loads(manifest("sd", "credentialed", ["notes.csv"]))["configs"]
+    (tmp_path / "manifest.json").write_text(json.dumps(both))
+    assert read_origin(str(tmp_path), "default")["generator"] == "phantom"
+    assert read_origin(str(tmp_path), "sd")["text_policy"] == "credentialed"
+    assert read_origin(str(tmp_path), "other")["generator"] is None
 
 
 def test_presets_set_defaults_and_options_win():
