@@ -9,20 +9,26 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from .configuration_medsyn import ConVIRTConfig, MedSynConfig
+from .configuration_medsyn import ConVIRTConfig, GLoRIAConfig, MedSynConfig, MGCAConfig
 from .image_processing_medsyn import MedSynImageProcessor
 from .modeling_convirt import ConVIRTModel
+from .modeling_gloria import GLoRIAModel
+from .modeling_mgca import MGCAModel
 from .modeling_outputs import ContrastiveOutput
 
 __all__ = [
     "ContrastiveOutput",
     "ConVIRTConfig",
     "ConVIRTModel",
+    "GLoRIAConfig",
+    "GLoRIAModel",
+    "MGCAConfig",
+    "MGCAModel",
     "MedSynConfig",
     "MedSynImageProcessor",
 ]
 
-for config, model in ((ConVIRTConfig, ConVIRTModel),):
+for config, model in ((ConVIRTConfig, ConVIRTModel), (GLoRIAConfig, GLoRIAModel), (MGCAConfig, MGCAModel)):
     AutoConfig.register(config.model_type, config)
     AutoModel.register(config, model)
     AutoModelForZeroShotImageClassification.register(config, model)

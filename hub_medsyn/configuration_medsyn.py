@@ -136,3 +136,166 @@ class ConVIRTConfig(MedSynConfig):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
+
+
+class GLoRIAConfig(MedSynConfig):
+    """Configuration of a [`GLoRIAModel`].
+
+    Args:
+        temperature_global (`float`, *optional*):
+            What global cosines are divided by: 0.1 (the published code multiplies by 10), in `paper` 0.07.
+        attention_temperature (`float`, *optional*): What the words' shares of a region are multiplied by: 4.
+        word_temperature (`float`, *optional*): What word cosines are multiplied by: 5.
+        loss_temperature (`float`, *optional*): What local similarities are multiplied by: 10.
+        weight_global (`float`, *optional*): Of the sum of both directions: 1, in `paper` 0.5, their mean.
+        weight_local (`float`, *optional*): Likewise for the local loss.
+        last_text_layers (`int`, *optional*): How many of the last text layers are added up: 4.
+        words_include_cls (`bool`, *optional*):
+            Whether the token that opens a text counts as its first word in the local loss, as it does in the published
+            code; true in every preset. The closing token never counts.
+        upsample_size (`int`, *optional*):
+            Side to which images are enlarged before an encoder that takes any size: 299 in `official`, for 19 x 19
+            regions. 0, in `fixed` and `paper`, leaves them: 14 x 14 regions at 224 pixels, for half the work.
+        freeze_batch_norm (`bool`, *optional*): False in every preset.
+        frozen_text_layers (`int`, *optional*): 0 in every preset.
+        freeze_text_embeddings (`bool`, *optional*): False in every preset.
+        kwargs: `vision_config`, `text_config`, `preset`, `image_size` and the token ids of [`MedSynConfig`].
+
+    Raises:
+        ValueError: If the text encoder has fewer layers than are added up, or a `projection_dim` is given: images are
+            projected to the width of the text encoder.
+    """
+
+    model_type = "medsyn-gloria"
+    presets = {
+        "official": {
+            "temperature_global": 0.1,
+            "attention_temperature": 4.0,
+            "word_temperature": 5.0,
+            "loss_temperature": 10.0,
+            "weight_global": 1.0,
+            "weight_local": 1.0,
+            "last_text_layers": 4,
+            "words_include_cls": True,
+            "upsample_size": 299,
+            "freeze_batch_norm": False,
+            "frozen_text_layers": 0,
+            "freeze_text_embeddings": False,
+        }
+    }
+    # differs from marshuang80/gloria: there every film is enlarged to 299 pixels
+    presets["fixed"] = {**presets["official"], "upsample_size": 0}
+    presets["paper"] = {**presets["fixed"], "temperature_global": 0.07, "weight_global": 0.5, "weight_local": 0.5}
+
+    def __init__(self, **kwargs):
+        if kwargs.get("projection_dim") is not None:
+            raise ValueError(
+                f"GLoRIA takes no projection_dim ({kwargs['projection_dim']}): images are projected to the width of "
+                "the text encoder; leave it out"
+            )
+        super().__init__(**kwargs)
+        layers = self.text_config.num_hidden_layers
+        if not 1 <= self.last_text_layers <= layers:
+            raise ValueError(
+                f"last_text_layers={self.last_text_layers} of a text encoder with {layers} layers; "
+                f"pass last_text_layers between 1 and {layers}"
+            )
+
+
+class MGCAConfig(MedSynConfig):
+    """Configuration of an [`MGCAModel`].
+
+    Args:
+        projection_dim (`int`, *optional*): Width of the shared space; 128 in every preset.
+        head_dim (`int`, *optional*): Hidden width of the four heads: 2048.
+        num_prototypes (`int`, *optional*): 500.
+        temperature_global (`float`, *optional*): What global cosines are divided by: 0.07.
+        temperature_local (`float`, *optional*): What products of words and patches are divided by: 0.1.
+        temperature_prototype (`float`, *optional*): What prototype cosines are divided by: 0.2.
+        sinkhorn_epsilon (`float`, *optional*): How soft the prototype assignments are: 0.05.
+        sinkhorn_iterations (`int`, *optional*): 3.
+        weight_global (`float`, *optional*):
+            Of the sum of both directions: 1, in `paper` 0.5, their mean.
+        weight_local (`float`, *optional*): Of the token-wise loss: 1, as the published command line always sets it.
+        weight_prototype (`float`, *optional*): Of the prototype loss: 1, likewise.
+        frozen_prototype_epochs (`int`, *optional*): For how many epochs the prototypes are not trained: 1.
+        text_layers (`int`, *optional*):
+            How many of the text encoder's layers are used: 6 in `official`, which drops the upper half of BERT-base;
+            -1, all of them, in `fixed` and `paper`.
+        words_include_sep (`bool`, *optional*):
+            Whether the token that closes a text counts as its last word, as in the published code; true in every
+            preset. The opening token is the whole text's feature and never counts.
+        pad_negatives (`bool`, *optional*):
+            Whether padding up to `max_words` is a negative of every word and part of the word head's batch statistics:
+            true in `official` alone.
+        max_words (`int`, *optional*): To how many words `pad_negatives` pads: 111.
+        normalize_patch_context (`bool`, *optional*):
+            Whether the words that a ViT's patch attends to are scaled to unit length, as they are for maps: false in
+            `official` alone.
+        shift_word_weights (`bool`, *optional*):
+            Whether a word counts by the attention paid to the token after each of its pieces, and the closing token by
+            that paid to padding, as the published code's slices make it: true in `official` alone.
+        upsample_size (`int`, *optional*):
+            Side to which images are enlarged before an encoder of maps that takes any size: 299 in `official`; 0, in
+            `fixed` and `paper`, leaves them.
+        freeze_batch_norm (`bool`, *optional*): False in every preset. The heads' BatchNorms obey it too.
+        frozen_text_layers (`int`, *optional*): 0 in every preset.
+        freeze_text_embeddings (`bool`, *optional*): False in every preset.
+        kwargs: `vision_config`, `text_config`, `preset`, `image_size` and the token ids of [`MedSynConfig`].
+
+    Raises:
+        ValueError: If the text encoder has fewer layers than `text_layers`.
+    """
+
+    model_type = "medsyn-mgca"
+    presets = {
+        "official": {
+            "projection_dim": 128,
+            "head_dim": 2048,
+            "num_prototypes": 500,
+            "temperature_global": 0.07,
+            "temperature_local": 0.1,
+            "temperature_prototype": 0.2,
+            "sinkhorn_epsilon": 0.05,
+            "sinkhorn_iterations": 3,
+            "weight_global": 1.0,
+            "weight_local": 1.0,
+            "weight_prototype": 1.0,
+            "frozen_prototype_epochs": 1,
+            "text_layers": 6,
+            "words_include_sep": True,
+            "pad_negatives": True,
+            "max_words": 111,
+            "normalize_patch_context": False,
+            "shift_word_weights": True,
+            "upsample_size": 299,
+            "freeze_batch_norm": False,
+            "frozen_text_layers": 0,
+            "freeze_text_embeddings": False,
+        }
+    }
+    presets["fixed"] = {
+        **presets["official"],
+        # differs from HKU-MedAI/MGCA: there six of BERT-base's twelve layers are used
+        "text_layers": -1,
+        # differs from HKU-MedAI/MGCA: there padding is a negative of every word
+        "pad_negatives": False,
+        # differs from HKU-MedAI/MGCA: there a ViT's patches meet unscaled vectors
+        "normalize_patch_context": True,
+        # differs from HKU-MedAI/MGCA: there each word counts by the attention paid to the token after it
+        "shift_word_weights": False,
+        # differs from HKU-MedAI/MGCA: there every film for a ResNet is enlarged to 299 pixels
+        "upsample_size": 0,
+    }
+    presets["paper"] = {**presets["fixed"], "weight_global": 0.5}
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        layers = self.text_config.num_hidden_layers
+        if self.text_layers != -1:
+            if not 1 <= self.text_layers <= layers:
+                raise ValueError(
+                    f"text_layers={self.text_layers} of a text encoder with {layers} layers; "
+                    f"pass text_layers between 1 and {layers}, or -1 for all"
+                )
+            self.text_config.num_hidden_layers = self.text_layers

@@ -201,6 +201,8 @@ class MedSynPreTrainedModel(PreTrainedModel):
         model = cls(config)
         model.vision_model.timm_model.load_state_dict(vision.state_dict())
         if encoder is not None:
-            model.text_model.load_state_dict(encoder.state_dict())
+            weights = encoder.state_dict()
+            kept = model.text_model.state_dict()  # without the layers that the configuration leaves out
+            model.text_model.load_state_dict({name: weights[name] for name in kept})
         model.set_vocabulary(tokenizer)
         return model
