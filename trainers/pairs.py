@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from typing import Literal
 
@@ -119,6 +120,11 @@ class PairDataset(Dataset):
     def distinct_keys(self) -> list[str]:
         """Equal strings for texts that differ in case and white space alone."""
         return [" ".join(text.lower().split()) for text in self.texts]
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name the ids and texts in their order."""
+        pairs = json.dumps([self.ids, self.texts])
+        return hashlib.sha256(pairs.encode()).hexdigest()[:12]
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         """`id` (`str`), `text` (`str`) and `film` (`(side, side)`, grey values 0 to 255) of one item."""

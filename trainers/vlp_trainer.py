@@ -24,6 +24,19 @@ from .pairs import PairDataset
 from .samplers import DistinctTextBatchSampler
 
 BATCHES_NAME = "batches.json"
+# A checkpoint brings its optimiser and schedule along: others given at a resume would be ignored without a word.
+RESUMED_ARGUMENTS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "max_text_tokens",
+    "seed",
+)
 logger = logging.getLogger(__name__)
 
 
@@ -176,8 +189,8 @@ class VLPTrainer(Trainer):
 
         Raises:
             FileNotFoundError: If the folder is no checkpoint of this trainer.
-            ValueError: If the checkpoint was written by another number of processes, batch size or seed: the run could
-                not go on as it would have.
+            ValueError: If the checkpoint was written by another number of processes or batch size, on other rows or
+                texts, or under another setting of text, film or optimiser: the run could not go on as it would have.
         """
         if resume_from_checkpoint is not None:
             path = Path(resume_from_checkpoint) / BATCHES_NAME
@@ -186,10 +199,11 @@ class VLPTrainer(Trainer):
                     f"{resume_from_checkpoint} is not a checkpoint of this trainer: no {BATCHES_NAME}"
                 )
             saved, now = json.loads(path.read_text(encoding="utf-8")), self._batches()
-            differ = [f"{name} {saved[name]} then, {now[name]} now" for name in now if saved[name] != now[name]]
+            then = {name: saved.get(name, "not recorded") for name in now}
+            differ = [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
             if differ:
                 raise ValueError(
-                    f"{resume_from_checkpoint} cannot be resumed with other batches ({'; '.join(differ)}); "
+                    f"{resume_from_checkpoint} cannot be resumed with other data or settings ({'; '.join(differ)}); "
                     "run it as it was, or start anew in another --output_dir"
                 )
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
@@ -212,13 +226,21 @@ class VLPTrainer(Trainer):
         steps_per_epoch = math.ceil(len(self.train_sampler) / self.args.gradient_accumulation_steps)
         return math.ceil(self.args.num_train_epochs * steps_per_epoch)
 
-    def _batches(self) -> dict[str, int]:
+    def _batches(self) -> dict:
+        """What a run has to share with the one that it goes on with, as JSON gives it back."""
+        pairs, arguments = self.train_dataset, json.loads(self.args.to_json_string())
         return {
             "processes": self.args.world_size,
             "global_batch_size": self.train_sampler.batch_size,
             "accumulation_steps": self.args.gradient_accumulation_steps,
-            "rows": len(self.train_dataset),
-            "seed": self.args.seed,
+            "rows": len(pairs),
+            "ids_and_texts": pairs.fingerprint(),
+            "image_size": pairs.processor.output_size,
+            "text_sampling": pairs.text_sampling,
+            "sentence_rule": pairs.sentence_rule,
+            "augmentation": pairs.augmentation,
+            "horizontal_flip": pairs.flip,
+            **{name: arguments[name] for name in RESUMED_ARGUMENTS},
         }
 
     def _save(self, output_dir: str | None = None, state_dict=None):

@@ -95,6 +95,37 @@ def test_a_resume_with_other_batches_is_refused(tmp_path):
         trainer_of(tmp_path).train(resume_from_checkpoint=str(tmp_path))
 
 
+def test_a_resume_on_other_data_or_settings_is_refused_and_names_them(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trainer_of(tmp_path, train_dataset=film_pairs(), **saving).train()
+    checkpoint = str(tmp_path / "checkpoint-2")
+
+    def refused(pairs, **settings) -> str:
+        trainer = trainer_of(tmp_path, train_dataset=pairs, **saving, **settings)
+        with pytest.raises(ValueError, match="cannot be resumed with other data or settings") as caught:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        return str(caught.value)
+
+    other_text, other_id = film_pairs(), film_pairs()
+    other_text.texts[3] = "small left hydrothorax."
+    other_id.ids[3] = "film999"
+    for pairs in (other_text, other_id):
+        message = refused(pairs)
+        assert f"(ids_and_texts {film_pairs().fingerprint()} then, {pairs.fingerprint()} now)" in message
+        assert "hydrothorax" not in message
+    assert "(text_sampling sentence then, full now)" in refused(film_pairs(text_sampling="full"))
+    assert "(augmentation film then, crop now)" in refused(film_pairs(augmentation="crop"))
+    assert "(horizontal_flip False then, True now)" in refused(film_pairs(flip=True))
+    assert "(learning_rate 0.001 then, 0.002 now)" in refused(film_pairs(), learning_rate=2e-3)
+    cosine = refused(film_pairs(), lr_scheduler_type="cosine")
+    assert "(lr_scheduler_type linear then, cosine now)" in cosine
+    assert trainer_of(tmp_path, **saving).train(resume_from_checkpoint=checkpoint).global_step == 2
+    saved = json.loads((tmp_path / "checkpoint-2" / "batches.json").read_text())
+    del saved["learning_rate"]
+    (tmp_path / "checkpoint-2" / "batches.json").write_text(json.dumps(saved))
+    assert "learning_rate not recorded then" in refused(film_pairs())
+
+
 def test_saved_model_is_safetensors_and_reloads(tmp_path):
     trainer = trainer_of(tmp_path, num_train_epochs=1)
     trainer.train()
