@@ -28,6 +28,7 @@ ARMS = {
     "imagenet": "ImageNet weights",
     "random": "random weights",
 }
+UNTRAINED = ("imagenet", "random")  # arms that learn from no pairs
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -198,6 +199,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def learnt_from(arm: str, args: argparse.Namespace) -> str:
+    """How many pairs an arm's encoder learnt from, for how many steps and minutes, as its checkpoint tells."""
+    checkpoint = args.out / arm / "checkpoint"
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    batches = checkpoint / f"checkpoint-{state['global_step']}" / "batches.json"
+    pairs = json.loads(batches.read_text(encoding="utf-8"))["rows"]
+    seconds = [entry["train_runtime"] for entry in state["log_history"] if "train_runtime" in entry]
+    minutes = f"{seconds[-1] / 60:.0f} minutes since it last began" if seconds else "for a time not recorded"
+    return f"{pairs:,} pairs, {state['global_step']:,} steps, {minutes}"
+
+
+def probed_films(name: str, args: argparse.Namespace) -> str:
+    """How many films of a real set the probe learnt from, chose its penalty on, and was tested on."""
+    results = json.loads((args.out / name / "results.json").read_text(encoding="utf-8"))
+    return ", ".join(f"{count:,} {split}" for split, count in results["settings"]["images"].items())
+
+
 def write_report(args: argparse.Namespace, argv: list[str]) -> None:
     """Joins the tables of the sets into `real_input.md` and their rows into `real_input.csv`."""
     import pandas as pd
@@ -214,10 +232,15 @@ def write_report(args: argparse.Namespace, argv: list[str]) -> None:
         f"{' and '.join(args.text_columns)} cut at {args.max_text_tokens} tokens, on the reports "
         "of the Open-i training patients, then a linear probe on frozen "
         "features. Random weights are timm's at the start, BatchNorm in evaluation mode.",
+        "\n".join(f"- {ARMS[arm]}: {learnt_from(arm, args)}" for arm in args.arms if arm not in UNTRAINED),
     ]
     for name in LABELS:
-        parts += [f"## {name}", (args.out / name / "results.md").read_text(encoding="utf-8").strip()]
-    (folder / "real_input.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        parts += [
+            f"## {name}",
+            f"Films probed: {probed_films(name, args)}.",
+            (args.out / name / "results.md").read_text(encoding="utf-8").strip(),
+        ]
+    (folder / "real_input.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     print(f"\n{folder / 'real_input.md'} and real_input.csv")
 
 
