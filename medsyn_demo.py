@@ -20,6 +20,8 @@ CONTENTS = {
     "encoder/": "the model with its card: AutoModel.from_pretrained after `import hub_medsyn`",
     "medsyn-cxr/": "the dataset: datasets.load_dataset",
 }
+PROBE = "Linear probe"
+PROBE_HEADING = f"\n## {PROBE}\n"  # in the card: the last thing that a demo writes
 COLOURS = ("#ff595e", "#ffca3a", "#8ac926", "#4cc9f0", "#c77dff", "#ff924c")
 
 
@@ -45,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn demo` and returns its exit code: 0 done, 1 failed."""
     args = parser().parse_args(argv)
-    if (args.out / "results.md").exists():
+    card = args.out / "encoder" / "README.md"
+    if (args.out / "results.md").exists() and card.is_file() and PROBE_HEADING in card.read_text(encoding="utf-8"):
         print(f"medsyn demo: {args.out} holds results already; remove it or choose another --out", file=sys.stderr)
         return 1
     start = time.perf_counter()
@@ -85,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if not (encoder / "README.md").is_file():  # the last thing that a finished training writes
         from trainers.pretrain import main as pretrain
 
+        (encoder / "config.json").unlink(missing_ok=True)  # of a training stopped before its card: it would be refused
         settings = ["--model", "convirt", "--dataset", dataset, "--output_dir", encoder, "--seed", args.seed]
         settings += ["--image_encoder", BACKBONE, "--text_encoder", "scratch", "--image_size", args.train_size]
         settings += ["--num_train_epochs", args.epochs, "--per_device_train_batch_size", args.batch_size]
@@ -145,8 +149,9 @@ def draw_samples(dataset: str, path: Path, columns: int = 4) -> None:
 
 
 def add_metrics_to_card(card_path: Path, results_path: Path) -> None:
-    """Writes the probe's numbers into the model card, as `model-index` and as the table."""
+    """Writes the probe's numbers into the model card, as `model-index` and table, in the place of earlier ones."""
     import json
+    import os
 
     from huggingface_hub import EvalResult, ModelCard
 
@@ -154,10 +159,11 @@ def add_metrics_to_card(card_path: Path, results_path: Path) -> None:
     rows = [row for row in results["rows"] if row["metric"] == "macro_auroc" and row["seed"] == "mean"]
     ours = [row for row in rows if row["encoder"] == rows[0]["encoder"]]
     card = ModelCard.load(card_path)
-    card.data.eval_results = (card.data.eval_results or []) + [
+    others = [result for result in card.data.eval_results or [] if result.task_name != PROBE]
+    card.data.eval_results = others + [
         EvalResult(
             task_type="image-classification",
-            task_name="Linear probe",
+            task_name=PROBE,
             dataset_type=row["dataset"],
             dataset_name=f"{row['dataset']} (phantom)",
             dataset_split="test",
@@ -169,8 +175,10 @@ def add_metrics_to_card(card_path: Path, results_path: Path) -> None:
         for row in ours
     ]
     table = results_path.with_suffix(".md").read_text(encoding="utf-8")
-    card.text += f"\n## Linear probe\n\nOn phantoms, not on patients.\n\n{table}"
-    card.save(card_path)
+    card.text = f"{card.text.split(PROBE_HEADING)[0]}{PROBE_HEADING}\nOn phantoms, not on patients.\n\n{table}"
+    partial = card_path.with_name(".README.md.partial")
+    card.save(partial)
+    os.replace(partial, card_path)
 
 
 if __name__ == "__main__":

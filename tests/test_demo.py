@@ -23,6 +23,13 @@ def check(folder: Path, shown: str):
     assert "| pre-trained | " in table and table.strip() in shown
     for command in ("build", "pretrain", "probe"):
         assert f"$ medsyn {command} " in shown
+    check_card_of(folder)
+
+
+def check_card_of(folder: Path):
+    """The probe's numbers stand in the card, once."""
+    with open(folder / "results.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "macro_auroc" and row["seed"] == "mean"]
     card = ModelCard.load(folder / "encoder" / "README.md")
     aurocs = [result for result in card.data.eval_results if result.metric_type == "roc_auc"]
     assert len(aurocs) == 3
@@ -31,6 +38,7 @@ def check(folder: Path, shown: str):
     assert result.metric_value == pytest.approx(float(full["value"]), abs=1e-4)
     assert f"n {full['n']}" in result.metric_name
     assert "| pre-trained | " in card.text and "not on patients" in card.text
+    assert card.text.count("## Linear probe") == 1
 
 
 def test_the_demo_from_reports_to_card(tmp_path, monkeypatch, capsys):
@@ -47,6 +55,32 @@ def test_the_demo_from_reports_to_card(tmp_path, monkeypatch, capsys):
     assert medsyn_demo.main(arguments) == 0
     shown = capsys.readouterr().out
     assert "$ medsyn pretrain" not in shown and (folder / "results.md").exists()
+    check_card_of(folder)
+
+
+def test_the_demo_goes_on_before_and_after_the_probe(tmp_path, monkeypatch, capsys):
+    """Stopped once between the model and its card, once between the probe and its place in the card."""
+    monkeypatch.setattr("dataset_builder.generators.phantom.PhantomGenerator", FakeGenerator)
+    folder = tmp_path / "demo"
+    arguments = ["--num-samples", "160", "--image-size", "32", "--train-size", "32", "--num-proc", "1"]
+    arguments += ["--epochs", "1", "--out", str(folder)]
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("trainers.training_card.write_card", stop)
+        medsyn_demo.main(arguments)
+    assert (folder / "encoder" / "model.safetensors").is_file() and not (folder / "encoder" / "README.md").exists()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("medsyn_demo.add_metrics_to_card", stop)
+        medsyn_demo.main(arguments)
+    assert (folder / "results.md").is_file()
+    capsys.readouterr()
+    assert medsyn_demo.main(arguments) == 0
+    assert "$ medsyn pretrain" not in capsys.readouterr().out
+    check_card_of(folder)
+    assert medsyn_demo.main(arguments) == 1
 
 
 def test_a_step_that_fails_ends_the_demo(tmp_path, monkeypatch, capsys):
