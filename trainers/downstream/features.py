@@ -145,7 +145,7 @@ def cached_features(
 
     The file's name is a hash of the three, so that nothing stale can be read; it appears whole or not at all.
     """
-    parts = (encoder.weights_hash(), images.pixels_hash(), json.dumps(encoder.settings(), sort_keys=True))
+    parts = (encoder.weights_hash(), images.pixels_hash, json.dumps(encoder.settings(), sort_keys=True))
     path = Path(folder) / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,9 @@ class LabelledImages:
         lines = sorted(f"{split}\t{name}\n" for split, name in zip(self.splits, self.ids, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 
+    @cached_property
     def pixels_hash(self) -> str:
-        """SHA-256 over ids and encoded images in their order, labels apart."""
+        """SHA-256 over ids and encoded images in their order, labels apart; all are read, once."""
         digest = hashlib.sha256()
         for row, name in enumerate(tqdm(self.ids, desc=f"hashing {self.name}", unit="image", delay=2, leave=False)):
             data = self.encoded(row)
@@ -130,8 +132,8 @@ class LabelledImages:
                 kept.append(column)
         if not kept:
             raise ValueError(f"{self.name}: no label has {min_positives} positives and negatives in train and in test")
-        fields = self.__dict__ | {"labels": tuple(self.labels[k] for k in kept), "targets": self.targets[:, kept]}
-        return LabelledImages(**fields), left_out
+        labels = tuple(self.labels[k] for k in kept)
+        return replace(self, labels=labels, targets=self.targets[:, kept]), left_out
 
 
 def images_from_csv(

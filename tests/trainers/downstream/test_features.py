@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import timm
@@ -122,6 +124,24 @@ def test_the_cache_is_read_for_equal_weights_pixels_and_settings_alone(images, t
     assert (cached_features(smaller, images, tmp_path) != first).any()
     assert calls == ["first", "moved statistics", "other size"]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_images_are_hashed_once_for_all_encoders(images, tmp_path):
+    reads = []
+
+    def encoded(row):
+        reads.append(row)
+        return images.encoded(row)
+
+    counted = replace(images, encoded=encoded)
+    rows = list(range(len(images.ids)))
+    cached_features(tiny_encoder(), counted, tmp_path)
+    assert reads == rows * 2  # hashed, then seen by the encoder
+    smaller = FrozenEncoder("other size", tiny_encoder().model, MedSynImageProcessor(size=24))
+    cached_features(smaller, counted, tmp_path)
+    assert reads == rows * 3
+    cached_features(tiny_encoder("again"), counted, tmp_path)
+    assert reads == rows * 3
 
 
 def test_features_that_are_not_finite_name_the_image(images):

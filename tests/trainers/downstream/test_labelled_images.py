@@ -102,12 +102,12 @@ def test_labels_with_few_cases_are_left_out_and_named(tmp_path):
 def test_the_hashes_tell_splits_and_pixels(tmp_path):
     path = write_csv(tmp_path)
     images = images_from_csv(path)
-    splits, pixels = images.split_hash(), images.pixels_hash()
+    splits, pixels = images.split_hash(), images.pixels_hash
     change(path, 0, "labels", "Edema")
     relabelled = images_from_csv(path)
-    assert (relabelled.split_hash(), relabelled.pixels_hash()) == (splits, pixels)
+    assert (relabelled.split_hash(), relabelled.pixels_hash) == (splits, pixels)
     (tmp_path / "images" / "train000.png").write_bytes(images.encoded(1))
-    assert images_from_csv(path).pixels_hash() != pixels
+    assert images_from_csv(path).pixels_hash != pixels
     for row in (0, 1):
         change(path, row, "split", "test")
     assert images_from_csv(path).split_hash() != splits
