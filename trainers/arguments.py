@@ -14,7 +14,7 @@ class ModelArguments:
 
     _argument_group_name = "the model"
 
-    model: str = field(default="convirt", metadata={"help": "Method.", "choices": ["convirt"]})
+    model: str = field(default="convirt", metadata={"help": "Method.", "choices": ["convirt", "gloria", "mgca"]})
     preset: str = field(
         default="fixed",
         metadata={
@@ -38,7 +38,8 @@ class ModelArguments:
     )
     image_size: int = field(default=224, metadata={"help": "Side of the images in pixels."})
     projection_dim: int | None = field(
-        default=None, metadata={"help": "Width of the shared space; the preset's: 512."}
+        default=None,
+        metadata={"help": "Width of the shared space; default: the preset's; gloria has none of its own."},
     )
     temperature: float | None = field(
         default=None, metadata={"help": "Contrastive temperature; default: the preset's."}

@@ -9,15 +9,23 @@ import torch
 from torch import distributed as dist
 from transformers import VisionTextDualEncoderProcessor
 
-from tests.fixtures.tiny_models import tiny_convirt, tiny_image_processor, tiny_tokenizer
+from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_mgca, tiny_tokenizer
 from tests.trainers.pairs_of_films import film_pairs
 from trainers.arguments import VLPTrainingArguments
-from trainers.method_trainers import ConVIRTTrainer
+from trainers.vlp_trainer import VLPTrainer
 
 GLOBAL_BATCH = 8
 
 
-class GradientKeeper(ConVIRTTrainer):
+MODELS = {
+    "resnet": lambda **settings: tiny_convirt("resnet", **settings),
+    "vit": lambda **settings: tiny_convirt("vit", **settings),
+    "gloria": tiny_gloria,
+    "mgca": lambda **settings: tiny_mgca("vit", **settings),
+}
+
+
+class GradientKeeper(VLPTrainer):
     """Keeps the gradients as the first step leaves them for the optimiser."""
 
     gradients: dict[str, torch.Tensor] | None = None
@@ -46,7 +54,7 @@ def one_step(kind: str, processes: int, out: Path) -> None:
     assert world == processes == args.world_size, f"{world} processes, {processes} wanted"
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     trainer = GradientKeeper(
-        model=tiny_convirt(kind, text_changes=still, freeze_batch_norm=True),
+        model=MODELS[kind](text_changes=still, freeze_batch_norm=True),
         args=args,
         train_dataset=film_pairs(),
         eval_dataset=film_pairs(16, repeats=2, augmentation="none"),

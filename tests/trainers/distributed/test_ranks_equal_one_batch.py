@@ -11,6 +11,7 @@ import torch
 
 from tests.trainers.distributed.one_step import one_step
 
+KINDS = ("resnet", "vit", "gloria", "mgca")
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -33,7 +34,7 @@ def two_processes(tmp_path_factory) -> Path:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(REPOSITORY),
     }
-    command = [sys.executable, "-m", "tests.trainers.distributed.one_step", "2", str(folder), "resnet", "vit"]
+    command = [sys.executable, "-m", "tests.trainers.distributed.one_step", "2", str(folder), *KINDS]
     processes = [
         subprocess.Popen(
             command,
@@ -50,7 +51,7 @@ def two_processes(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_equal_one(kind, two_processes, tmp_path):
     one_step(kind, 1, tmp_path)
     one, two = (torch.load(folder / f"{kind}.pt") for folder in (tmp_path, two_processes))
