@@ -206,7 +206,7 @@ def learnt_from(arm: str, args: argparse.Namespace) -> str:
     batches = checkpoint / f"checkpoint-{state['global_step']}" / "batches.json"
     pairs = json.loads(batches.read_text(encoding="utf-8"))["rows"]
     seconds = [entry["train_runtime"] for entry in state["log_history"] if "train_runtime" in entry]
-    minutes = f"{seconds[-1] / 60:.0f} minutes since it last began" if seconds else "for a time not recorded"
+    minutes = f"{seconds[-1] / 60:.0f} minutes since the last start" if seconds else "for a time not recorded"
     return f"{pairs:,} pairs, {state['global_step']:,} steps, {minutes}"
 
 

@@ -30,6 +30,6 @@ def test_the_report_compares_phantoms_with_each_arm_and_tells_how_many_pairs_and
     said = (out / "real_input.md").read_text()
     for arm in arms[1:]:
         assert said.count(f"| *{ARMS['phantom']} less {ARMS[arm]}* |") == len(LABELS)
-    assert f"- {ARMS['phantom']}: 2,309 pairs, 444 steps, 15 minutes since it last began\n" in said
+    assert f"- {ARMS['phantom']}: 2,309 pairs, 444 steps, 15 minutes since the last start\n" in said
     assert f"- {ARMS['real']}: 1,234 pairs, 444 steps, for a time not recorded\n" in said
     assert f"- {ARMS['random']}" not in said and "Films probed: 60 train, 20 validation, 30 test." in said
