@@ -18,6 +18,7 @@ from dataset_builder.generators.phantom.film import FilmLook, fit_film
 from dataset_builder.generators.phantom.geometry import VIEWS
 from dataset_builder.generators.phantom.heart import DEPTH, ENLARGED, cardiothoracic_ratio, heart_depth, solve_heart
 from dataset_builder.generators.phantom.layer import DEVICES, draw_layer, film_locator
+from dataset_builder.generators.phantom.occlusion import Drawn, covered
 from dataset_builder.generators.phantom.patient import Patient
 from dataset_builder.generators.phantom.pleura import between
 from dataset_builder.generators.phantom.scene import Drawing, normal_extent, plan, statement
@@ -26,6 +27,7 @@ from dataset_builder.reports.labeler import read_findings
 from dataset_builder.reports.record import ReportRecord
 
 RENDERER = 1  # raised whenever equal settings, report and seed give other pixels than before
+LABELS = 2  # raised whenever they give other masks, boxes, labels or occult findings; 1 missed what is drawn over
 VISIBLE = 8.0  # mean grey levels that a finding must change in its mask
 VISIBLE_LINE = 6.0  # the same for a pneumothorax, which the eye finds by the line of the pleura
 SMALLEST, LARGEST = 64, 2048  # pixels
@@ -74,10 +76,11 @@ class PhantomGenerator:
         self.atlas = load_atlas(atlas, detail=detail_for(image_size))
 
     def settings(self) -> dict:
-        """All that the pixels depend on beside scene, view and seed."""
+        """All that films and their labels depend on beside scene, view and seed."""
         return {
             "generator": self.name,
             "renderer": RENDERER,
+            "labels": LABELS,
             "image_size": self.image_size,
             "atlas": self.atlas.fingerprint,
             "visible_grey_change": [VISIBLE, VISIBLE_LINE],
@@ -113,8 +116,8 @@ class PhantomGenerator:
         Returns:
             `Radiograph`: The film, with a mask and a box for every finding that can be seen (both sides apart), and
             labels that say what can be seen. Findings that change the film by less than 8 grey levels in their mask (6
-            for a pneumothorax) stand in `occult`, as does a fracture, which is not drawn. Emphysema is a state of the
-            whole film and has neither mask nor box.
+            for a pneumothorax), be it because others cover them, stand in `occult`, as does a fracture, which is not
+            drawn. Emphysema is a state of the whole film and has neither mask nor box.
 
         Raises:
             `ValueError`: The view is neither `PA` nor `AP`, or an entry of the scene is not a `Finding`.
@@ -173,7 +176,7 @@ class PhantomGenerator:
         hu, replaced = patient.hu.clone(), torch.zeros_like(patient.hu)
         devices = torch.zeros_like(attenuation)
         film = look.develop(attenuation, noise=False).astype(np.float32)
-        shown = []
+        shown, drawn, hidden = [], [], []
         for drawing in drawings:
             if drawing.finding.kind == "cardiomegaly":
                 shown.append(self._heart(drawing, patient))
@@ -194,9 +197,14 @@ class PhantomGenerator:
                     replaced[layer.box] = torch.maximum(replaced[layer.box], torch.from_numpy(layer.share))
             if drawing.finding.kind == "emphysema":
                 continue
+            drawn.append(Drawn(drawing, extent, layer, visible))
             box = self._box(layer.mask, drawing, patient)
-            seen = change >= visible and box is not None
-            shown.append(_Shown(drawing, layer.mask, box) if seen else _Shown(drawing))
+            if change >= visible and box is not None:
+                shown.append(_Shown(drawing, layer.mask, box))
+            else:
+                hidden.append(drawn[-1])
+        under = [entry.drawing for entry in covered(drawn, hidden, patient, look, attenuation)]
+        shown = [entry for entry in shown if entry.drawing not in under]
         aerated = self.atlas.share("lung_") * (1 - replaced)
         return look.develop(patient.line_integral(hu, aerated) + devices), shown
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,13 +31,15 @@ class Layer:
         depth (`np.ndarray` of shape `(height, width)`): mm of it along each ray.
         mask (`np.ndarray` of shape `(height, width)`): Its pixels.
         box (`tuple[slice, slice, slice]`, *optional*): The sub-volume of the atlas that it edits; `None` for a device.
-        hu, share (`np.ndarray`, *optional*): The edited HU of the sub-volume, and the share of each voxel replaced.
+        before, hu, share (`np.ndarray`, *optional*): The sub-volume's HU before and after the edit, and the share of
+            each voxel replaced.
     """
 
     nepers: torch.Tensor
     depth: np.ndarray
     mask: np.ndarray
     box: tuple[slice, slice, slice] | None = None
+    before: np.ndarray | None = None
     hu: np.ndarray | None = None
     share: np.ndarray | None = None
 
@@ -53,13 +55,30 @@ def draw_layer(drawing: Drawing, extent: float, patient: Patient, hu: torch.Tens
     if drawing.finding.kind in DEVICES:
         return _device(drawing, patient)
     cavity = cavity_of(patient.atlas, drawing.finding.side)
-    before = hu.numpy()[cavity.box]
+    before = hu.numpy()[cavity.box].copy()
     after, share = _recipe(drawing, extent, patient, cavity, before)
     after, share = after.astype(np.float32), share.astype(np.float32)
     added = project_box(np.stack([(after - before) / 1000, share]), cavity.box, patient)
     depth = added[1].numpy()
     mask = depth > max(MASK_MM, MASK_SHARE * float(depth.max()))
-    return Layer(MU_WATER * patient.pose.thickness * added[0], depth, mask, cavity.box, after, share)
+    return Layer(MU_WATER * patient.pose.thickness * added[0], depth, mask, cavity.box, before, after, share)
+
+
+def redraw(drawings: Sequence[tuple[Drawing, float]], patient: Patient, layer: Layer) -> torch.Tensor:
+    """What findings of one lung add to the line integral when they are drawn on what lay there before `layer`.
+
+    Args:
+        drawings (`Sequence[tuple[Drawing, float]]`): Each with its extent, in the order drawn.
+
+    Returns:
+        `torch.Tensor` of shape `(height, width)`, in nepers.
+    """
+    hu = layer.before
+    for drawing, extent in drawings:
+        hu = _recipe(drawing, extent, patient, cavity_of(patient.atlas, drawing.finding.side), hu)[0]
+        hu = hu.astype(np.float32)
+    added = project_box(((hu - layer.before) / 1000)[None], layer.box, patient)
+    return MU_WATER * patient.pose.thickness * added[0]
 
 
 def _recipe(

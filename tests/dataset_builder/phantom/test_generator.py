@@ -161,6 +161,7 @@ def test_settings_are_json_and_name_the_atlas(generator):
     settings = generator.settings()
     assert json.loads(json.dumps(settings)) == settings
     assert settings["image_size"] == 128 and len(settings["atlas"]) == 64 and settings["renderer"] >= 1
+    assert settings["labels"] >= 2  # films of version 1 bear labels of what others cover
     assert PhantomGenerator(image_size=64).settings() != settings
     assert generator.name == "phantom" and generator.batch_size == 1
 
