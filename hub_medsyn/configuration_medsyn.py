@@ -149,7 +149,7 @@ class GLoRIAConfig(MedSynConfig):
         loss_temperature (`float`, *optional*): What local similarities are multiplied by: 10.
         weight_global (`float`, *optional*): Of the sum of both directions: 1, in `paper` 0.5, their mean.
         weight_local (`float`, *optional*): Likewise for the local loss.
-        last_text_layers (`int`, *optional*): How many of the last text layers are added up: 4.
+        last_text_layers (`int`, *optional*): How many of the last text layers are added up: 4, or all.
         words_include_cls (`bool`, *optional*):
             Whether the token that opens a text counts as its first word in the local loss, as it does in the published
             code; true in every preset. The closing token never counts.
@@ -162,7 +162,7 @@ class GLoRIAConfig(MedSynConfig):
         kwargs: `vision_config`, `text_config`, `preset`, `image_size` and the token ids of [`MedSynConfig`].
 
     Raises:
-        ValueError: If the text encoder has fewer layers than are added up, or a `projection_dim` is given: images are
+        ValueError: If the text encoder has fewer layers than are asked for, or a `projection_dim` is given: images are
             projected to the width of the text encoder.
     """
 
@@ -193,8 +193,11 @@ class GLoRIAConfig(MedSynConfig):
                 f"GLoRIA takes no projection_dim ({kwargs['projection_dim']}): images are projected to the width of "
                 "the text encoder; leave it out"
             )
+        given = kwargs.get("last_text_layers")
         super().__init__(**kwargs)
         layers = self.text_config.num_hidden_layers
+        if given is None:
+            self.last_text_layers = min(self.last_text_layers, layers)
         if not 1 <= self.last_text_layers <= layers:
             raise ValueError(
                 f"last_text_layers={self.last_text_layers} of a text encoder with {layers} layers; "
@@ -220,8 +223,8 @@ class MGCAConfig(MedSynConfig):
         weight_prototype (`float`, *optional*): Of the prototype loss: 1, likewise.
         frozen_prototype_epochs (`int`, *optional*): For how many epochs the prototypes are not trained: 1.
         text_layers (`int`, *optional*):
-            How many of the text encoder's layers are used: 6 in `official`, which drops the upper half of BERT-base;
-            -1, all of them, in `fixed` and `paper`.
+            How many of the text encoder's layers are used: at most 6 in `official`, which drops the upper half of
+            BERT-base; -1, all of them, in `fixed` and `paper`.
         words_include_sep (`bool`, *optional*):
             Whether the token that closes a text counts as its last word, as in the published code; true in every
             preset. The opening token is the whole text's feature and never counts.
@@ -290,8 +293,11 @@ class MGCAConfig(MedSynConfig):
     presets["paper"] = {**presets["fixed"], "weight_global": 0.5}
 
     def __init__(self, **kwargs):
+        given = kwargs.get("text_layers")
         super().__init__(**kwargs)
         layers = self.text_config.num_hidden_layers
+        if given is None:
+            self.text_layers = min(self.text_layers, layers)
         if self.text_layers != -1:
             if not 1 <= self.text_layers <= layers:
                 raise ValueError(

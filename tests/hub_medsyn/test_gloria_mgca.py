@@ -179,6 +179,8 @@ def test_presets_hold_the_published_numbers(tmp_path):
     ]
     assert [c.text_config.num_hidden_layers for c in mgca.values()] == [6, 12, 12]
     assert all(not config.departures() for config in (*gloria.values(), *mgca.values()))
+    small = GLoRIAConfig(text_config=tiny_text_config()), MGCAConfig(text_config=tiny_text_config(), preset="official")
+    assert small[0].departures() == {"last_text_layers": 2} and small[1].departures() == {"text_layers": 2}
     mgca["official"].save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is MGCAConfig and loaded.text_config.num_hidden_layers == 6 and loaded.max_words == 111
@@ -187,11 +189,11 @@ def test_presets_hold_the_published_numbers(tmp_path):
 def test_impossible_configurations_are_refused():
     text = tiny_text_config()
     with pytest.raises(ValueError, match="last_text_layers=4 of a text encoder with 2"):
-        GLoRIAConfig(text_config=text)
+        GLoRIAConfig(text_config=text, last_text_layers=4)
     with pytest.raises(ValueError, match=r"no projection_dim \(128\)"):
         GLoRIAConfig(text_config=text, last_text_layers=2, projection_dim=128)
     with pytest.raises(ValueError, match="text_layers=6 of a text encoder with 2"):
-        MGCAConfig(text_config=text, preset="official")
+        MGCAConfig(text_config=text, text_layers=6)
     with pytest.raises(ValueError, match="batch size of 2"):
         tiny_gloria().eval()(**{name: value[:1] for name, value in batch_of().items()}, return_loss=True)
 
