@@ -17,12 +17,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import datasets
 from datasets.fingerprint import Hasher
 
 from dataset_builder.films import PART_FILMS, one_torch_thread
 from dataset_builder.generators.radiograph import ImageGenerator
+from dataset_builder.manifest import package_versions
 from dataset_builder.plan import SPLIT_SHARES, Film, Row, make_plan
 from dataset_builder.reports.funnel import Funnel
 from dataset_builder.reports.record import ReportRecord
@@ -37,9 +39,11 @@ class MedSynCXRConfig(datasets.BuilderConfig):
     Args:
         num_samples (`int`, *optional*, defaults to 200): Reports for the grammar to write, unless `reports` are
             given.
-        reports (`str`, `os.PathLike` or `Sequence[ReportRecord]`, *optional*): A table of reports, or the reports.
+        reports (`str`, `os.PathLike` or `Sequence[ReportRecord]`, *optional*): MIMIC-CXR, Open-i or a table, as
+            `medsyn build --reports` takes them, or the reports themselves.
         columns (`dict`, *optional*): Columns of the table, as the arguments of `read_table`
             (`{"impression_column": "text"}`).
+        per, any_view (*optional*): Of MIMIC-CXR alone, as in [`~dataset_builder.reports.sources.open_reports`].
         generator (`ImageGenerator`, *optional*): By default `PhantomGenerator(image_size)`.
         image_size (`int`, *optional*, defaults to 256): Height and width of the phantom's films.
         seed, seed_mode, image_format, min_tokens, limit, splits, allow_cross_split_repeats:
@@ -49,6 +53,8 @@ class MedSynCXRConfig(datasets.BuilderConfig):
     num_samples: int = 200
     reports: str | os.PathLike | Sequence[ReportRecord] | None = None
     columns: dict | None = None
+    per: str | None = None
+    any_view: bool = False
     generator: ImageGenerator | None = None
     image_size: int = 256
     seed: int = 0
@@ -72,19 +78,30 @@ class MedSynCXRConfig(datasets.BuilderConfig):
 
             return iter(write_reports(self.num_samples, seed=self.seed))
         if isinstance(self.reports, (str, os.PathLike)):
-            from dataset_builder.reports.table import read_table
+            from dataset_builder.reports.sources import open_reports
 
-            return read_table(self.reports, **(self.columns or {}))
+            return open_reports(self.reports, per=self.per, any_view=self.any_view, columns=self.columns)[0]
         return iter(self.reports)
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """The name in the cache: it follows the generator's settings and the content of the table, not its path."""
+        """
+        The name in the cache: it follows the generator's settings, the versions that images can depend on and what
+        the reports hold, not where they lie. A folder or archive is known by the names, sizes and times of its files.
+        """
         generator = self.image_generator()
         content = dict(config_kwargs, generator=[generator.name, generator.batch_size, generator.settings()])
+        content["versions"] = package_versions()
         if isinstance(self.reports, (str, os.PathLike)):
-            with open(self.reports, "rb") as file:
-                content["reports"] = [os.path.basename(self.reports), hashlib.sha256(file.read()).hexdigest()]
+            content["reports"] = _fingerprint(Path(self.reports))
         return f"{self.name}-{Hasher.hash([sorted(content.items(), key=lambda item: item[0]), custom_features])}"
+
+
+def _fingerprint(path: Path) -> list:
+    if path.is_file() and path.suffix != ".zip":
+        return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stats = [(str(file.relative_to(path)), file.stat()) for file in files]
+    return [path.name, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]]
 
 
 class MedSynCXR(datasets.GeneratorBasedBuilder):

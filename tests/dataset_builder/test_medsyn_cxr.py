@@ -3,9 +3,11 @@ import json
 import pytest
 from datasets import Image, load_dataset
 
+from dataset_builder import medsyn_cxr as module
 from dataset_builder.build import build
 from dataset_builder.medsyn_cxr import MedSynCXR
 from tests.fixtures.generators import FakeGenerator, fake_records
+from tests.fixtures.report_trees import report, write_mimic_cxr, write_openi
 
 
 def undecoded(dataset) -> list[dict]:
@@ -78,3 +80,29 @@ def test_a_table_that_changes_is_not_taken_from_the_cache(tmp_path):
     assert changed.as_dataset()["train"][0]["prompt"] == "No acute cardiopulmonary process."
     assert MedSynCXR(**options | {"generator": FakeGenerator(64, localizes=False)}).cache_dir != changed.cache_dir
     assert MedSynCXR(**options | {"seed": 1}).cache_dir != changed.cache_dir
+
+
+def test_report_folders_are_recognised(tmp_path):
+    openi = write_openi(tmp_path / "openi", {1: ("", "Small left effusion."), 2: ("", "No acute disease.")})
+    mimic = write_mimic_cxr(tmp_path / "mimic", {(10000032, 50414267): (report(), ["PA"])})
+    common = {"generator": FakeGenerator(), "splits": (1, 0, 0), "cache_dir": str(tmp_path / "cache")}
+    for folder, source, number in ((openi, "openi", 2), (mimic, "mimic-cxr", 1)):
+        builder = MedSynCXR(reports=folder, **common)
+        builder.download_and_prepare()
+        assert [row["source"] for split in builder.as_dataset().values() for row in split] == [source] * number
+    before = MedSynCXR(reports=openi, **common).cache_dir
+    (tmp_path / "openi" / "ecgen-radiology" / "3.xml").write_text("<eCitation/>")
+    assert MedSynCXR(reports=openi, **common).cache_dir != before
+    with pytest.raises(FileNotFoundError, match="absent"):
+        MedSynCXR(reports=tmp_path / "absent", **common)
+
+
+def test_films_of_other_versions_are_not_taken_from_the_cache(tmp_path, monkeypatch):
+    options = {"generator": FakeGenerator(), "cache_dir": str(tmp_path)}
+    before = MedSynCXR(**options).cache_dir
+    assert MedSynCXR(**options).cache_dir == before
+    versions = module.package_versions()
+    assert {"hub-medsyn", "torch", "pillow"} <= versions.keys()
+    for package in ("hub-medsyn", "torch"):
+        monkeypatch.setattr(module, "package_versions", lambda package=package: versions | {package: "99"})
+        assert MedSynCXR(**options).cache_dir != before
