@@ -90,6 +90,7 @@ def build(
         WORK,
         await_begin,
         begin_or_resume,
+        is_built,
         only_build,
         refuse_foreign,
         refuse_other_settings,
@@ -136,7 +137,7 @@ def build(
     state = {"settings": settings, "versions": versions, "films_per_part": parts.size}
     if rank.index > 0:
         await_begin(out, generator.name, state)
-        if any(map(rank.owns, parts.missing())) and generator.name not in read_manifest(out)["configs"]:
+        if any(map(rank.owns, parts.missing())) and not is_built(out, generator.name):
             with at_work(rank, parts.folder):
                 parts.render(num_proc, rank)
         return read_manifest(out)
@@ -146,9 +147,12 @@ def build(
             remove_unfinished(each)
         work, data = parts.folder, out / "data" / generator.name
         manifest = read_manifest(out)
+        if generator.name in manifest["configs"] and not data.exists():  # deleted, to be built anew
+            del manifest["configs"][generator.name]
+            write_json(out / MANIFEST, manifest)
         if generator.name in manifest["configs"]:
             there = manifest["configs"][generator.name]["settings"]
-            refuse_other_settings(data, there, settings, f"delete {out}")
+            refuse_other_settings(data, there, settings, f"delete {data}")
             shutil.rmtree(work, ignore_errors=True)  # a kill between the manifest and this line
             return manifest
         if data.exists() and not (work / SETTINGS).exists():

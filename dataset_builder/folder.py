@@ -97,6 +97,11 @@ def begin_or_resume(work: Path, state: dict) -> None:
     write_json(path, state)
 
 
+def is_built(out: Path, name: str) -> bool:
+    """Whether a dataset's folder holds a config, complete; not where its data were deleted to build it anew."""
+    return name in read_manifest(out)["configs"] and (out / "data" / name).exists()
+
+
 def await_begin(out: Path, name: str, state: dict) -> None:
     """
     Waits, in a rank other than 0, until rank 0 has begun the build of a config, now or in an earlier launch.
@@ -113,9 +118,9 @@ def await_begin(out: Path, name: str, state: dict) -> None:
     work = out / WORK / name
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        configs = read_manifest(out)["configs"]
-        if name in configs:
-            refuse_other_settings(out / "data" / name, configs[name]["settings"], state["settings"], f"delete {out}")
+        if is_built(out, name):
+            data, there = out / "data" / name, read_manifest(out)["configs"][name]["settings"]
+            refuse_other_settings(data, there, state["settings"], f"delete {data}")
             return
         with contextlib.suppress(FileNotFoundError):
             there = json.loads((work / SETTINGS).read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,7 +230,7 @@ def test_five_kills_change_nothing(tmp_path):
             time.sleep(chance.uniform(0.2, 1.2))
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 120  # without their parent they end at their next film, when a core is free
         while group_lives(process.pid):
             assert time.monotonic() < deadline, "the rendering processes outlived their parent"
             time.sleep(0.02)
@@ -306,7 +307,23 @@ def test_other_settings_are_refused(tmp_path, monkeypatch, change, named, comple
     with pytest.raises(ValueError) as caught:
         build(fake_records(12), arguments.pop("generator"), out, **arguments)
     assert named in str(caught.value) and "choose another --out" in str(caught.value)
+    assert f"delete {out / 'data' / 'fake' if complete else out / '.build' / 'fake'} to" in str(caught.value)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_one_config_is_built_anew_after_its_folder_is_deleted(tmp_path):
+    out, other = tmp_path / "d", FakeGenerator()
+    other.name = "other"
+    build(fake_records(12), other, out)
+    kept = {path: path.read_bytes() for path in (out / "data" / "other").iterdir()}
+    build(fake_records(12), FakeGenerator(), out)
+    with pytest.raises(ValueError, match="delete .*fake to begin anew"):
+        build(fake_records(12), FakeGenerator(), out, seed=1)
+    shutil.rmtree(out / "data" / "fake")
+    configs = build(fake_records(12), FakeGenerator(), out, seed=1)["configs"]
+    assert configs.keys() == {"fake", "other"} and configs["fake"]["settings"]["seed"] == 1
+    assert len(rows_of(out)) == 12
+    assert {path: path.read_bytes() for path in (out / "data" / "other").iterdir()} == kept
 
 
 def stop_at_once(*args):
