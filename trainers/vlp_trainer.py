@@ -26,8 +26,10 @@ from .samplers import DistinctTextBatchSampler
 BATCHES_NAME = "batches.json"
 # A checkpoint brings its optimiser and schedule along: others given at a resume would be ignored without a word.
 RESUMED_ARGUMENTS = (
+    "optim",
     "learning_rate",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
     "warmup_steps",
     "weight_decay",
     "adam_beta1",
