@@ -148,7 +148,9 @@ def _varied(rows: pa.Table, number: int) -> list[int]:
 
 def _label_caption(labels: dict) -> str:
     present = [name for name, value in labels.items() if value == PRESENT]
-    return ", ".join(present[:2]) + (", ..." if len(present) > 2 else "") if present else "nothing stated as present"
+    if not present:  # emphysema, for one, is none of the 14 labels
+        return "none of the 14 labels present"
+    return ", ".join(present[:2]) + (", ..." if len(present) > 2 else "")
 
 
 def _tile(row: dict) -> tuple[Image.Image, list[tuple[str, tuple[int, int, int]]]]:

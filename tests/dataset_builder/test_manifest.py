@@ -4,7 +4,9 @@ import json
 import pytest
 from huggingface_hub import DatasetCard
 
+from dataset_builder import dataset_card
 from dataset_builder.build import build
+from dataset_builder.findings import Finding, chexpert_labels
 from dataset_builder.manifest import add_config, read_manifest
 from dataset_builder.reports.record import ReportRecord
 from tests.fixtures.generators import FakeGenerator, fake_records
@@ -171,3 +173,9 @@ def test_the_grid_outlines_masks_and_says_no_report_text(built):
     # Nothing but a name in a caption may come from a row: no report text stands in the card.
     card = (out / "README.md").read_text()
     assert "Findings of film" not in card and "Film 12" not in card
+
+
+def test_a_film_without_labels_is_not_said_to_show_nothing():
+    emphysema = chexpert_labels([Finding("emphysema")])
+    assert dataset_card._label_caption(emphysema) == "none of the 14 labels present"
+    assert dataset_card._label_caption(chexpert_labels([], normal=True)) == "No Finding"
