@@ -232,7 +232,7 @@ def scene_of(record: ReportRecord) -> tuple[Finding, ...]:
     """What a record's report says: known by construction, else read from its text."""
     if record.scene is not None:
         return record.scene
-    return tuple(read_findings(f"{record.findings or ''} {record.impression}".strip()))
+    return tuple(read_findings("\n\n".join(filter(None, (record.findings, record.impression)))))
 
 
 def bounds(mask: np.ndarray) -> tuple[float, float, float, float] | None:
