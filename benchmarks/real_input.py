@@ -24,7 +24,7 @@ LABELS = {
 ARMS = {
     "phantom": "ConVIRT on phantoms of the real reports",
     "grammar": "ConVIRT on phantoms of grammar-made reports",
-    "real": "ConVIRT on the real films and reports (upper bound)",
+    "real": "ConVIRT on the real films and reports (reference)",
     "imagenet": "ImageNet weights",
     "random": "random weights",
 }
