@@ -14,7 +14,7 @@ help:  ## show this list
 $(READY): setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "medsyn needs Python 3.10 or newer, this is " + sys.version'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[generate,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[generate,train,dicom,dev]'
 	touch $@
 
 demo: $(READY)  ## build a phantom dataset, pre-train and probe a small encoder (about ten minutes)

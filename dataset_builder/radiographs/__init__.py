@@ -1,0 +1,1 @@
+"""Real radiographs, from the layout of their official downloads."""
