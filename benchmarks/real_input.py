@@ -21,14 +21,20 @@ LABELS = {
     "openi_iu": ["No Finding", "Cardiomegaly", "Atelectasis", "Pleural Effusion", "Lung Opacity", "Edema"],
     "nih_cxr14": [],
 }
-ARMS = {
-    "phantom": "ConVIRT on phantoms of the real reports",
-    "grammar": "ConVIRT on phantoms of grammar-made reports",
-    "real": "ConVIRT on the real films and reports (reference)",
-    "imagenet": "ImageNet weights",
-    "random": "random weights",
+PAIRS = {
+    "phantom": "phantoms of the real reports",
+    "grammar": "phantoms of grammar-made reports",
+    "real": "the real films and reports",
 }
-UNTRAINED = ("imagenet", "random")  # arms that learn from no pairs
+UNTRAINED = {"imagenet": "ImageNet weights", "random": "random weights"}  # arms that learn from no pairs
+MODELS = {"convirt": "ConVIRT", "gloria": "GLoRIA", "mgca": "MGCA"}
+
+
+def encoders_of(args: argparse.Namespace) -> dict[str, str]:
+    """What is compared: a folder's name under --out for each encoder, and how the tables call it."""
+    trained = [arm for arm in args.arms if arm in PAIRS]
+    names = {f"{model}-{arm}": f"{MODELS[model]} on {PAIRS[arm]}" for arm in trained for model in args.models}
+    return names | {arm: UNTRAINED[arm] for arm in args.arms if arm in UNTRAINED}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -41,14 +47,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--arms",
         nargs="+",
-        choices=ARMS,
+        choices=[*PAIRS, *UNTRAINED],
         default=["phantom", "imagenet", "random"],
-        help="the first is the one compared",
+        help="what is learnt from; the first is the one compared",
     )
+    add("--models", nargs="+", choices=MODELS, default=["convirt"], help="methods that learn from it")
     add("--results", type=Path, help="folder of the final real_input.{md,csv}, such as docs/results (default: --out)")
     add("--image-size", type=int, default=160, help="pixels a side for training and probing")
     add("--render-size", type=int, default=256, help="pixels a side of the phantoms")
-    add("--epochs", type=float, default=12)
+    add("--epochs", type=float, default=10, help="the one with the lowest validation loss is kept")
     add("--batch-size", type=int, default=48)
     add("--learning-rate", type=float, default=3e-4)
     add("--text-columns", nargs="+", default=["impression"], help="findings, impression or both")
@@ -137,21 +144,23 @@ def dataset_of(arm: str, args: argparse.Namespace) -> Path:
     return folder
 
 
-def encoder_of(arm: str, args: argparse.Namespace) -> str:
-    """Trains an arm's encoder, unless it is there, and returns what `medsyn probe --encoder` takes."""
-    if arm == "random":
+def encoder_of(name: str, args: argparse.Namespace) -> str:
+    """Trains an encoder, unless it is there, and returns what `medsyn probe --encoder` takes."""
+    if name == "random":
         return f"random:{ARCHITECTURE}"
-    if arm == "imagenet":
+    if name == "imagenet":
         return f"{ARCHITECTURE}@{args.image_weights}"
     from trainers.pretrain import main as pretrain
 
-    checkpoint = args.out / arm / "checkpoint"
-    done = args.out / arm / "pretrained.json"
+    model, arm = name.split("-")
+    checkpoint = args.out / name / "checkpoint"
+    done = args.out / name / "pretrained.json"
     settings = ["--image_size", args.image_size, "--num_train_epochs", args.epochs, "--seed", args.seed]
     settings += ["--per_device_train_batch_size", args.batch_size, "--learning_rate", args.learning_rate]
     settings += ["--image_encoder", ARCHITECTURE, "--image_weights", args.image_weights]
     settings += ["--text_encoder", args.text_encoder, "--text_columns", *args.text_columns]
     settings += ["--text_sampling", args.text_sampling, "--max_text_tokens", args.max_text_tokens]
+    settings += ["--load_best_model_at_end", "true", "--metric_for_best_model", "eval_loss"]
     said = json.dumps([str(setting) for setting in settings])
     if done.is_file():
         if done.read_text(encoding="utf-8") != said:
@@ -160,7 +169,7 @@ def encoder_of(arm: str, args: argparse.Namespace) -> str:
     dataset = dataset_of(arm, args)
     resume = ["--resume_from_checkpoint", "last"] if any(checkpoint.glob("checkpoint-*")) else []
     folders = ["--dataset", dataset, "--output_dir", checkpoint]
-    run("medsyn pretrain", pretrain, ["--model", "convirt", *folders, *settings, *resume])
+    run("medsyn pretrain", pretrain, ["--model", model, *folders, *settings, *resume])
     done.write_text(said, encoding="utf-8")
     return str(checkpoint)
 
@@ -182,15 +191,15 @@ def probe_csv(name: str, args: argparse.Namespace) -> Path:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
-        encoders = {arm: encoder_of(arm, args) for arm in args.arms}
+        encoders = {title: encoder_of(name, args) for name, title in encoders_of(args).items()}
         from trainers.downstream.linear_probe import main as probe
 
         for name, labels in LABELS.items():
             arguments = ["--dataset", probe_csv(name, args), "--image-size", args.image_size, "--seeds", args.seeds]
             arguments += ["--seed", args.seed, "--out", args.out / name, "--cache", args.out / "features"]
             arguments += ["--min-positives", 1 if args.limit else 5, *(["--labels", *labels] if labels else [])]
-            for arm, encoder in encoders.items():
-                arguments += ["--encoder", f"{ARMS[arm]}={encoder}"]
+            for title, encoder in encoders.items():
+                arguments += ["--encoder", f"{title}={encoder}"]
             run("medsyn probe", probe, arguments)
         write_report(args, argv if argv is not None else sys.argv[1:])
     except (ValueError, OSError, RuntimeError) as error:
@@ -199,15 +208,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def learnt_from(arm: str, args: argparse.Namespace) -> str:
-    """How many pairs an arm's encoder learnt from, for how many steps and minutes, as its checkpoint tells."""
-    checkpoint = args.out / arm / "checkpoint"
+def learnt_from(name: str, args: argparse.Namespace) -> str:
+    """How many pairs an encoder learnt from, for how many steps, and which it kept, as its checkpoint tells."""
+    checkpoint = args.out / name / "checkpoint"
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     batches = checkpoint / f"checkpoint-{state['global_step']}" / "batches.json"
     pairs = json.loads(batches.read_text(encoding="utf-8"))["rows"]
-    seconds = [entry["train_runtime"] for entry in state["log_history"] if "train_runtime" in entry]
-    minutes = f"{seconds[-1] / 60:.0f} minutes since the last start" if seconds else "for a time not recorded"
-    return f"{pairs:,} pairs, {state['global_step']:,} steps, {minutes}"
+    losses = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+    best = min(losses, key=losses.get)
+    return (
+        f"{pairs:,} pairs, {state['global_step']:,} steps, kept that after {best:,} "
+        f"(validation loss {losses[best]:.2f}; {losses[max(losses)]:.2f} at the end)"
+    )
 
 
 def probed_films(name: str, args: argparse.Namespace) -> str:
@@ -224,15 +236,17 @@ def write_report(args: argparse.Namespace, argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     frames = [pd.read_csv(args.out / name / "results.csv") for name in LABELS]
     pd.concat(frames).to_csv(folder / "real_input.csv", index=False)
+    titles = encoders_of(args)
     shown = " ".join(Path(word).name if "/" in word and Path(word).exists() else word for word in argv)
     parts = [
         "# Real films",
-        f"Made by `python benchmarks/real_input.py {shown}`: {args.epochs:g} epochs in batches of {args.batch_size} "
+        f"Made by `python benchmarks/real_input.py {shown}`: {args.epochs:g} epochs, of which that with the lowest "
+        f"validation loss is kept, in batches of {args.batch_size} "
         f"at {args.image_size} px, learning rate {args.learning_rate:g}, {args.text_sampling} texts of "
         f"{' and '.join(args.text_columns)} cut at {args.max_text_tokens} tokens, on the reports "
         "of the Open-i training patients, then a linear probe on frozen "
         "features. Random weights are timm's at the start, BatchNorm in evaluation mode.",
-        "\n".join(f"- {ARMS[arm]}: {learnt_from(arm, args)}" for arm in args.arms if arm not in UNTRAINED),
+        "\n".join(f"- {title}: {learnt_from(name, args)}" for name, title in titles.items() if name not in UNTRAINED),
     ]
     for name in LABELS:
         parts += [
