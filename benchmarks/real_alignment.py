@@ -1,0 +1,311 @@
+"""What image-text models know of real films without a label: retrieval, zero-shot findings, and where a word is.
+
+Measured on films whose patients no model here has learnt from: retrieval and findings on Open-i's test patients, and
+findings and the pointing game on NIH ChestX-ray14, all of it, since nothing learns from NIH. Beside the models stand
+chance, the same models before any training (`untrained`), and baselines that need no model: the commonest report for
+every film, the middle of the film for every word, and a ridge regression on 24 x 24 pixels, which unlike the rest is
+told the training films' labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ARCHITECTURE = "mobilenetv2_100"
+OPENI_LABELS = ["No Finding", "Cardiomegaly", "Atelectasis", "Pleural Effusion", "Lung Opacity", "Edema"]
+BOOTSTRAP = 1000
+RIDGE_SIDE = 24
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--real-data", default="../shared/data", type=Path, help="folder with openi_iu/ and nih_cxr14/")
+    add("--model", action="append", required=True, metavar="NAME=FOLDER", help="a checkpoint; may be given repeatedly")
+    add("--untrained", action="store_true", help="also measure each model with its weights before pre-training")
+    add("--image-weights", type=Path, help="for --untrained: torchvision's mobilenet_v2 state dict (.pth)")
+    add("--text-encoder", help="for --untrained: folder of the text encoder that training began with")
+    add("--text-columns", nargs="+", default=["impression"], help="what of a report is looked for")
+    add("--out", default="docs/results", type=Path, help="folder of real_alignment.{md,csv}")
+    add("--limit", type=int, help="so many films of each set: to try the command out")
+    add("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.untrained and not (args.image_weights and args.text_encoder):
+        parser.error("--untrained needs --image-weights and --text-encoder")
+    return args
+
+
+def read_set(real_data: Path, name: str, limit: int | None):
+    """The table of a real set, with an opener of its films."""
+    import pandas as pd
+    from PIL import Image
+
+    table = pd.read_csv(real_data / name / f"{name}.csv", dtype=str, keep_default_na=False)
+    if limit:
+        table = table.groupby("split").head(limit)
+
+    def films(rows):
+        return [Image.open(real_data / name / file).convert("L") for file in rows["file"]]
+
+    return table.reset_index(drop=True), films
+
+
+def targets_of(table, labels: list[str]) -> np.ndarray:
+    """`(films, labels)`: 1 where the label is listed, else 0."""
+    listed = [set(row.split("|")) for row in table["labels"]]
+    return np.array([[float(label in row) for label in labels] for row in listed])
+
+
+def load_models(args: argparse.Namespace) -> dict:
+    """Name -> (model, processor) of every checkpoint, and of its untrained twin."""
+    from transformers import AutoModel, AutoProcessor, set_seed
+
+    import hub_medsyn  # noqa: F401  registers the models
+
+    loaded = {}
+    for given in args.model:
+        name, folder = given.split("=", 1)
+        loaded[name] = (AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder))
+    if args.untrained:
+        for model, processor in list(loaded.values()):
+            name = f"{type(model).__name__.removesuffix('Model')} untrained"
+            if name not in loaded:
+                set_seed(args.seed)
+                twin = type(model).from_encoders(
+                    image=ARCHITECTURE,
+                    text=args.text_encoder,
+                    image_weights=args.image_weights,
+                    image_size=model.config.image_size,
+                )
+                loaded[name] = (twin.eval(), processor)
+    return loaded
+
+
+def interval(values: np.ndarray, groups, seed: int, statistic=np.mean) -> tuple[float, float]:
+    """95 % percentile interval of a statistic of per-film values; whole patients are drawn."""
+    rng = np.random.default_rng(seed)
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    members = [np.flatnonzero(index == group) for group in range(index.max() + 1)]
+    samples = []
+    for _ in range(BOOTSTRAP):
+        drawn = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
+        samples.append(statistic(values[drawn]))
+    return tuple(np.quantile(samples, [0.025, 0.975]))
+
+
+def row(dataset: str, task: str, model: str, metric: str, value: float, ci=(None, None), n: int = 0) -> dict:
+    return {
+        "dataset": dataset,
+        "task": task,
+        "model": model,
+        "metric": metric,
+        "value": value,
+        "ci_low": ci[0],
+        "ci_high": ci[1],
+        "n": n,
+    }
+
+
+def rank_rows(name: str, ranks: np.ndarray, patients, targets: int, seed: int) -> list[dict]:
+    """Recall at 1, 5, 10 and the median of the ranks of each film's own report among `targets` different ones."""
+    rows = []
+    for k in (1, 5, 10):
+        hits = (ranks <= k).astype(float)
+        ci = interval(hits, patients, seed)
+        rows.append(row("openi_iu", "retrieval", name, f"R@{k}", hits.mean(), ci, len(ranks)))
+    ci = interval(ranks, patients, seed, np.median)
+    return rows + [row("openi_iu", "retrieval", name, "median rank", np.median(ranks), ci, targets)]
+
+
+def retrieval_rows(models: dict, args: argparse.Namespace) -> list[dict]:
+    """Film -> report among the different reports of the test patients."""
+    from hub_medsyn.inference.retrieval import model_similarity, ranks_from_similarity
+
+    table, films = read_set(args.real_data, "openi_iu", args.limit)
+    table["text"] = table[args.text_columns].agg(" ".join, axis=1).str.strip()
+    test = table[(table["split"] == "test") & (table["text"] != "")]
+    texts = list(test["text"])
+    distinct = list(dict.fromkeys(texts))
+    images = films(test)
+    patients = test["patient_id"]
+    rows = []
+    chance = (len(distinct) + 1) / 2
+    for k in (1, 5, 10):
+        value = k / len(distinct)
+        rows.append(row("openi_iu", "retrieval", "chance", f"R@{k}", value, n=len(test)))
+    rows.append(row("openi_iu", "retrieval", "chance", "median rank", chance, n=len(distinct)))
+    seen = table[table["split"] != "test"]["text"].value_counts()
+    counts = np.array([float(seen.get(text, 0)) for text in distinct])
+    constant = np.tile(counts, (len(test), 1))  # the same order of reports for every film
+    own = [distinct.index(text) for text in texts]
+    rows += rank_rows("commonest report first", expected_ranks(constant, own), patients, len(distinct), args.seed)
+    for name, (model, processor) in models.items():
+        similarity = model_similarity(model, processor, images, distinct)  # (films, reports)
+        ranks = np.asarray(ranks_from_similarity(similarity, own), dtype=float)
+        rows += rank_rows(name, ranks, patients, len(distinct), args.seed)
+    return rows
+
+
+def expected_ranks(similarity: np.ndarray, own: list[int]) -> np.ndarray:
+    """Rank of each row's own column; among equals, the mean of the places they share."""
+    scores = similarity[np.arange(len(own)), own][:, None]
+    return (similarity > scores).sum(1) + ((similarity == scores).sum(1) + 1) / 2
+
+
+def ridge_scores(
+    images: list, targets: np.ndarray, patients, fit: np.ndarray | None, measured: np.ndarray
+) -> np.ndarray:
+    """What a ridge regression on small pixels says of the measured films.
+
+    It learns from the rows `fit`; where that is `None`, each fifth of the patients is told by the other four.
+    """
+    from PIL import Image
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GroupKFold
+
+    small = [image.resize((RIDGE_SIDE, RIDGE_SIDE), Image.Resampling.BOX) for image in images]
+    pixels = np.stack([np.asarray(image, dtype=np.float64).ravel() / 255 for image in small])  # (films, 576)
+    scores = np.zeros_like(targets)
+    folds = [(fit, measured)] if fit is not None else GroupKFold(5).split(pixels, groups=np.asarray(patients))
+    for train, test in folds:
+        scores[test] = Ridge(alpha=10.0).fit(pixels[train], targets[train]).predict(pixels[test])
+    return scores[measured]
+
+
+def zero_shot_rows(models: dict, name: str, args: argparse.Namespace) -> list[dict]:
+    """Macro AUROC and that of each finding, from positive and negative prompts alone."""
+    from hub_medsyn.inference.zero_shot import ZeroShotClassifier
+    from hub_medsyn.metrics.macro_auroc import bootstrap_macro_auroc, confidence_interval, macro_auroc
+
+    table, films = read_set(args.real_data, name, args.limit)
+    whole = name == "nih_cxr14"
+    labels = sorted({one for listed in table["labels"] for one in listed.split("|")}) if whole else OPENI_LABELS
+    targets, images = targets_of(table, labels), films(table)
+    measured = np.arange(len(table)) if whole else np.flatnonzero(table["split"] == "test")
+    fit = None if whole else np.flatnonzero(table["split"] == "train")
+    patients = list(table["patient_id"][measured])
+    scores = {"ridge on pixels, told the labels": ridge_scores(images, targets, table["patient_id"], fit, measured)}
+    for title, (model, processor) in models.items():
+        result = ZeroShotClassifier(model, processor)([images[index] for index in measured])
+        scores[title] = result.scores[:, [list(result.findings).index(label) for label in labels]].numpy()
+    rows = [row(name, "zero-shot", "chance", "macro AUROC", 0.5, n=len(measured))]
+    for title, said in scores.items():
+        result = macro_auroc(targets[measured], said, labels)
+        ci = confidence_interval(bootstrap_macro_auroc(targets[measured], said, patients, BOOTSTRAP, args.seed))
+        rows.append(row(name, "zero-shot", title, "macro AUROC", result.value, ci, len(measured)))
+        for label, value in result.per_label.items():
+            rows.append(row(name, "zero-shot", title, label, value, n=len(measured)))
+    return rows
+
+
+def pointing_rows(models: dict, args: argparse.Namespace) -> list[dict]:
+    """How often the hottest pixel for a finding's name lies in one of its boxes, and how the inside stands out."""
+    from hub_medsyn.inference.grounding import contrast_to_noise_ratio, ground, pointing_game, pointing_game_chance
+    from hub_medsyn.inference.prompts import FINDING_PROMPTS
+
+    table, films = read_set(args.real_data, "nih_cxr14", None)
+    table = table[table["boxes"] != ""].reset_index(drop=True).head(args.limit or len(table))
+    cases = []  # (film, finding, boxes as absolute xyxy)
+    for image, boxes, patient in zip(films(table), table["boxes"], table["patient_id"], strict=True):
+        by_label: dict[str, list] = {}
+        for box in json.loads(boxes):
+            x, y = box["x"] * image.width, box["y"] * image.height
+            corners = [x, y, x + box["w"] * image.width, y + box["h"] * image.height]
+            by_label.setdefault(box["label"], []).append(corners)
+        cases += [(image, label, corners, patient) for label, corners in by_label.items()]
+    patients = [patient for *_, patient in cases]
+
+    def rows_of(name: str, hits: list[float], contrast: list[float] | None) -> list[dict]:
+        ci = interval(np.array(hits), patients, args.seed)
+        rows = [row("nih_cxr14", "pointing", name, "hits", float(np.mean(hits)), ci, len(cases))]
+        if contrast:
+            ci = interval(np.array(contrast), patients, args.seed)
+            rows.append(row("nih_cxr14", "pointing", name, "CNR", float(np.mean(contrast)), ci, len(cases)))
+        return rows
+
+    areas = [pointing_game_chance(boxes, (image.height, image.width)) for image, _, boxes, _ in cases]
+    middles = [
+        float(any(x0 <= image.width / 2 < x1 and y0 <= image.height / 2 < y1 for x0, y0, x1, y1 in boxes))
+        for image, _, boxes, _ in cases
+    ]
+    rows = rows_of("chance (share of the film in boxes)", areas, None) + rows_of("middle of the film", middles, None)
+    for name, (model, processor) in models.items():
+        if type(model).__name__ == "ConVIRTModel":
+            continue  # it compares whole films with whole texts
+        hits, contrast = [], []
+        for image, label, boxes, _ in cases:
+            heat = ground(model, processor, image, FINDING_PROMPTS[label].positive[0])
+            hits.append(float(pointing_game(heat, boxes)))
+            contrast.append(contrast_to_noise_ratio(heat, boxes))
+        rows += rows_of(name, hits, contrast)
+    return rows
+
+
+def write_report(rows: list[dict], args: argparse.Namespace, argv: list[str]) -> None:
+    """Writes every number to `real_alignment.csv` and the main ones to `real_alignment.md`."""
+    import pandas as pd
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows)
+    table.to_csv(args.out / "real_alignment.csv", index=False, float_format="%.4f")
+    table["cell"] = [cell(one) for one in rows]
+    shown = " ".join(shorten(word) for word in argv)
+    parts = [
+        "# What the models know of real films without a label",
+        f"Made by `python benchmarks/real_alignment.py {shown}`.",
+    ]
+    parts.append(__doc__.split("\n\n", 1)[1].strip() + " In brackets: 95 % bootstrap intervals over patients.")
+    for (dataset, task), part in table.groupby(["dataset", "task"], sort=False):
+        main = part[part["metric"].isin(["macro AUROC"])] if task == "zero-shot" else part
+        if task == "zero-shot":
+            main = part[part["metric"].eq("macro AUROC") | part["ci_low"].isna()]
+        wide = main.pivot(index="model", columns="metric", values="cell")
+        order = list(dict.fromkeys(main["model"]))
+        wide = wide.loc[order, list(dict.fromkeys(main["metric"]))].fillna("")
+        counts = main["n"].iloc[0]
+        parts.append(f"## {TITLES[task]}: {dataset} ({counts} {'cases' if task == 'pointing' else 'films'})")
+        if task == "retrieval":
+            parts.append(f"{int(part['n'][part['metric'] == 'median rank'].iloc[0])} different reports.")
+        lines = [["", *wide.columns], ["---"] * (len(wide.columns) + 1)]
+        lines += [[model, *cells] for model, cells in zip(wide.index, wide.to_numpy().tolist(), strict=True)]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    (args.out / "real_alignment.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+TITLES = {"retrieval": "Film to report", "zero-shot": "Findings by prompts, AUROC", "pointing": "Pointing game"}
+
+
+def shorten(word: str) -> str:
+    """A word of the command line without folders."""
+    name, sign, path = word.rpartition("=")
+    return name + sign + (Path(path).name if "/" in path and Path(path).exists() else path)
+
+
+def cell(one: dict) -> str:
+    digits = 0 if one["metric"] == "median rank" else 3
+    value = f"{one['value']:.{digits}f}"
+    return value if one["ci_low"] is None else f"{value} ({one['ci_low']:.{digits}f} to {one['ci_high']:.{digits}f})"
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        models = load_models(args)
+        rows = retrieval_rows(models, args)
+        rows += zero_shot_rows(models, "openi_iu", args) + zero_shot_rows(models, "nih_cxr14", args)
+        rows += pointing_rows(models, args)
+    except (ValueError, OSError) as error:
+        print(f"real_alignment: {error}", file=sys.stderr)
+        return 1
+    write_report(rows, args, sys.argv[1:] if argv is None else argv)
+    print(f"{args.out / 'real_alignment.md'} and real_alignment.csv")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
