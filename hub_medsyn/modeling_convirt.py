@@ -48,13 +48,15 @@ class ConVIRTModel(MedSynPreTrainedModel):
             self.text_model.requires_grad_(False)
             self.text_head.requires_grad_(False)
 
-    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`image_embeds`, `(images, projection_dim)`, and `text_embeds`, `(texts, projection_dim)`, of any length."""
-        text_inputs = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-        return {
-            "image_embeds": self._project_images(inputs["pixel_values"]),
-            "text_embeds": self._project_texts(**text_inputs),
-        }
+    def encode_images(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """`image_embeds`, `(images, projection_dim)`, of any length."""
+        return {"image_embeds": self._project_images(pixel_values)}
+
+    def encode_texts(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`text_embeds`, `(texts, projection_dim)`, of any length."""
+        return {"text_embeds": self._project_texts(input_ids, attention_mask, token_type_ids)}
 
     def losses(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         image, text = features["image_embeds"], features["text_embeds"]  # (batch, projection_dim) each

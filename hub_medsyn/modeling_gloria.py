@@ -37,20 +37,18 @@ class GLoRIAModel(LocalFeaturesModel):
         self.region_head = nn.Linear(self.region_width, width, bias=False)
         self.post_init()
 
-    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`image_embeds` and `text_embeds`, `(batch, dim)`, of any length; `regions`, `(images, regions, dim)`, row by
-        row; `words`, `(texts, words, dim)`, the opening token first; `word_mask`, `(texts, words)`, the words that the
-        local loss aligns."""
-        pooled, regions, _ = self.encode_regions(inputs["pixel_values"])
-        text_inputs = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-        text, words, mask = self._encode_words(**text_inputs)
-        return {
-            "image_embeds": self.image_head(pooled),
-            "text_embeds": text,
-            "regions": self.region_head(regions),
-            "words": words,
-            "word_mask": mask,
-        }
+    def encode_images(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """`image_embeds`, `(images, dim)`, of any length; `regions`, `(images, regions, dim)`, row by row."""
+        pooled, regions, _ = self.encode_regions(pixel_values)
+        return {"image_embeds": self.image_head(pooled), "regions": self.region_head(regions)}
+
+    def encode_texts(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`text_embeds`, `(texts, dim)`, of any length; `words`, `(texts, words, dim)`, the opening token first;
+        `word_mask`, `(texts, words)`, the words that the local loss aligns."""
+        text, words, mask = self._encode_words(input_ids, attention_mask, token_type_ids)
+        return {"text_embeds": text, "words": words, "word_mask": mask}
 
     def losses(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         config = self.config

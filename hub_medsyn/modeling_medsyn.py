@@ -33,7 +33,8 @@ def continues_word(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tenso
 class MedSynPreTrainedModel(PreTrainedModel):
     """Two encoders and the seam `encode(inputs) -> features`, `losses(features) -> parts`.
 
-    A subclass adds its heads, defines `encode`, `losses` and `similarity`, and calls `post_init`. All of its
+    A subclass adds its heads, defines `encode_images`, `encode_texts`, `losses` and `similarity`, and calls
+    `post_init`. `encode` is the two encodings together, and `similarity` needs no more than the two. All of its
     parameters are used in `encode` and none in `losses`: a trainer may gather the features of several processes
     between the two, and a model wrapped for distributed training still sees every parameter in its forward pass.
     """
@@ -57,7 +58,18 @@ class MedSynPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
 
     def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features whose first dimension is the batch, `image_embeds` and `text_embeds` among them."""
+        """Features of images and of texts: what `encode_images` and `encode_texts` return."""
+        text_inputs = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+        return {**self.encode_images(inputs["pixel_values"]), **self.encode_texts(**text_inputs)}
+
+    def encode_images(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """Features whose first dimension is the images, `image_embeds` among them."""
+        raise NotImplementedError
+
+    def encode_texts(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Features whose first dimension is the texts, `text_embeds` among them."""
         raise NotImplementedError
 
     def losses(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -68,24 +68,31 @@ class MGCAModel(LocalFeaturesModel):
         self.prototypes = nn.Linear(config.projection_dim, config.num_prototypes, bias=False)
         self.post_init()
 
-    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`image_embeds` and `text_embeds`, `(batch, projection_dim)`, of any length; `image_prototypes` and
-        `text_prototypes`, `(batch, num_prototypes)`, cosines; `regions`, `(images, regions, projection_dim)`, row by
-        row, and `words`, `(texts, words, projection_dim)`, of any length; `region_weights` and `word_weights`, what
-        each counts for; `word_mask`, `(texts, words)`, which words are there."""
-        pooled, regions, attention = self.encode_regions(inputs["pixel_values"])
-        text_inputs = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-        text, words, mask, weights = self._encode_words(**text_inputs)
+    def encode_images(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """`image_embeds`, `(images, projection_dim)`, of any length; `image_prototypes`, `(images, num_prototypes)`,
+        cosines; `regions`, `(images, regions, projection_dim)`, row by row, of any length; `region_weights`, `(images,
+        regions)`, what each counts for."""
+        pooled, regions, attention = self.encode_regions(pixel_values)
         image = self.image_head(pooled)  # (images, projection_dim)
         if attention is None:
             attention = regions.new_ones(regions.shape[:2], dtype=torch.float32)
         return {
             "image_embeds": image,
-            "text_embeds": text,
             "image_prototypes": self._prototype_cosines(image),
-            "text_prototypes": self._prototype_cosines(text),
             "regions": self.region_head(regions),
             "region_weights": attention,
+        }
+
+    def encode_texts(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`text_embeds`, `(texts, projection_dim)`, of any length; `text_prototypes`, `(texts, num_prototypes)`,
+        cosines; `words`, `(texts, words, projection_dim)`, of any length; `word_weights`, `(texts, words)`, what each
+        counts for; `word_mask`, `(texts, words)`, which words are there."""
+        text, words, mask, weights = self._encode_words(input_ids, attention_mask, token_type_ids)
+        return {
+            "text_embeds": text,
+            "text_prototypes": self._prototype_cosines(text),
             "words": words,
             "word_mask": mask,
             "word_weights": weights,
