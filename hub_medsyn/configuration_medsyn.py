@@ -26,7 +26,8 @@ class MedSynConfig(PreTrainedConfig):
         sep_token_id (`int`, *optional*, defaults to 102): Id of the token that closes a text.
         freeze_batch_norm (`bool`, *optional*):
             Whether every BatchNorm runs on its stored statistics while training, so that an item's features do not
-            depend on its batch. Its scale and shift are still trained.
+            depend on its batch. Its scale and shift are still trained. True in `fixed` alone, where the image encoder
+            starts from trained weights; [`~MedSynPreTrainedModel.from_encoders`] leaves it off for a random start.
         frozen_text_layers (`int`, *optional*):
             How many of the text encoder's lower layers are not trained; `-1` is the lower half (6 of BERT-base's 12).
         freeze_text_embeddings (`bool`, *optional*): Whether the text encoder's embeddings are not trained.
@@ -97,7 +98,7 @@ class ConVIRTConfig(MedSynConfig):
             The published code leaves the embeddings trainable under six frozen layers; `fixed` and `paper` freeze them
             too, as the method means to keep the lower half.
         frozen_text_layers (`int`, *optional*): 6 in `official`; the lower half (-1) in `fixed` and `paper`.
-        freeze_batch_norm (`bool`, *optional*): False in every preset.
+        freeze_batch_norm (`bool`, *optional*): True in `fixed` alone.
         kwargs: `vision_config`, `text_config`, `preset`, `image_size` and the token ids of [`MedSynConfig`].
     """
 
@@ -130,7 +131,8 @@ class ConVIRTConfig(MedSynConfig):
             "frozen_text_layers": -1,
             # differs from edreisMD/ConVIRT-pytorch: there the embeddings under the six frozen layers are trained
             "freeze_text_embeddings": True,
-            "freeze_batch_norm": False,
+            # differs from edreisMD/ConVIRT-pytorch: there BatchNorm takes its statistics from the batch
+            "freeze_batch_norm": True,
         },
     }
 
@@ -156,7 +158,7 @@ class GLoRIAConfig(MedSynConfig):
         upsample_size (`int`, *optional*):
             Side to which images are enlarged before an encoder that takes any size: 299 in `official`, for 19 x 19
             regions. 0, in `fixed` and `paper`, leaves them: 14 x 14 regions at 224 pixels, for half the work.
-        freeze_batch_norm (`bool`, *optional*): False in every preset.
+        freeze_batch_norm (`bool`, *optional*): True in `fixed` alone.
         frozen_text_layers (`int`, *optional*): 0 in every preset.
         freeze_text_embeddings (`bool`, *optional*): False in every preset.
         kwargs: `vision_config`, `text_config`, `preset`, `image_size` and the token ids of [`MedSynConfig`].
@@ -183,9 +185,20 @@ class GLoRIAConfig(MedSynConfig):
             "freeze_text_embeddings": False,
         }
     }
-    # differs from marshuang80/gloria: there every film is enlarged to 299 pixels
-    presets["fixed"] = {**presets["official"], "upsample_size": 0}
-    presets["paper"] = {**presets["fixed"], "temperature_global": 0.07, "weight_global": 0.5, "weight_local": 0.5}
+    presets["fixed"] = {
+        **presets["official"],
+        # differs from marshuang80/gloria: there every film is enlarged to 299 pixels
+        "upsample_size": 0,
+        # differs from marshuang80/gloria: there BatchNorm takes its statistics from the batch
+        "freeze_batch_norm": True,
+    }
+    presets["paper"] = {
+        **presets["fixed"],
+        "temperature_global": 0.07,
+        "weight_global": 0.5,
+        "weight_local": 0.5,
+        "freeze_batch_norm": False,
+    }
 
     def __init__(self, **kwargs):
         if kwargs.get("projection_dim") is not None:
@@ -241,7 +254,7 @@ class MGCAConfig(MedSynConfig):
         upsample_size (`int`, *optional*):
             Side to which images are enlarged before an encoder of maps that takes any size: 299 in `official`; 0, in
             `fixed` and `paper`, leaves them.
-        freeze_batch_norm (`bool`, *optional*): False in every preset. The heads' BatchNorms obey it too.
+        freeze_batch_norm (`bool`, *optional*): True in `fixed` alone. The heads' BatchNorms obey it too.
         frozen_text_layers (`int`, *optional*): 0 in every preset.
         freeze_text_embeddings (`bool`, *optional*): False in every preset.
         kwargs: `vision_config`, `text_config`, `preset`, `image_size` and the token ids of [`MedSynConfig`].
@@ -289,8 +302,10 @@ class MGCAConfig(MedSynConfig):
         "shift_word_weights": False,
         # differs from HKU-MedAI/MGCA: there every film for a ResNet is enlarged to 299 pixels
         "upsample_size": 0,
+        # differs from HKU-MedAI/MGCA: there BatchNorm takes its statistics from the batch
+        "freeze_batch_norm": True,
     }
-    presets["paper"] = {**presets["fixed"], "weight_global": 0.5}
+    presets["paper"] = {**presets["fixed"], "weight_global": 0.5, "freeze_batch_norm": False}
 
     def __init__(self, **kwargs):
         given = kwargs.get("text_layers")

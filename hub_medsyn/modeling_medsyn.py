@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
+from transformers.utils import logging
 
 from .configuration_medsyn import MedSynConfig
 from .encoder_weights import load_image_encoder
 from .modeling_outputs import ContrastiveOutput
+
+logger = logging.get_logger(__name__)
 
 
 def continues_word(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
@@ -150,6 +153,15 @@ class MedSynPreTrainedModel(PreTrainedModel):
                     module.eval()
         return self
 
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
+        """Reaches the image encoder too: timm keeps a switch of its own, which Transformers does not look for."""
+        super()._set_gradient_checkpointing(enable, **kwargs)
+        if not self.vision_model.supports_gradient_checkpointing:
+            raise ValueError(
+                f"timm has no gradient checkpointing for {self.config.vision_config.architecture}; leave it out"
+            )
+        self.vision_model._set_gradient_checkpointing(enable)
+
     def set_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Takes from the tokenizer all that words need: what opens and closes a text and which pieces continue one.
 
@@ -180,7 +192,10 @@ class MedSynPreTrainedModel(PreTrainedModel):
         """Makes a model out of two encoders; the heads are new.
 
         Args:
-            image (`str`): A timm architecture (random weights), a local timm or Transformers folder, or a Hub id.
+            image (`str`):
+                A timm architecture, a local timm or Transformers folder, or a Hub id. An architecture without
+                `image_weights` starts from random weights, and then BatchNorm is not frozen unless `switches` say so:
+                a random network has no statistics to run on. The departure is logged and stands in the configuration.
             text (`str` or `PreTrainedConfig`):
                 A local folder or Hub id of a BERT-like encoder. A configuration gives random weights, and then no
                 layer is frozen unless `switches` say so.
@@ -196,6 +211,14 @@ class MedSynPreTrainedModel(PreTrainedModel):
             ValueError: If an encoder is unknown, or encoder, weights and tokenizer do not belong together.
         """
         vision, vision_config = load_image_encoder(image, image_size, num_channels, image_weights)
+        random_start = getattr(vision_config, "pretrained_cfg", None) is None
+        if random_start and switches.get("freeze_batch_norm") is None:
+            switches = {**switches, "freeze_batch_norm": False}
+            if cls.config_class.presets.get(preset, {}).get("freeze_batch_norm"):
+                logger.warning_once(
+                    f"freeze_batch_norm=False instead of preset {preset!r}'s True: the image encoder starts from "
+                    "random weights, which have no statistics to run on"
+                )
         if isinstance(text, str):
             encoder = AutoModel.from_pretrained(text, add_pooling_layer=False)
             text_config = encoder.config

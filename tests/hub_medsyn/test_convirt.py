@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 
-from hub_medsyn import ConVIRTConfig, ConVIRTModel
+from hub_medsyn import ConVIRTConfig, ConVIRTModel, GLoRIAModel, MGCAModel
 from hub_medsyn.loss_contrastive import nt_xent
 from tests.fixtures.tiny_models import (
     tiny_convirt,
@@ -161,6 +161,30 @@ def test_frozen_batch_norm_keeps_its_statistics(batch):
         model(**batch, return_loss=True).loss.backward()
         after = dict(model.named_buffers())
         assert before and all(torch.equal(after[name], value) for name, value in before.items()) == frozen
+
+
+@pytest.mark.parametrize("model_class", [ConVIRTModel, GLoRIAModel, MGCAModel])
+def test_batch_norm_is_frozen_in_fixed_alone_and_not_for_random_image_weights(model_class, tmp_path):
+    presets = {name: preset["freeze_batch_norm"] for name, preset in model_class.config_class.presets.items()}
+    assert presets == {"official": False, "paper": False, "fixed": True}
+    TimmWrapperModel(tiny_vision_config()).save_pretrained(tmp_path / "resnet")
+
+    def assemble(image, **switches):
+        text = tiny_text_config()
+        model = model_class.from_encoders(image, text, tiny_tokenizer(), image_size=32, **switches)
+        assert {norm.training for norm in batch_norms(model.train())} == {not model.config.freeze_batch_norm}
+        return model.config
+
+    trained = assemble(str(tmp_path / "resnet"))
+    assert trained.freeze_batch_norm and "freeze_batch_norm" not in trained.departures()
+    random = assemble("resnet10t")
+    assert not random.freeze_batch_norm and random.departures()["freeze_batch_norm"] is False
+    assert assemble("resnet10t", freeze_batch_norm=True).freeze_batch_norm
+    assert not assemble(str(tmp_path / "resnet"), freeze_batch_norm=False).freeze_batch_norm
+
+
+def batch_norms(model):
+    return [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
 
 
 def test_from_encoders_takes_folders_of_both_libraries(batch, tmp_path):
