@@ -125,6 +125,11 @@ class VLPTrainingArguments(TrainingArguments):
         max_text_tokens (`int`, *optional*, defaults to 512): Texts are cut there, or at the encoder's own limit.
         channels_last (`bool`, *optional*, defaults to `True`):
             Keeps images and image encoder channels last in memory: the same sums, in another order, sooner.
+        gradient_cache_chunk_size (`int`, *optional*):
+            Pairs of a process that are encoded at once; the loss stays that of the whole batch, and every pair is
+            encoded twice. Default: all, once.
+        sync_batch_norm (`bool`, *optional*, defaults to `False`):
+            Takes BatchNorm's statistics from the batches of all GPUs.
     """
 
     _argument_group_name = "the training"
@@ -132,6 +137,16 @@ class VLPTrainingArguments(TrainingArguments):
     max_text_tokens: int = field(default=512, metadata={"help": "Cut texts after so many tokens."})
     channels_last: bool = field(
         default=True, metadata={"help": "Keep image tensors channels last: convolutions run up to 2.5 times as fast."}
+    )
+    gradient_cache_chunk_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Encode so many pairs of a process at once, twice, so that memory is that of a chunk and the "
+            "loss that of the whole batch; default: all at once."
+        },
+    )
+    sync_batch_norm: bool = field(
+        default=False, metadata={"help": "Take BatchNorm's statistics from the batches of all GPUs."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     save_strategy: str = field(
@@ -166,6 +181,25 @@ class VLPTrainingArguments(TrainingArguments):
                 "accelerator_config has split_batches=False, so that equal reports would meet across processes; "
                 "leave accelerator_config out or set split_batches to true"
             )
+        self._check_chunks_and_batch_norm()
+
+    def _check_chunks_and_batch_norm(self) -> None:
+        size = self.gradient_cache_chunk_size
+        if size is not None and self.sync_batch_norm:
+            raise ValueError(
+                f"gradient_cache_chunk_size={size} cannot go with sync_batch_norm: BatchNorm would take its "
+                "statistics from chunks; set freeze_batch_norm instead of sync_batch_norm"
+            )
+        if size is not None and not 1 <= size < self.train_batch_size:
+            raise ValueError(
+                f"gradient_cache_chunk_size={size} saves nothing of the {self.train_batch_size} pairs of a process; "
+                f"set it between 1 and {self.train_batch_size - 1}, or leave it out"
+            )
+        if self.sync_batch_norm and (self.device.type != "cuda" or self.world_size == 1):
+            raise ValueError(
+                f"sync_batch_norm=True needs several GPUs, and this run has {self.world_size} process(es) on "
+                f"{self.device.type}; leave it out"
+            )
 
 
 # What most runs set; the help shows it before the rest of transformers' options.
@@ -173,7 +207,7 @@ COMMON = (
     "output_dir per_device_train_batch_size per_device_eval_batch_size num_train_epochs max_steps learning_rate "
     "lr_scheduler_type warmup_steps weight_decay max_grad_norm gradient_accumulation_steps bf16 fp16 use_cpu seed "
     "eval_strategy eval_steps save_strategy save_steps save_total_limit logging_steps resume_from_checkpoint "
-    "dataloader_num_workers max_text_tokens channels_last"
+    "dataloader_num_workers max_text_tokens channels_last gradient_cache_chunk_size sync_batch_norm"
 ).split()
 
 

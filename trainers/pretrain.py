@@ -40,17 +40,15 @@ def run(model_arguments, data_arguments, training_arguments) -> None:
         FileNotFoundError: If dataset, split, weights or checkpoint are not there.
     """
     from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
+    from .checkpoints import last_checkpoint
     from .method_trainers import METHODS
     from .training_card import write_card
 
     folder = Path(training_arguments.output_dir)
     resume = training_arguments.resume_from_checkpoint
     if resume == "last":
-        resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if resume is None:
-            raise FileNotFoundError(f"there is no checkpoint in {folder} to resume from")
+        resume = last_checkpoint(folder)
     if resume is None and (folder / "config.json").exists():
         raise ValueError(f"{folder} already holds a model; choose another --output_dir or remove it")
     set_seed(training_arguments.seed)

@@ -9,21 +9,23 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import ProcessorMixin, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 
 from .arguments import VLPTrainingArguments
+from .checkpoints import BATCHES_NAME, check_same_batches
 from .collators import PairCollator
 from .gather import gather_features
+from .gradient_cache import GradientCache
 from .pairs import PairDataset
 from .samplers import DistinctTextBatchSampler
 
-BATCHES_NAME = "batches.json"
 # A checkpoint brings its optimiser and schedule along: others given at a resume would be ignored without a word.
 RESUMED_ARGUMENTS = (
     "optim",
@@ -56,10 +58,16 @@ class EpochOfSampler(TrainerCallback):
         self.sampler.epoch = int(state.epoch or 0)
 
 
+def training_batch_norms(model: MedSynPreTrainedModel) -> list[nn.Module]:
+    """Every BatchNorm of the model that takes its statistics, while training, from the items it gets."""
+    if model.config.freeze_batch_norm:
+        return []
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
 def takes_batch_statistics(model: MedSynPreTrainedModel) -> bool:
     """Whether a BatchNorm of the model takes its statistics, while training, from the items of one process alone."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    return not model.config.freeze_batch_norm and not all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    return not all(isinstance(norm, nn.SyncBatchNorm) for norm in training_batch_norms(model))
 
 
 class VLPTrainer(Trainer):
@@ -77,7 +85,8 @@ class VLPTrainer(Trainer):
         processor (`ProcessorMixin`): Tokenizer and image processor, saved with the model.
 
     Raises:
-        ValueError: If a global batch holds fewer than two texts, or more than there are different ones.
+        ValueError: If a global batch holds fewer than two texts, or more than there are different ones; if gradients
+            are to be cached for a model whose BatchNorm trains, or BatchNorm synchronised where none does.
     """
 
     def __init__(
@@ -90,6 +99,18 @@ class VLPTrainer(Trainer):
         **kwargs,
     ):
         model.freeze()
+        if args.gradient_cache_chunk_size is not None and training_batch_norms(model):
+            raise ValueError(
+                f"gradient_cache_chunk_size={args.gradient_cache_chunk_size} cannot equal the plain loss: BatchNorm "
+                "would take its statistics from a chunk; set freeze_batch_norm, or leave gradient caching out"
+            )
+        if args.sync_batch_norm:
+            if not training_batch_norms(model):
+                raise ValueError(
+                    "sync_batch_norm has nothing to synchronise: the model has no BatchNorm or "
+                    "freeze_batch_norm keeps it from training; leave one of the two out"
+                )
+            model = convert_sync_batchnorm(model)
         if args.channels_last:
             model.vision_model.to(memory_format=torch.channels_last)
         limit = getattr(model.config.text_config, "max_position_embeddings", 512)
@@ -114,12 +135,14 @@ class VLPTrainer(Trainer):
         if args.world_size > 1 and self.is_world_process_zero() and takes_batch_statistics(model):
             logger.warning(
                 "BatchNorm takes its statistics from the %d pairs of each process, so that %d processes do not train "
-                "as one process with a batch of %d would; freeze_batch_norm=True makes them equal",
+                "as one process with a batch of %d would; freeze_batch_norm=True, or sync_batch_norm=True on GPUs, "
+                "makes them equal",
                 args.train_batch_size,
                 args.world_size,
                 self.train_sampler.batch_size,
             )
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._cache: GradientCache | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         self._train_collisions = self.train_sampler.collisions_of_a_plain_shuffle()
@@ -152,13 +175,24 @@ class VLPTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._cache is not None:
+            self._cache.backward(model, self.accelerator)
+            self._cache = None
+        return loss
+
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         inputs = dict(inputs)
         ids = inputs.pop("ids")
         inputs.pop("return_loss")
         if self.args.channels_last:
             inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
-        features = gather_features(model(**inputs, features_only=True))
+        if model.training and self.args.gradient_cache_chunk_size is not None:
+            self._cache = GradientCache(model, inputs, self.args.gradient_cache_chunk_size)
+            features = self._cache.features
+        else:
+            features = gather_features(model(**inputs, features_only=True))
         parts = self.accelerator.unwrap_model(model).losses(features)
         loss = sum(parts.values())
         if not torch.isfinite(loss):
@@ -195,19 +229,7 @@ class VLPTrainer(Trainer):
                 texts, or under another setting of text, film or optimiser: the run could not go on as it would have.
         """
         if resume_from_checkpoint is not None:
-            path = Path(resume_from_checkpoint) / BATCHES_NAME
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{resume_from_checkpoint} is not a checkpoint of this trainer: no {BATCHES_NAME}"
-                )
-            saved, now = json.loads(path.read_text(encoding="utf-8")), self._batches()
-            then = {name: saved.get(name, "not recorded") for name in now}
-            differ = [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
-            if differ:
-                raise ValueError(
-                    f"{resume_from_checkpoint} cannot be resumed with other data or settings ({'; '.join(differ)}); "
-                    "run it as it was, or start anew in another --output_dir"
-                )
+            check_same_batches(resume_from_checkpoint, self._batches())
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
             if state.global_step >= self.planned_steps():
                 # Trainer looks whether it is done after a step only, and would take one more.
@@ -218,6 +240,8 @@ class VLPTrainer(Trainer):
                 )
                 if self.args.eval_strategy != "no" and not evaluated:
                     self.evaluate()  # as the straight run did once this checkpoint was written
+                if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+                    self._load_best_model()
                 return TrainOutput(state.global_step, math.nan, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -252,7 +276,17 @@ class VLPTrainer(Trainer):
             (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink()
 
     def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
+        """Marks the checkpoint as whole once all processes have written theirs, and removes older ones only then."""
+        run = self._get_output_dir(trial)
+        whole = Path(run) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / BATCHES_NAME
         if self.args.should_save:
-            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (folder / BATCHES_NAME).write_text(json.dumps(self._batches(), indent=2), encoding="utf-8")
+            whole.unlink(missing_ok=True)  # of a run that was resumed further back
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            whole.write_text(json.dumps(self._batches(), indent=2), encoding="utf-8")
+            rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)

@@ -1,0 +1,65 @@
+"""Checkpoints that a run can go on from: whole ones, of the same data and settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+
+# What a run shares with the one that goes on with it. Written last, so that a checkpoint with it is whole.
+BATCHES_NAME = "batches.json"
+logger = logging.getLogger(__name__)
+
+
+def last_checkpoint(folder: str | Path) -> str:
+    """The newest whole checkpoint of a folder; says which newer ones were not written to the end.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    checkpoints = sort_checkpoints(str(folder))  # by step
+    torn = []
+    while checkpoints and not (Path(checkpoints[-1]) / BATCHES_NAME).is_file():
+        torn.append(Path(checkpoints.pop()).name)
+    if not checkpoints:
+        why = f": {' and '.join(torn)} was not written to the end; remove it and start anew" if torn else ""
+        raise FileNotFoundError(f"there is no checkpoint in {folder} to resume from{why}")
+    if torn:
+        logger.warning(
+            "%s in %s was not written to the end (no %s): going on from %s",
+            " and ".join(torn),
+            folder,
+            BATCHES_NAME,
+            Path(checkpoints[-1]).name,
+        )
+    return checkpoints[-1]
+
+
+def check_same_batches(checkpoint: str | Path, now: dict) -> None:
+    """Checks that a checkpoint was written by a run with the same batches.
+
+    Args:
+        checkpoint (`str` or `Path`): Its folder.
+        now (`dict`): What this run has to share with it.
+
+    Raises:
+        FileNotFoundError: If the folder is no whole checkpoint of this trainer.
+        ValueError: If anything differs; names it.
+    """
+    path = Path(checkpoint) / BATCHES_NAME
+    if not path.is_file():
+        torn = Path(checkpoint).name.startswith(PREFIX_CHECKPOINT_DIR)
+        raise FileNotFoundError(
+            f"{checkpoint} is not a checkpoint of this trainer{', or not written to the end' if torn else ''}: "
+            f"no {BATCHES_NAME}"
+        )
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    then = {name: saved.get(name, "not recorded") for name in now}
+    differ = [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
+    if differ:
+        raise ValueError(
+            f"{checkpoint} cannot be resumed with other data or settings ({'; '.join(differ)}); "
+            "run it as it was, or start anew in another --output_dir"
+        )
