@@ -153,6 +153,10 @@ class MedSynPreTrainedModel(PreTrainedModel):
                     module.eval()
         return self
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's, which accelerate asks for when it shards a model."""
+        return self.text_model.get_input_embeddings()
+
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs):
         """Reaches the image encoder too: timm keeps a switch of its own, which Transformers does not look for."""
         super()._set_gradient_checkpointing(enable, **kwargs)
