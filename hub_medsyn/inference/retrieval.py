@@ -133,29 +133,37 @@ def retrieval_ranks(
 
 
 def ranks_from_similarity(
-    similarity: Tensor,
-    texts: Sequence[str] | None = None,
-    text_ids: Sequence[Hashable] | None = None,
-    chunk_size: int = 4096,
+    similarity: Tensor, text_of_image: Sequence[int] | Tensor, chunk_size: int = 4096
 ) -> RetrievalResult:
     """[`retrieval_ranks`] of scores that are there already, as from [`model_similarity`].
 
     Args:
-        similarity (`torch.Tensor` of shape `(n, n)`): Films by texts; text `i` belongs to film `i`.
-        texts, text_ids, chunk_size: As in [`retrieval_ranks`]; of equal texts the first column counts.
+        similarity (`torch.Tensor` of shape `(images, texts)`): Of every film with every distinct text.
+        text_of_image (`Sequence[int]` of length `images`): The column of each film's own text.
+        chunk_size (`int`, *optional*, defaults to 4096): As in [`retrieval_ranks`].
+
+    Returns:
+        [`RetrievalResult`]
+
+    Raises:
+        ValueError: If a score is not finite, or the columns are not those that `text_of_image` names.
     """
-    similarity = torch.as_tensor(similarity).float()
-    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or not len(similarity):
+    scores = torch.as_tensor(similarity).float()
+    columns = torch.as_tensor(text_of_image)
+    if scores.ndim != 2 or columns.shape != scores.shape[:1] or not len(scores):
         raise ValueError(
-            f"similarity of shape {tuple(similarity.shape)} is not (n, n): pass a column for every film's text, in "
-            "the order of the films"
+            f"text_of_image of shape {tuple(columns.shape)} does not give a column for each film of a similarity of "
+            f"shape {tuple(scores.shape)}"
         )
-    if not similarity.isfinite().all():
+    if columns.unique().tolist() != list(range(scores.shape[1])):
+        raise ValueError(
+            f"text_of_image names {len(columns.unique())} columns from {int(columns.min())} to {int(columns.max())} "
+            f"of {scores.shape[1]}: pass one column for each distinct text, and only texts of these films"
+        )
+    if not scores.isfinite().all():
         raise ValueError("similarity holds NaN or infinite values, which have no rank")
-    text_of_image, first = _distinct(len(similarity), texts, text_ids)
-    scores = similarity[:, first]  # (images, distinct texts)
-    own = scores.gather(1, text_of_image.to(scores.device)[:, None])[:, 0]
-    return _ranks(lambda rows, columns: scores[rows, columns], own, text_of_image, chunk_size)
+    own = scores.gather(1, columns.to(scores.device)[:, None])[:, 0]
+    return _ranks(lambda rows, texts: scores[rows, texts], own, columns.cpu(), chunk_size)
 
 
 def retrieval_metrics(

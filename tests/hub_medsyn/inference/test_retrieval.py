@@ -120,7 +120,8 @@ def test_ranks_equal_a_dense_sort_with_equal_texts_as_one_target(chunk_size):
     assert result.image_ranks.tolist() == image_ranks and result.text_ranks.tolist() == text_ranks
     assert (result.num_images, result.num_texts) == (23, 8)
     assert [list(dict.fromkeys(keys))[number] for number in result.text_of_image] == keys
-    same = ranks_from_similarity(torch.tensor(scores), text_ids=[hash(key) for key in keys], chunk_size=chunk_size)
+    columns = [keys.index(key) for key in dict.fromkeys(keys)]
+    same = ranks_from_similarity(torch.tensor(scores[:, columns]), result.text_of_image, chunk_size)
     assert same.image_ranks.tolist() == image_ranks and same.text_ranks.tolist() == text_ranks
     metrics = result.metrics(ks=(1, 3))
     assert metrics["image_to_text_recall_at_3"] == np.mean(np.array(image_ranks) <= 3)
@@ -157,7 +158,7 @@ def test_a_model_that_says_the_same_of_everything_is_at_chance():
 def test_chance_is_what_random_scores_get():
     generator = torch.Generator().manual_seed(0)
     keys = [number % 12 for number in range(30)]
-    results = [ranks_from_similarity(torch.rand(30, 30, generator=generator), text_ids=keys) for _ in range(300)]
+    results = [ranks_from_similarity(torch.rand(30, 12, generator=generator), keys) for _ in range(300)]
     chance = results[0].chance(ks=(1, 5))
     for name in chance:
         if "median" not in name:
@@ -171,7 +172,7 @@ def test_ties_within_rounding_are_ties_and_beyond_it_are_not():
     scores = torch.full((4, 4), 0.5)
     scores[0] = torch.tensor([0.5, 0.5 + 4e-7, 0.5 - 4e-7, 0.4])
     scores[1] = torch.tensor([0.5 + 4e-6, 0.5, 0.2, 0.2])
-    assert ranks_from_similarity(scores).image_ranks[:2].tolist() == [2.0, 2.0]
+    assert ranks_from_similarity(scores, range(4)).image_ranks[:2].tolist() == [2.0, 2.0]
 
 
 class LargestTensor(TorchDispatchMode):
@@ -247,10 +248,12 @@ def test_what_cannot_be_ranked_is_told():
     broken[2, 1] = torch.nan
     with pytest.raises(ValueError, match="row 2 of text_embeds is not finite"):
         retrieval_ranks(embeds, broken)
-    with pytest.raises(ValueError, match="not \\(n, n\\)"):
-        ranks_from_similarity(torch.rand(4, 3))
+    with pytest.raises(ValueError, match=r"shape \(3,\) .* of shape \(4, 4\)"):
+        ranks_from_similarity(torch.rand(4, 4), [0, 1, 2])
+    with pytest.raises(ValueError, match="names 2 columns from 0 to 2 of 3"):
+        ranks_from_similarity(torch.rand(4, 3), [0, 2, 2, 0])
     with pytest.raises(ValueError, match="NaN"):
-        ranks_from_similarity(broken[:, :4] @ broken[:, :4].T)
+        ranks_from_similarity(broken[:, :4], range(4))
     with pytest.raises(ValueError, match="one of the two is missing"):
         retrieval_metrics(embeds, embeds, image_labels=[0, 1, 0, 1])
     with pytest.raises(ValueError, match=r"text_labels of shape \(3,\)"):

@@ -1,0 +1,252 @@
+"""Where in a film a phrase is: heat maps at the film's own size, and how well they meet boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import ProcessorMixin
+
+from ..image_processing_medsyn import MedSynImageProcessor, to_grey
+from ..modeling_local import LocalFeaturesModel, word_numbers
+from .embedding import evaluating, image_inputs, text_inputs
+
+# How many of the features in `words` come before the first word, by `config.model_type`: GLoRIA's opening token.
+OPENING = {"medsyn-gloria": 1, "medsyn-mgca": 0}
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """How much each pixel of a film looks like a text.
+
+    Args:
+        values (`np.ndarray` of shape `(height, width)`): float32 cosines between -1 and 1, at the film's own size.
+        regions (`np.ndarray` of shape `(rows, columns)`): The same as the model has them, of the square it saw.
+        text (`str`): The word or phrase.
+    """
+
+    values: np.ndarray
+    regions: np.ndarray
+    text: str
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+
+def ground(
+    model: LocalFeaturesModel, processor: ProcessorMixin, image: Image.Image | np.ndarray, text: str
+) -> HeatMap:
+    """Where in a film a word or phrase is.
+
+    A region's value is its cosine with a word in the space that the model's local loss aligns, the mean over the
+    words. Tokens that open and close the text and punctuation are no words. Between the centres of regions values are
+    bilinear; pixels that a centre crop hid from the model have the value of the nearest region.
+
+    Args:
+        model ([`GLoRIAModel`] or [`MGCAModel`]): On any device.
+        processor (`ProcessorMixin`): Saved with the model; it shrinks, pads and crops, and all of this is undone.
+        image (`PIL.Image.Image` or `np.ndarray`): A film as [`MedSynImageProcessor`] takes it.
+        text (`str`): A word or a short phrase, such as `left pleural effusion`.
+
+    Returns:
+        [`HeatMap`]
+
+    Raises:
+        ValueError: If the model compares whole films with whole texts only, the text has no word, the film cannot be
+            used, or the features are not finite.
+    """
+    words, cosines, placed = _word_cosines(model, processor, image, text)
+    regions = cosines.mean(0)  # (rows, columns)
+    return HeatMap(_at_image_size(regions[None], *placed)[0], regions.numpy(), " ".join(words))
+
+
+def ground_words(
+    model: LocalFeaturesModel, processor: ProcessorMixin, image: Image.Image | np.ndarray, text: str
+) -> list[tuple[str, HeatMap]]:
+    """[`ground`] for each word of a text, from one pass of the model: the words as the tokenizer reads them, in order,
+    each with its heat map."""
+    words, cosines, placed = _word_cosines(model, processor, image, text)
+    maps = _at_image_size(cosines, *placed)
+    return [
+        (word, HeatMap(values, regions.numpy(), word))
+        for word, values, regions in zip(words, maps, cosines, strict=True)
+    ]
+
+
+def shown_box(processor: MedSynImageProcessor, height: int, width: int) -> tuple[float, float, float, float]:
+    """Where the processor puts a film in the square that the model sees.
+
+    Args:
+        processor ([`MedSynImageProcessor`]): Shrinks, pads and crops.
+        height (`int`): Of the film, in pixels.
+        width (`int`): Likewise.
+
+    Returns:
+        `tuple[float, float, float, float]`: Left, top, right, bottom in pixels of the square; negative, or beyond the
+        square, where a centre crop cuts the film.
+    """
+    side = processor.size["longest_edge"]
+    longest = max(height, width)
+    new_height, new_width = height * side // longest, width * side // longest
+    cut = (side - processor.output_size) // 2
+    left, top = (side - new_width) // 2 - cut, (side - new_height) // 2 - cut
+    return left, top, left + new_width, top + new_height
+
+
+def _word_cosines(
+    model: LocalFeaturesModel, processor: ProcessorMixin, image, text: str
+) -> tuple[list[str], Tensor, tuple]:
+    """The words, `(words, rows, columns)` cosines, and what [`_at_image_size`] needs."""
+    kind = model.config.model_type
+    if kind not in OPENING:
+        raise ValueError(
+            f"{kind} compares whole films with whole texts and has no regions to ground in; use GLoRIA or MGCA"
+        )
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("the text to ground is empty; pass a word or a phrase")
+    grey = to_grey(image)  # (height, width)
+    with evaluating(model):
+        films = model.encode_images(image_inputs(model, processor, [grey]))
+        inputs = text_inputs(model, processor, [text])
+        texts = model.encode_texts(**inputs)
+        numbers, counts, closed = word_numbers(
+            inputs["input_ids"], inputs["attention_mask"], model.continues_word, model.config.sep_token_id
+        )
+    ids, numbers = inputs["input_ids"][0].cpu(), numbers[0].cpu()
+    spelt = [
+        processor.tokenizer.decode(ids[numbers == word]).strip() for word in range(1, int(counts - closed.long()))
+    ]
+    kept = [place for place, word in enumerate(spelt) if any(character.isalnum() for character in word)]
+    if not kept:
+        raise ValueError("the text to ground has no word with a letter or digit; pass a word or a phrase")
+    start = OPENING[kind]
+    words = F.normalize(texts["words"][0, start : start + len(spelt)].float(), dim=-1)[kept]  # (words, dim)
+    regions = F.normalize(films["regions"][0].float(), dim=-1)  # (regions, dim)
+    cosines = (words @ regions.T).cpu()  # (words, regions)
+    if not cosines.isfinite().all():
+        raise ValueError("the model's local features are not finite: it has diverged, or the film is not usable")
+    side = round(cosines.shape[1] ** 0.5)
+    box = shown_box(processor.image_processor, *grey.shape)
+    return [spelt[place] for place in kept], cosines.view(-1, side, side), (box, processor.image_processor, grey.shape)
+
+
+def _at_image_size(
+    maps: Tensor, box: tuple[float, float, float, float], processor: MedSynImageProcessor, shape: tuple[int, int]
+) -> np.ndarray:
+    """`(maps, rows, columns)` of the square that the model saw to `(maps, height, width)` of the film in its `box`."""
+    left, top, right, bottom = box
+    # The centre of each pixel of the film, as a share of the square, from -1 at its first edge to 1 at its last.
+    across = torch.arange(shape[1]).add(0.5).div(shape[1]).mul(right - left).add(left) / processor.output_size * 2 - 1
+    down = torch.arange(shape[0]).add(0.5).div(shape[0]).mul(bottom - top).add(top) / processor.output_size * 2 - 1
+    grid = torch.stack([across.expand(shape), down[:, None].expand(shape)], dim=-1)  # (height, width, 2)
+    sampled = F.grid_sample(maps[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled[0].numpy()
+
+
+def contrast_to_noise_ratio(
+    heat_map: HeatMap | np.ndarray, boxes_or_mask: Sequence[Sequence[float]] | np.ndarray
+) -> float:
+    """How far the values inside boxes stand above those outside (Boecking et al. 2022, section 4.2).
+
+    `(mean_in - mean_out) / sqrt(variance_in + variance_out)`. The published ratio is the absolute value; with the sign
+    a map that avoids the boxes is below 0, and one that knows nothing is 0 on average.
+
+    Args:
+        heat_map ([`HeatMap`] or `np.ndarray` of shape `(height, width)`): Larger means more likely there.
+        boxes_or_mask: Boxes `(n, 4)` as absolute x0, y0, x1, y1, of which the union counts, or a bool mask like the
+            map.
+
+    Returns:
+        `float`: 0 for a map of one value; infinite where inside and outside have one value each.
+
+    Raises:
+        ValueError: If the map is not finite, or boxes are missing, reach outside, or cover no pixel or all.
+    """
+    values = _checked_map(heat_map).astype(np.float64)
+    given = np.asarray(boxes_or_mask)
+    if given.dtype == bool:
+        if given.shape != values.shape:
+            raise ValueError(f"a mask of shape {given.shape} is not one of a heat map of shape {values.shape}")
+        inside = given
+    else:
+        inside = _box_mask(given, values.shape)
+    if inside.all() or not inside.any():
+        raise ValueError(
+            f"the boxes cover {'every' if inside.all() else 'no'} pixel of the film, and there is nothing to compare"
+        )
+    difference = values[inside].mean() - values[~inside].mean()
+    noise = np.sqrt(values[inside].var() + values[~inside].var())
+    if np.ptp(values) <= _tie(values):
+        return 0.0
+    return float(difference / noise) if noise > 0 else float(np.copysign(np.inf, difference))
+
+
+def pointing_game(
+    heat_map: HeatMap | np.ndarray, boxes: Sequence[Sequence[float]] | np.ndarray, tolerance: float = 0
+) -> float:
+    """Whether the largest value lies in a box (Zhang et al. 2018, section 4.1).
+
+    Args:
+        heat_map ([`HeatMap`] or `np.ndarray` of shape `(height, width)`): Larger means more likely there.
+        boxes (`(n, 4)`): Absolute x0, y0, x1, y1; one of them is enough.
+        tolerance (`float`, *optional*, defaults to 0): How many pixels outside still count.
+
+    Returns:
+        `float`: 1 for a hit and 0 for a miss. Of tied largest values the share that hits, so that a map of one value
+        gets [`pointing_game_chance`] and no more.
+
+    Raises:
+        ValueError: If the map is not finite, or boxes are missing or reach outside.
+    """
+    values = _checked_map(heat_map)
+    inside = _box_mask(boxes, values.shape, tolerance)
+    return float(inside[values >= values.max() - _tie(values)].mean())
+
+
+def pointing_game_chance(
+    boxes: Sequence[Sequence[float]] | np.ndarray, shape: tuple[int, int], tolerance: float = 0
+) -> float:
+    """The share of a film of `shape` `(height, width)` that [`pointing_game`] counts as hits: what pointing at random
+    gets."""
+    return float(_box_mask(boxes, shape, tolerance).mean())
+
+
+def _tie(values: np.ndarray) -> float:
+    """What single precision makes of equal values."""
+    return 1e-6 * float(np.abs(values).max())
+
+
+def _checked_map(heat_map: HeatMap | np.ndarray) -> np.ndarray:
+    values = np.asarray(heat_map)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"a heat map of shape {values.shape} is not (height, width)")
+    if not np.isfinite(values).all():
+        raise ValueError(f"the heat map has {int((~np.isfinite(values)).sum())} values that are not finite")
+    return values
+
+
+def _box_mask(
+    boxes: Sequence[Sequence[float]] | np.ndarray, shape: tuple[int, int], tolerance: float = 0
+) -> np.ndarray:
+    """`(height, width)` bool: pixels whose centre is in a box, or not further from one than `tolerance`."""
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes):
+        raise ValueError(f"boxes of shape {boxes.shape} are not (n, 4) with n of at least 1; leave out films without")
+    height, width = shape
+    x0, y0, x1, y1 = boxes.T
+    # Corners that were rounded may lie a little outside.
+    wrong = ~((x0 > -1) & (y0 > -1) & (x1 < width + 1) & (y1 < height + 1) & (x0 < x1) & (y0 < y1))
+    if wrong.any():
+        raise ValueError(
+            f"box {boxes[wrong][0].tolist()} is not x0 < x1, y0 < y1 within a film {width} wide and {height} high; "
+            "boxes are absolute x0, y0, x1, y1 in pixels of the film"
+        )
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    beside = np.maximum(np.maximum(x0[:, None] - x, x - x1[:, None]), 0)  # (boxes, width): distance to the box
+    above = np.maximum(np.maximum(y0[:, None] - y, y - y1[:, None]), 0)  # (boxes, height)
+    return (above[:, :, None] ** 2 + beside[:, None] ** 2 <= tolerance**2).any(0)
