@@ -2,22 +2,26 @@
 
 The word-weighted image vectors of every image and caption are never formed. Cosines need two numbers of each: its
 product with the word, which is the attention-weighted sum of the word's scores, and its length, which is a quadratic
-form in the image's `(regions, regions)` Gram matrix.
+form in the image's `(regions, regions)` Gram matrix. The derivatives are written out, since that form's is the product
+already at hand, and autograd would multiply again and keep every step between.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-# Scores, one for every image, region and word, that are computed at once: 16 MB a tensor in single precision.
-CHUNK_SCORES = 2**22
-# Scores that may stay in memory for the backward pass, about four tensors of them; more are computed again there.
+# Scores, one for every image, region and word, that are computed at once: 8 MB a tensor in single precision.
+CHUNK_SCORES = 2**21
+# Scores that may stay in memory for the backward pass, three tensors of them; more are computed again there.
 KEPT_SCORES = 2**26
+# Captions are computed together, padded to the longest of them, while that is no more than this times the shortest.
+PADDED_LENGTH = 1.125
 
 
 def word_attention(regions: Tensor, words: Tensor, word_mask: Tensor, temperature: float = 4.0) -> Tensor:
@@ -33,8 +37,8 @@ def word_attention(regions: Tensor, words: Tensor, word_mask: Tensor, temperatur
         `torch.Tensor` of shape `(batch, words, regions)`: Weights that sum to 1 over the regions; 0 where no word is.
     """
     scores = words @ regions.transpose(1, 2)  # (batch, words, regions)
-    attention = _attention(scores, word_mask, temperature)
-    return attention * word_mask[..., None]
+    share = scores.masked_fill(~word_mask[..., None], -torch.inf).softmax(1)  # over words
+    return (temperature * share).softmax(2) * word_mask[..., None]  # over regions
 
 
 def local_similarity(
@@ -52,8 +56,9 @@ def local_similarity(
     With `cos_j` the cosine of word `j` and the image as that word attends to it: the logarithm of the sum of
     `exp(word_temperature * cos_j)` over the caption's words (`sum`), of their mean, or of the largest (`max`).
 
-    Captions are taken in chunks of similar length. Beyond `kept_scores` the backward pass computes each chunk again
-    instead of keeping it, so that memory grows with the number of images and not with that of pairs.
+    A few images and captions of similar length are taken at a time. Beyond `kept_scores` the backward pass computes
+    their scores again instead of keeping them, so that memory grows with the number of images and captions and not
+    with that of pairs. It can be differentiated once.
 
     Args:
         regions (`torch.Tensor` of shape `(images, regions, dim)`): Region features, of any length.
@@ -75,21 +80,8 @@ def local_similarity(
         raise ValueError(f"aggregate={aggregate!r} is not one of sum, mean, max")
     if not word_mask.any(1).all():
         raise ValueError(f"{int((~word_mask.any(1)).sum())} of {len(words)} captions have no word to align")
-    positions = torch.arange(1, word_mask.shape[1] + 1, device=words.device)
-    lengths = (word_mask * positions).amax(1)  # (captions,): up to the last word
-    lengths, order = lengths.sort()
-    gram = regions @ regions.transpose(1, 2)  # (images, regions, regions)
-    rows = regions.shape[0] * regions.shape[1]
-    recompute = torch.is_grad_enabled() and rows * int(lengths.sum()) > kept_scores
-    columns = []
-    for chunk, longest in _chunks(order, lengths.tolist(), chunk_scores // rows):
-        inputs = regions, gram, words[chunk, :longest], word_mask[chunk, :longest]
-        settings = attention_temperature, word_temperature, aggregate
-        if recompute:
-            columns.append(checkpoint(_chunk_similarity, *inputs, *settings, use_reentrant=False))
-        else:
-            columns.append(_chunk_similarity(*inputs, *settings))
-    return torch.cat(columns, dim=1)[:, order.argsort()]  # (images, captions)
+    settings = _Settings(attention_temperature, word_temperature, aggregate, chunk_scores, kept_scores)
+    return _LocalSimilarity.apply(regions, words, words.norm(dim=-1), word_mask, settings, torch.is_grad_enabled())
 
 
 def gloria_local_loss(
@@ -134,40 +126,157 @@ def gloria_local_loss(
     return F.cross_entropy(logits, targets), F.cross_entropy(logits.T, targets)
 
 
-def _attention(scores: Tensor, word_mask: Tensor, temperature: float) -> Tensor:
-    """Softmax over words, then over regions: `(..., words, regions)` from scores and a mask `(..., words)`."""
-    share = scores.masked_fill(~word_mask[..., None], -torch.inf).softmax(-2)  # over words
-    return (temperature * share).softmax(-1)  # over regions
+class _Settings(NamedTuple):
+    attention_temperature: float
+    word_temperature: float
+    aggregate: str
+    chunk_scores: int
+    kept_scores: int
 
 
-def _chunks(order: Tensor, lengths: list[int], words_at_once: int):
-    """Captions in ascending length, cut where the padded words of a chunk would exceed `words_at_once`."""
-    start = 0
+class _Attended(NamedTuple):
+    """What words and images have in common: `(images, regions, words)`, then `(images, words)`."""
+
+    scores: Tensor  # the lowest number where no word is
+    attention: Tensor
+    spread: Tensor  # the Gram matrix times the attention
+    product: Tensor  # word times attended image; 0 where no word is
+    squared: Tensor  # length of the attended image, squared
+
+
+class _LocalSimilarity(torch.autograd.Function):
+    """Similarities `(images, captions)` of regions, words, the words' lengths and the mask."""
+
+    @staticmethod
+    def forward(ctx, regions, words, lengths, word_mask, settings, with_gradient):
+        similarity = regions.new_empty(len(regions), len(words))
+        ctx.kept, ctx.settings = None, settings
+        ctx.save_for_backward(regions, words, lengths, word_mask)
+        with torch.autocast(regions.device.type, enabled=False):
+            chunks, images_at_once = _chunks(word_mask, regions.shape[1], settings.chunk_scores)
+            padded = sum(len(captions) * longest for captions, longest in chunks)
+            if with_gradient and regions.shape[0] * regions.shape[1] * padded <= settings.kept_scores:
+                ctx.kept = []
+            # (captions * words, dim) each
+            packs = [words[captions, :longest].flatten(0, 1) for captions, longest in chunks]
+            for block in _blocks(len(regions), images_at_once):
+                gram = regions[block] @ regions[block].mT  # (images, regions, regions)
+                for (captions, longest), pack in zip(chunks, packs, strict=True):
+                    mask = word_mask[captions, :longest]
+                    attended = _attend(regions[block], gram, pack, mask, settings.attention_temperature)
+                    if ctx.kept is not None:
+                        ctx.kept.append(attended)
+                    similarity[block, captions] = _aggregate(
+                        attended.product, attended.squared, lengths[captions, :longest], mask, settings
+                    )
+        return similarity
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        regions, words, lengths, word_mask = ctx.saved_tensors
+        settings, kept = ctx.settings, iter(ctx.kept or ())
+        of_regions, of_words, of_lengths = (torch.zeros_like(values) for values in (regions, words, lengths))
+        with torch.autocast(regions.device.type, enabled=False):
+            chunks, images_at_once = _chunks(word_mask, regions.shape[1], settings.chunk_scores)
+            packs = [words[captions, :longest].flatten(0, 1) for captions, longest in chunks]
+            of_packs = [torch.zeros_like(pack) for pack in packs]
+            for block in _blocks(len(regions), images_at_once):
+                flat = regions[block].flatten(0, 1)  # (images * regions, dim)
+                of_gram = regions.new_zeros(len(regions[block]), regions.shape[1], regions.shape[1])
+                gram = None if ctx.kept else regions[block] @ regions[block].mT
+                of_block = torch.zeros_like(flat)
+                for (captions, longest), pack, of_pack in zip(chunks, packs, of_packs, strict=True):
+                    mask = word_mask[captions, :longest]
+                    attended = (
+                        next(kept)
+                        if ctx.kept
+                        else _attend(regions[block], gram, pack, mask, settings.attention_temperature)
+                    )
+                    inputs = attended.product, attended.squared, lengths[captions, :longest]
+                    inputs = [values.detach().requires_grad_() for values in inputs]
+                    with torch.enable_grad():
+                        similarity = _aggregate(*inputs, mask, settings)
+                    of_product, of_squared, of_length = torch.autograd.grad(
+                        similarity, inputs, gradient[block, captions]
+                    )
+                    of_lengths[captions, :longest] += of_length
+                    of_scores = _score_gradient(
+                        attended, of_product, of_squared, mask.shape, settings.attention_temperature
+                    ).flatten(0, 1)
+                    of_block.addmm_(of_scores, pack)
+                    of_pack.addmm_(of_scores.T, flat)
+                    of_gram.baddbmm_(attended.attention * of_squared[:, None], attended.attention.mT)
+                of_regions[block] = of_block.view_as(regions[block]).baddbmm_(of_gram, regions[block], alpha=2)
+            for (captions, longest), of_pack in zip(chunks, of_packs, strict=True):
+                of_words[captions, :longest] = of_pack.view(len(captions), longest, -1)
+        return of_regions, of_words, of_lengths, None, None, None
+
+
+def _chunks(word_mask: Tensor, regions: int, scores_at_once: int) -> tuple[list[tuple[Tensor, int]], int]:
+    """Groups of captions of similar length, each with its longest, and how many images are taken with one at once."""
+    positions = torch.arange(1, word_mask.shape[1] + 1, device=word_mask.device)
+    lengths, order = (word_mask * positions).amax(1).sort()  # (captions,): up to the last word
+    lengths = lengths.tolist()
+    chunks, start = [], 0
     for stop in range(1, len(lengths) + 1):
-        if stop == len(lengths) or (stop + 1 - start) * lengths[stop] > words_at_once:
-            yield order[start:stop], lengths[stop - 1]
+        if (
+            stop == len(lengths)
+            or lengths[stop] > PADDED_LENGTH * lengths[start]
+            or (stop + 1 - start) * lengths[stop] * regions > scores_at_once
+        ):
+            chunks.append((order[start:stop], lengths[stop - 1]))
             start = stop
+    most = max(len(captions) * longest for captions, longest in chunks)
+    return chunks, max(1, scores_at_once // (most * regions))
 
 
-def _chunk_similarity(
-    regions: Tensor,
-    gram: Tensor,
-    words: Tensor,
-    word_mask: Tensor,
-    attention_temperature: float,
-    word_temperature: float,
-    aggregate: str,
+def _blocks(images: int, at_once: int) -> Iterator[slice]:
+    for start in range(0, images, at_once):
+        yield slice(start, start + at_once)
+
+
+def _attend(regions: Tensor, gram: Tensor, words: Tensor, word_mask: Tensor, temperature: float) -> _Attended:
+    """Of `(images, regions, dim)`, `(images, regions, regions)`, `(captions * words, dim)` and `(captions, words)`."""
+    scores = (regions.flatten(0, 1) @ words.T).view(*regions.shape[:2], -1)  # (images, regions, captions * words)
+    # Finite, so that a gradient of 0 leaves 0.
+    scores.masked_fill_(~word_mask.flatten(), torch.finfo(scores.dtype).min / 4)
+    attention = (_share(scores, word_mask.shape) * temperature).softmax(1)  # over regions
+    spread = gram @ attention
+    product = (attention * scores).sum(1).masked_fill_(~word_mask.flatten(), 0)  # (images, captions * words)
+    squared = (attention * spread).sum(1)  # (images, captions * words)
+    return _Attended(scores, attention, spread, product, squared)
+
+
+def _share(scores: Tensor, captions_words: tuple[int, int]) -> Tensor:
+    """Softmax over each caption's words, `(images, regions, captions * words)`."""
+    return scores.unflatten(-1, captions_words).softmax(-1).flatten(-2)
+
+
+def _score_gradient(
+    attended: _Attended, of_product: Tensor, of_squared: Tensor, captions_words: tuple[int, int], temperature: float
 ) -> Tensor:
-    images, (captions, length, _) = len(regions), words.shape
-    scores = words.flatten(0, 1) @ regions.transpose(1, 2)  # (images, captions * words, regions)
-    split = (images, captions, length, -1)
-    attention = _attention(scores.view(split), word_mask, attention_temperature).flatten(1, 2)
-    product = (attention * scores).sum(-1)  # (images, captions * words): word times attended image
-    squared = ((attention @ gram) * attention).sum(-1)  # (images, captions * words): length of the latter, squared
-    lengths = squared.clamp(min=1e-16).sqrt() * words.flatten(0, 1).norm(dim=-1)
-    cosines = (product / lengths.clamp(min=1e-8)).view(images, captions, length)
-    logits = (word_temperature * cosines).masked_fill(~word_mask, -torch.inf)
-    if aggregate == "max":
+    """Gradient with respect to the scores, `(images, regions, captions * words)`, of the product and squared length.
+
+    That of the attention is `of_product * scores + 2 * of_squared * spread`; through a softmax goes what it exceeds
+    its own weighted mean by.
+    """
+    to_product, to_squared = temperature * of_product, 2 * temperature * of_squared  # (images, captions * words)
+    mean = to_product * attended.product + to_squared * attended.squared
+    gradient = attended.scores * to_product[:, None]
+    gradient.addcmul_(attended.spread, to_squared[:, None]).sub_(mean[:, None]).mul_(attended.attention)
+    share = _share(attended.scores, captions_words)
+    by_caption = (gradient * share).unflatten(-1, captions_words).sum(-1, keepdim=True)
+    gradient.unflatten(-1, captions_words).sub_(by_caption)
+    return gradient.mul_(share).addcmul_(attended.attention, of_product[:, None])
+
+
+def _aggregate(product: Tensor, squared: Tensor, lengths: Tensor, word_mask: Tensor, settings: _Settings) -> Tensor:
+    """Similarities `(images, captions)` of `(images, captions * words)`, twice, and `(captions, words)`, twice."""
+    both = squared.clamp(min=1e-16).sqrt() * lengths.flatten()  # (images, captions * words)
+    cosines = (product / both.clamp(min=1e-8)).unflatten(-1, word_mask.shape)  # (images, captions, words)
+    logits = (settings.word_temperature * cosines).masked_fill(~word_mask, -torch.inf)
+    if settings.aggregate == "max":
         return logits.amax(-1)
-    similarity = logits.logsumexp(-1)  # (images, captions)
-    return similarity - word_mask.sum(-1).log() if aggregate == "mean" else similarity
+    similarity = logits.logsumexp(-1)
+    return similarity - word_mask.sum(-1).log() if settings.aggregate == "mean" else similarity

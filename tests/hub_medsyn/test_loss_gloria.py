@@ -132,12 +132,35 @@ def test_padding_and_the_order_of_captions_do_not_matter():
     torch.testing.assert_close(local_similarity(regions, words[order], mask[order]), similarity[:, order])
 
 
-def test_chunks_hold_every_caption_once_and_keep_to_their_size():
-    lengths = [1, 1, 2, 3, 3, 8, 9]
-    chunks = list(_chunks(torch.arange(7), lengths, 9))
-    assert [index for chunk, _ in chunks for index in chunk.tolist()] == list(range(7))
-    assert all(len(chunk) * longest <= 9 for chunk, longest in chunks) and len(chunks) == 4
-    assert all(longest == lengths[chunk[-1]] for chunk, longest in chunks)
+def test_chunks_hold_every_caption_once_and_keep_to_their_size_and_padding():
+    lengths = torch.tensor([8, 20, 1, 16, 17, 1, 2, 16])
+    mask = torch.arange(20) < lengths[:, None]
+    chunks, images = _chunks(mask, 10, 350)  # 35 words at once
+    taken = [lengths[captions].tolist() for captions, _ in chunks]
+    assert taken == [[1, 1], [2], [8], [16, 16], [17], [20]]
+    assert sorted(torch.cat([captions for captions, _ in chunks]).tolist()) == list(range(8))
+    assert [longest for _, longest in chunks] == [max(group) for group in taken] and images == 1
+    assert _chunks(mask, 10, 3500)[1] == 3500 // (3 * 17 * 10)
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "max"])
+@pytest.mark.parametrize("chunking", CHUNKINGS)
+def test_the_written_derivatives_are_those_of_finite_differences(aggregate, chunking):
+    regions, words, mask = random_features()
+
+    def similarity(regions, words):
+        return local_similarity(regions, words, mask, aggregate=aggregate, **chunking)
+
+    assert torch.autograd.gradcheck(similarity, (regions.requires_grad_(), words.requires_grad_()))
+
+
+def test_a_loss_can_be_derived_from_twice_whether_scores_are_kept_or_not():
+    regions, words, mask = random_features(captions=3)
+    regions.requires_grad_()
+    for kept in (0, 2**20):
+        loss = sum(gloria_local_loss(regions, words, mask, kept_scores=kept))
+        first, second = (torch.autograd.grad(loss, regions, retain_graph=True)[0] for _ in range(2))
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 def test_images_of_zeros_give_finite_gradients():
