@@ -50,7 +50,8 @@ class ModelArguments:
     freeze_batch_norm: bool | None = field(
         default=None,
         metadata={
-            "help": "Run BatchNorm on stored statistics, so that ranks equal one big batch; default: the preset's.",
+            "help": "Run BatchNorm on stored statistics, so that ranks equal one big batch; default: the preset's, "
+            "but off for an image encoder with random weights.",
             "nargs": "?",
             "const": True,
         },
@@ -59,7 +60,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What it is trained on."""
+    """What it is trained on; the command takes the preset's values instead of these where it has them."""
 
     _argument_group_name = "the data"
 
@@ -77,14 +78,17 @@ class DataArguments:
     id_column: str = field(default="image_id", metadata={"help": "Column of unique ids."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many rows."})
     text_sampling: str = field(
-        default="sentence",
-        metadata={"help": "One random sentence a time, or the full text.", "choices": ["sentence", "full"]},
+        default="full",
+        metadata={
+            "help": "One random sentence a time, or the full text; default: the preset's.",
+            "choices": ["sentence", "full"],
+        },
     )
     sentence_rule: str = field(
         default="fixed",
         metadata={
-            "help": "fixed keeps decimals whole; official cuts at every full stop.",
-            "choices": ["fixed", "official"],
+            "help": "fixed keeps decimals whole; convirt, gloria and mgca cut and clean as their published code does.",
+            "choices": ["fixed", "convirt", "gloria", "mgca"],
         },
     )
     augmentation: str = field(

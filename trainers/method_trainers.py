@@ -30,7 +30,9 @@ class ConVIRTTrainer(VLPTrainer):
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 32,
         "num_train_epochs": 50,
-        "text_sampling": "sentence",
+        # differs from edreisMD/ConVIRT-pytorch: there a random sentence is drawn. Different reports share many of
+        # their sentences, each a wrong negative; a whole report stands once in a batch.
+        "text_sampling": "full",
         "augmentation": "film",
     }
     presets = {
@@ -39,11 +41,12 @@ class ConVIRTTrainer(VLPTrainer):
             "lr_scheduler_type": "constant",
             "warmup_steps": 0,
             "num_train_epochs": 1000,
-            "sentence_rule": "official",
+            "text_sampling": "sentence",
+            "sentence_rule": "convirt",
             "augmentation": "crop",
             "horizontal_flip": True,
         },
-        "paper": fixed,
+        "paper": {**fixed, "text_sampling": "sentence"},
         "fixed": fixed,
     }
 
@@ -52,8 +55,8 @@ class GLoRIATrainer(VLPTrainer):
     """Trains a [`~hub_medsyn.modeling_gloria.GLoRIAModel`].
 
     `official` has the numbers of marshuang80/gloria, with these differences: half precision is left to `--fp16`, since
-    a CPU has none; Adam's L2 penalty of 1e-6 is AdamW's decay; the crop varies in size; and sentences are cut as
-    ConVIRT's code does, so that their case and punctuation stay. Its learning rate falls when `eval_loss` does not.
+    a CPU has none; Adam's L2 penalty of 1e-6 is AdamW's decay; and the crop varies in size. Its learning rate falls
+    when `eval_loss` does not. One random sentence of a report is drawn each time in every preset, as published.
     """
 
     model_class = GLoRIAModel
@@ -79,7 +82,7 @@ class GLoRIATrainer(VLPTrainer):
             "lr_scheduler_type": "reduce_lr_on_plateau",
             "lr_scheduler_kwargs": {"factor": 0.5, "patience": 5},
             "warmup_steps": 0,
-            "sentence_rule": "official",
+            "sentence_rule": "gloria",
             "augmentation": "crop",
         },
         "paper": fixed,
@@ -98,8 +101,9 @@ class FrozenPrototypes(TrainerCallback):
 class MGCATrainer(VLPTrainer):
     """Trains an [`~hub_medsyn.modeling_mgca.MGCAModel`].
 
-    `official` has the numbers of HKU-MedAI/MGCA, but for the crop, which varies in size here. The prototypes stay as
-    they are for the first `frozen_prototype_epochs` epochs, and assignments are balanced over all processes.
+    `official` has the numbers of HKU-MedAI/MGCA, but for the crop, which varies in size here. Every preset takes the
+    whole text, `official` as the published code cleans it. The prototypes stay as they are for the first
+    `frozen_prototype_epochs` epochs, and assignments are balanced over all processes.
     """
 
     model_class = MGCAModel
@@ -121,6 +125,7 @@ class MGCATrainer(VLPTrainer):
         "official": {
             **fixed,
             "max_grad_norm": 0.0,
+            "sentence_rule": "mgca",
             "augmentation": "crop",
             "text_columns": ["impression", "findings"],
         },

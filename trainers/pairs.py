@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Literal
 
 import datasets
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor, to_grey
 
 from .augmentation import augment
+from .sentences import CLEANING_RULES, SentenceRule, split_sentences
 
 
 def draw(seed: int, epoch: int, sample_id: str, stream: str) -> np.random.Generator:
@@ -23,27 +23,16 @@ def draw(seed: int, epoch: int, sample_id: str, stream: str) -> np.random.Genera
     return np.random.default_rng([seed, epoch, int.from_bytes(digest[:8], "little")])
 
 
-def split_sentences(text: str, rule: Literal["fixed", "official"] = "fixed") -> list[str]:
-    """The sentences of a report.
-
-    Args:
-        text (`str`): Plain text.
-        rule (`str`, *optional*, defaults to `"fixed"`):
-            `fixed` ends a sentence at a full stop, question or exclamation mark before white space, or at an empty
-            line or list item, so that "2.5 cm" stays whole, and drops pieces without a word. `official` deletes line
-            breaks and cuts at every full stop, as edreisMD/ConVIRT-pytorch does.
-    """
-    if rule == "official":
-        return [piece.strip() for piece in text.replace("\n", "").split(".") if piece.strip()]
-    pieces = re.split(r"(?<=[.!?])\s+|\n\s*\n|\n\s*(?=[-*]|\d+[.)]\s)", text)
-    return [" ".join(piece.split()) for piece in pieces if re.search(r"[^\W\d_]{2}", piece)]
+def cleaned(text: str, rule: SentenceRule) -> str:
+    """The whole text as its method's published code feeds it."""
+    return " ".join(split_sentences(text, rule)) if rule in CLEANING_RULES else text
 
 
 class PairDataset(Dataset):
     """Rows of an image-text dataset as training or evaluation items.
 
     An index is a row, or `(epoch, row)` as [`~trainers.samplers.DistinctTextBatchSampler`] gives it. Rows without text
-    are left out and counted.
+    are left out and counted, and so are those in which `gloria` and `mgca` find no sentence.
 
     Args:
         rows (`datasets.Dataset`): One split, of the columns below.
@@ -56,7 +45,9 @@ class PairDataset(Dataset):
             `none`, or a kind of [`~trainers.augmentation.augment`].
         flip (`bool`, *optional*, defaults to `False`): Whether films are mirrored at random.
         text_sampling (`str`, *optional*, defaults to `"full"`): `full`, or one random `sentence` each time.
-        sentence_rule (`str`, *optional*, defaults to `"fixed"`): See [`split_sentences`].
+        sentence_rule (`str`, *optional*, defaults to `"fixed"`):
+            See [`~trainers.sentences.split_sentences`]. Under `gloria` and `mgca` a full text is the sentences that
+            they leave of it, joined by spaces; under the others it stays as it is.
         cache_gb (`float`, *optional*, defaults to 4.0):
             Films are decoded and resized once and kept when all of them fit in this many GB; otherwise each time.
 
@@ -75,7 +66,7 @@ class PairDataset(Dataset):
         augmentation: Literal["none", "crop", "film"] = "none",
         flip: bool = False,
         text_sampling: Literal["full", "sentence"] = "full",
-        sentence_rule: Literal["fixed", "official"] = "fixed",
+        sentence_rule: SentenceRule = "fixed",
         cache_gb: float = 4.0,
     ):
         missing = [name for name in (image_column, id_column, *text_columns) if name not in rows.column_names]
@@ -89,7 +80,7 @@ class PairDataset(Dataset):
             " ".join(value.strip() for value in values if value and value.strip())
             for values in zip(*(columns[name] for name in text_columns), strict=True)
         ]
-        kept = [number for number, text in enumerate(texts) if text]
+        kept = [number for number, text in enumerate(texts) if text and cleaned(text, sentence_rule)]
         if not kept:
             raise ValueError(
                 f"none of the {len(texts)} rows has text in {', '.join(text_columns)}; nothing to learn from"
@@ -119,7 +110,7 @@ class PairDataset(Dataset):
 
     def distinct_keys(self) -> list[str]:
         """Equal strings for texts that differ in case and white space alone."""
-        return [" ".join(text.lower().split()) for text in self.texts]
+        return [" ".join(cleaned(text, self.sentence_rule).lower().split()) for text in self.texts]
 
     def fingerprint(self) -> str:
         """Twelve hex digits that name the ids and texts in their order."""
@@ -133,7 +124,7 @@ class PairDataset(Dataset):
 
     def _text(self, epoch: int, row: int) -> str:
         if self.text_sampling == "full":
-            return self.texts[row]
+            return cleaned(self.texts[row], self.sentence_rule)
         sentences = split_sentences(self.texts[row], self.sentence_rule) or [self.texts[row]]
         return sentences[draw(self.seed, epoch, self.ids[row], "sentence").integers(len(sentences))]
 

@@ -10,7 +10,7 @@ from tests.fixtures.tiny_models import tiny_image_processor, tiny_tokenizer
 from tests.trainers.pairs_of_films import film_pairs, film_rows
 from trainers.augmentation import augment, blur
 from trainers.collators import PairCollator
-from trainers.pairs import PairDataset, split_sentences
+from trainers.pairs import PairDataset
 
 
 def test_batch():
@@ -86,21 +86,6 @@ def test_blur_keeps_the_mean_and_flattens():
     torch.testing.assert_close(blur(film, 0.1), film)
 
 
-@pytest.mark.parametrize(
-    ("text", "rule", "sentences"),
-    [
-        ("A 2.5 cm nodule. No effusion.", "fixed", ["A 2.5 cm nodule.", "No effusion."]),
-        ("A 2.5 cm nodule. No effusion.", "official", ["A 2", "5 cm nodule", "No effusion"]),
-        ("1. Clear lungs.\n2. No edema", "fixed", ["Clear lungs.", "No edema"]),
-        ("The heart is\nlarge. Is it?  Yes!", "fixed", ["The heart is large.", "Is it?", "Yes!"]),
-        ("Normal.", "fixed", ["Normal."]),
-        ("... 12.", "fixed", []),
-    ],
-)
-def test_sentences(text, rule, sentences):
-    assert split_sentences(text, rule) == sentences
-
-
 def test_columns_are_joined_and_rows_without_text_left_out():
     rows = film_rows(6, repeats=0)
     pairs = PairDataset(rows, tiny_image_processor(), ["findings", "impression"])
@@ -110,6 +95,23 @@ def test_columns_are_joined_and_rows_without_text_left_out():
     only = PairDataset(rows, tiny_image_processor(), ["findings"])
     assert len(only) == 3 and only.rows_without_text == 3 and only.ids == ["film001", "film003", "film005"]
     np.testing.assert_array_equal(only[0]["film"], pairs[1]["film"])
+
+
+@pytest.mark.parametrize("rule", ["gloria", "mgca"])
+def test_a_cleaning_rule_holds_for_whole_texts_and_leaves_out_what_it_empties(rule):
+    texts = ["Normal.", "1. Clear lungs.  2.5 cm nodule", "clear lungs. 5 CM NODULE", "No edema"]
+    rows = film_rows(4).remove_columns("prompt").add_column("prompt", texts)
+    pairs = PairDataset(rows, tiny_image_processor(), ["prompt"], sentence_rule=rule)
+    kept = {"gloria": ["film001", "film002", "film003"], "mgca": ["film001", "film002"]}[
+        rule
+    ]  # of three words or more
+    assert pairs.ids == kept and pairs.rows_without_text == 4 - len(kept)
+    assert pairs[0]["text"] == pairs[1]["text"] == "clear lungs 5 cm nodule"
+    assert pairs.distinct_keys()[0] == pairs.distinct_keys()[1]
+    sentences = PairDataset(rows, tiny_image_processor(), ["prompt"], sentence_rule=rule, text_sampling="sentence")
+    assert {sentences[(epoch, 0)]["text"] for epoch in range(8)} == {"clear lungs", "5 cm nodule"}
+    whole = PairDataset(rows, tiny_image_processor(), ["prompt"], sentence_rule="convirt")
+    assert whole[0]["text"] == "Normal." and whole.rows_without_text == 0
 
 
 def test_texts_that_differ_in_case_and_space_alone_are_equal():

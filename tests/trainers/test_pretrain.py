@@ -147,10 +147,12 @@ def test_the_origin_is_that_of_the_config_learnt_from(tmp_path):
 
 def test_presets_set_defaults_and_options_win():
     _, data, training = parse(["--output_dir", "out", "--preset", "official", "--learning_rate", "3e-5"])
-    assert data.horizontal_flip and data.sentence_rule == "official" and data.augmentation == "crop"
+    assert data.horizontal_flip and data.sentence_rule == "convirt" and data.augmentation == "crop"
     assert training.learning_rate == 3e-5 and training.num_train_epochs == 1000
     assert training.lr_scheduler_type == "constant" and training.warmup_steps == 0
     paper, fixed = (parse(["--output_dir", "out", "--preset", name])[1:] for name in ("paper", "fixed"))
+    assert (data.text_sampling, paper[0].text_sampling, fixed[0].text_sampling) == ("sentence", "sentence", "full")
+    paper[0].text_sampling = "full"
     assert paper[0] == fixed[0] and paper[1].num_train_epochs == fixed[1].num_train_epochs == 50
     model, data, training = parse(["--output_dir", "out", "--text_columns", "findings", "impression"])
     assert model.preset == "fixed" and not data.horizontal_flip and data.text_columns == ["findings", "impression"]
