@@ -1,0 +1,83 @@
+"""What a compressed frame will unfold to, read from its own header before any decoder allocates memory for it."""
+
+from __future__ import annotations
+
+import struct
+
+_SIZE_OF_IMAGE = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream and its SIZ marker
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers with no segment behind them
+_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, and JPEG-LS
+
+
+def jpeg_size(stream: bytes) -> tuple[int, int, int]:
+    """
+    The size that a JPEG or JPEG-LS stream names in its frame header.
+
+    Returns:
+        `tuple[int, int, int]`: Rows, columns, components.
+
+    Raises:
+        ValueError: No frame header.
+    """
+    if stream[:2] != b"\xff\xd8":
+        raise ValueError("the compressed frame is no JPEG")
+    at = 2
+    while at + 4 <= len(stream):
+        if stream[at] != 0xFF:
+            break
+        marker = stream[at + 1]
+        if marker == 0xFF or marker in _WITHOUT_LENGTH:  # fill byte, or a marker alone
+            at += 1 if marker == 0xFF else 2
+            continue
+        (length,) = struct.unpack_from(">H", stream, at + 2)
+        if marker in _FRAME_HEADERS and at + 10 <= len(stream):
+            rows, columns, components = struct.unpack_from(">HHB", stream, at + 5)
+            return rows, columns, components
+        at += 2 + length
+    raise ValueError("the compressed JPEG frame has no frame header")
+
+
+def jpeg_2000_size(stream: bytes) -> tuple[int, int, int]:
+    """
+    The size that a JPEG 2000 codestream names, bare or in a JP2 file.
+
+    Returns:
+        `tuple[int, int, int]`: Rows, columns, components.
+
+    Raises:
+        ValueError: No SIZ marker in the first 4 KiB.
+    """
+    at = stream.find(_SIZE_OF_IMAGE, 0, 4096)
+    if at < 0 or at + 42 > len(stream):
+        raise ValueError("the compressed frame is no JPEG 2000 codestream")
+    right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
+    (components,) = struct.unpack_from(">H", stream, at + 40)
+    return bottom - top, right - left, components
+
+
+def check_run_lengths(frame: bytes, segment_bytes: int) -> None:
+    """
+    Checks that every PackBits segment of a DICOM RLE frame unfolds to `segment_bytes`, give or take a byte of padding.
+
+    Raises:
+        ValueError: A segment lies outside the frame, or unfolds to more or less.
+    """
+    if len(frame) < 64:
+        raise ValueError("the RLE frame is cut short")
+    count, *offsets = struct.unpack_from("<16I", frame)
+    if not 1 <= count <= 15 or any(not 64 <= offset <= len(frame) for offset in offsets[:count]):
+        raise ValueError("the RLE frame's header names segments that are not there")
+    for start, end in zip(offsets[:count], [*offsets[1:count], len(frame)], strict=True):
+        at, unfolded = start, 0
+        while at < end and unfolded <= segment_bytes:
+            control = frame[at]
+            if control < 128:
+                at += control + 2
+                unfolded += control + 1
+            elif control > 128:
+                at += 2
+                unfolded += 257 - control
+            else:
+                at += 1
+        if not segment_bytes <= unfolded <= segment_bytes + 1:
+            raise ValueError("a segment of the RLE frame does not have the image's size")

@@ -1,0 +1,158 @@
+"""What an adapter reads of a download before any image is opened: films with labels, patients and regions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataset_builder.radiographs.regions import Region, Shape
+from dataset_builder.reports.table import csv_rows
+
+SHOWN = 5  # ids that a message or the manifest names of a longer list
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """One image of a data set.
+
+    Args:
+        image_id (`str`): Unique in its set.
+        subject_id (`str`): Whose it is.
+        path (`Path`): The file.
+        labels (`tuple[int | None, ...]`): In the order of `FilmSet.labels`: 1 present, 0 absent, -1 uncertain, `None`
+            unmentioned.
+        split (`str`, *optional*): Where the source fixes it.
+        view (`str`, *optional*): `PA`, `AP` or what else the source says.
+        boxes (`tuple[Shape, ...]`), masks (`tuple[Region, ...]`): Where the findings are.
+        extra (`tuple[str | None, ...]`): The values of `FilmSet.extra`.
+    """
+
+    image_id: str
+    subject_id: str
+    path: Path
+    labels: tuple[int | None, ...]
+    split: str | None = None
+    view: str | None = None
+    boxes: tuple[Shape, ...] = ()
+    masks: tuple[Region, ...] = ()
+    extra: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class OfficialSplit:
+    """The lists of a published protocol: films by split, and a sentence on each of its flaws."""
+
+    films: dict[str, list[Film]]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FilmSet:
+    """All films of a download.
+
+    Args:
+        name (`str`): As `medsyn data prepare` calls it.
+        title (`str`): For people.
+        terms (`str`): Who may use it for what.
+        labels (`tuple[str, ...]`): The names of the labels.
+        films (`list[Film]`): In the order of the source.
+        funnel (`dict[str, int]`): What is left after each step, in order; the last is the number of films.
+        left_out (`dict[str, list[str]]`): Why what of the source is not in `films`.
+        source (`dict`): What the manifest says of the source: names of files, label rules, options.
+        boxes (`bool`), masks (`bool`): Whether the set has such columns.
+        extra (`tuple[str, ...]`): Names of further text columns.
+        official (`dict[str, Callable[[], OfficialSplit]]`): Published protocols by name, made when they are asked for.
+    """
+
+    name: str
+    title: str
+    terms: str
+    labels: tuple[str, ...]
+    films: list[Film]
+    funnel: dict[str, int]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    source: dict = field(default_factory=dict)
+    boxes: bool = False
+    masks: bool = False
+    extra: tuple[str, ...] = ()
+    official: dict[str, Callable[[], OfficialSplit]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.films:
+            raise ValueError(f"{self.title}: no image is left of {self.funnel}; look at the tables and the options")
+        counts = Counter(film.image_id for film in self.films)
+        repeated = [image_id for image_id, count in counts.items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"{self.title}: {len(repeated)} images stand in the tables more than once: {some(repeated)}; mend the "
+                "tables"
+            )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of a list of names, for a message."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def find_file(root: Path, *names: str) -> Path:
+    """
+    The first of `names` that is a file in `root`.
+
+    Raises:
+        FileNotFoundError: None is, or `root` is no folder.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    found = next((root / name for name in names if (root / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{root} holds no {' or '.join(names)}; name the folder of the unpacked download")
+    return found
+
+
+def table_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """
+    The rows of a CSV with their numbers, counted from 1; blanks around names and values are taken off.
+
+    Raises:
+        ValueError: A column is missing, or the file is no CSV.
+    """
+    for number, row in enumerate(csv_rows(path), start=1):
+        row = {name.strip(): value.strip() for name, value in row.items()}
+        for column in columns if number == 1 else ():
+            if column not in row:
+                raise ValueError(f"{path} has no column {column!r}; it has {', '.join(row)}")
+        yield number, row
+
+
+def coordinates(values: Sequence[str], where: str) -> tuple[float, ...]:
+    """
+    Numbers of a table.
+
+    Raises:
+        ValueError: One is not a finite number; `where` names the place.
+    """
+    try:
+        numbers = tuple(float(value) for value in values)
+    except ValueError:
+        numbers = (float("nan"),)
+    if not all(abs(number) < 1e9 for number in numbers):
+        raise ValueError(f"{where}: {' '.join(values)[:60]!r} are not coordinates; mend the row")
+    return numbers
+
+
+def index_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """
+    The images in a folder and the folders below, by name without suffix.
+
+    Raises:
+        ValueError: Two have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            other = found.setdefault(path.stem, path)
+            if other != path:
+                raise ValueError(f"{other} and {path} have one name; take one of them away")
+    return found

@@ -1,0 +1,270 @@
+"""`medsyn data prepare`: from the official download of a data set to a folder that `load_dataset` and the probes read.
+
+```
+medsyn data prepare chexpert --root CheXpert-v1.0-small --out chexpert --image-size 512
+medsyn probe --dataset ./chexpert --encoder ...
+```
+
+The folder appears whole or not at all: `data/<split>-0000N-of-0000M.parquet`, `splits/<split>.txt` (image ids),
+`left_out/<reason>.txt`, `manifest.json` and `README.md`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataset_builder.manifest import package_versions, write_json
+from dataset_builder.plan import SPLITS
+from dataset_builder.radiographs.card import readme
+from dataset_builder.radiographs.dicom import DicomSupportMissing, is_dicom, require_dicom
+from dataset_builder.radiographs.film_set import SHOWN, Film, FilmSet, OfficialSplit, some
+from dataset_builder.radiographs.options import build_parser, read_films
+from dataset_builder.radiographs.splits import (
+    SHARES,
+    crossing_images,
+    crossing_patients,
+    split_by_lists,
+    split_by_patient,
+    split_by_table,
+    split_hash,
+    write_lists,
+)
+from dataset_builder.radiographs.write import BAD_BOX, BAD_MASK, UNREADABLE, ImageSettings, Written, write_splits
+
+FORMAT = "medsyn-radiographs"
+PACKAGES = ("datasets", "hub-medsyn", "numpy", "pillow", "pyarrow", "python")
+_REMEDIES = {UNREADABLE: "--skip-unreadable", BAD_MASK: "--skip-unreadable", BAD_BOX: "--fix-boxes"}
+
+
+def prepare(
+    films: FilmSet,
+    out: str | Path,
+    *,
+    split: str = "patient",
+    split_lists: str | Path | None = None,
+    seed: int = 0,
+    shares: Sequence[float] = SHARES,
+    settings: ImageSettings | None = None,
+    skip_missing: bool = False,
+    skip_unreadable: bool = False,
+    workers: int = 1,
+) -> dict:
+    """
+    Writes a data set's folder.
+
+    Args:
+        films (`FilmSet`): What an adapter read.
+        out (`str` or `Path`): The folder; must not exist, or be empty.
+        split (`str`, *optional*, defaults to `"patient"`): `patient`: by a hash of the patient, a fixed test set kept.
+            `table`: as the source fixes it for all films. Else one of `films.official`: published lists with their leaks.
+        split_lists (`str` or `Path`, *optional*): A folder of `train.txt`, `validation.txt` and `test.txt`, as this
+            function writes them; then `split` is not used.
+        seed (`int`, *optional*, defaults to 0), shares (`Sequence[float]`, *optional*): See [`split_by_patient`].
+        settings (`ImageSettings`, *optional*): `image_size` and `image_format` as in [`read_image`]. `fix_boxes`: cut
+            boxes at the image's edges, drop those without area, and count both; otherwise they are errors.
+        skip_missing (`bool`, *optional*, defaults to `False`): Leave out, and count, films without a file.
+        skip_unreadable (`bool`, *optional*, defaults to `False`): Leave out, and count, films whose image or mask
+            cannot be read.
+        workers (`int`, *optional*, defaults to 1): Processes that read images; the result does not depend on it.
+
+    Returns:
+        `dict`: The manifest.
+
+    Raises:
+        FileNotFoundError: Missing images, counted, the first five named.
+        ValueError: `out` is in use, a split that cannot be made, or films that cannot be stored.
+        DicomSupportMissing: There are DICOM files and pydicom is not installed.
+    """
+    settings, out = settings or ImageSettings(), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty; choose another --out or delete it")
+    splits, left_out, warnings = choose_split(films, split, split_lists, seed, shares)
+    funnel = films.funnel | {"in_splits": len({film.image_id for part in splits.values() for film in part})}
+    splits, missing = drop_missing(splits, films.title, skip_missing)
+    left_out = films.left_out | left_out
+    if missing:
+        left_out["missing_image"] = missing
+    if any(is_dicom(film.path) for part in splits.values() for film in part):
+        require_dicom()
+
+    work = out.parent / f".{out.name}.medsyn-partial"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    try:
+        written = write_splits(films, splits, work / "data", settings, workers)
+        refuse_problems(written, films.title, skip_unreadable)
+        left_out |= {kind: list(problems) for kind, problems in written.problems.items()}
+        funnel["written"] = len({image_id for ids in written.ids.values() for image_id in ids})
+        warnings += absent_classes(written)
+        manifest = {
+            "format": FORMAT,
+            "name": films.name,
+            "title": films.title,
+            "terms": films.terms,
+            "settings": {
+                "source": films.source,
+                "split": "lists" if split_lists else split,
+                "seed": None if split_lists or split != "patient" else seed,
+                "shares": None if split_lists or split != "patient" else list(shares),
+                "image_size": settings.image_size,
+                "image_format": settings.image_format,
+                "fix_boxes": settings.fix_boxes,
+                "skip_missing": skip_missing,
+                "skip_unreadable": skip_unreadable,
+            },
+            "funnel": funnel,
+            "left_out": {reason: {"count": len(ids), "first": ids[:SHOWN]} for reason, ids in left_out.items()},
+            "splits": written.splits,
+            "split_lists": write_lists(work / "splits", written.ids),
+            "split_sha256": split_hash(written.ids),
+            "crossing": {"patients": len(crossing_patients(splits)), "images": len(crossing_images(splits))},
+            "labels": {name: {s: dict(counts[name]) for s, counts in written.labels.items()} for name in films.labels},
+            "boxes": dict(sorted(written.boxes.items())),
+            "masks": dict(sorted(written.masks.items())),
+            "mended": {what: count for what, count in sorted(written.mended.items()) if count},
+            "warnings": warnings,
+            "versions": {name: version for name, version in package_versions().items() if name in PACKAGES},
+        }
+        if left_out:
+            (work / "left_out").mkdir()
+        for reason, names in left_out.items():
+            (work / "left_out" / f"{reason}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        (work / "README.md").write_text(readme(manifest), encoding="utf-8")
+        write_json(work / "manifest.json", manifest)
+        if out.exists():
+            out.rmdir()
+        work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def choose_split(
+    films: FilmSet, split: str, split_lists: str | Path | None, seed: int, shares: Sequence[float]
+) -> tuple[dict[str, list[Film]], dict[str, list[str]], list[str]]:
+    """(films by split, image ids left out by reason, warnings)."""
+    if split_lists is not None:
+        return *split_by_lists(films.films, Path(split_lists)), []
+    if split == "table":
+        splits = split_by_table(films.films)
+        return splits, {}, [f"the table has no {name} split" for name in SPLITS if name not in splits]
+    if split == "patient":
+        return *split_by_patient(films.films, seed, shares), []
+    if split not in films.official:
+        raise ValueError(f"split {split!r} is not one of {', '.join(['patient', *films.official])}")
+    official: OfficialSplit = films.official[split]()
+    warnings = list(official.warnings)
+    crossing, images = crossing_patients(official.films), crossing_images(official.films)
+    if crossing:
+        warnings.append(
+            f"{films.title}'s {split} split leaks: {len(crossing):,} patients and {len(images):,} films stand in more "
+            f"than one split, for example {some(list(crossing))}"
+        )
+    return official.films, {}, warnings
+
+
+def drop_missing(splits: dict[str, list[Film]], title: str, skip: bool) -> tuple[dict[str, list[Film]], list[str]]:
+    """
+    The splits without films that have no file, and the ids of those.
+
+    Raises:
+        FileNotFoundError: There are any, and `skip` does not forgive them.
+    """
+    films = {film.image_id: film for part in splits.values() for film in part}
+    missing = [
+        film.image_id
+        for film in tqdm(films.values(), desc="looking for images", unit="film", delay=2)
+        if not film.path.is_file()
+    ]
+    if not missing:
+        return splits, []
+    if not skip or len(missing) == len(films):
+        first = films[missing[0]].path
+        hint = "" if len(missing) == len(films) else ", or leave them out with --skip-missing"
+        raise FileNotFoundError(
+            f"{len(missing):,} of the {len(films):,} images that the tables of {title} name do not exist: "
+            f"{some(missing)}; the first was looked for at {first}: complete the download{hint}"
+        )
+    gone = set(missing)
+    return {split: [film for film in part if film.image_id not in gone] for split, part in splits.items()}, missing
+
+
+def refuse_problems(written: Written, title: str, skip_unreadable: bool) -> None:
+    """Raises `ValueError` for films that could not be stored and are not forgiven; all counted, some named."""
+    told = []
+    for kind, problems in written.problems.items():
+        if not (skip_unreadable and kind in (UNREADABLE, BAD_MASK)):
+            told.append(
+                f"{len(problems):,} with {kind.replace('_', ' ')}: {some(list(problems.values()))} "
+                f"(mend them, or see {_REMEDIES[kind]})"
+            )
+    if told:
+        raise ValueError(f"films of {title} cannot be stored: {'; '.join(told)}")
+    if not any(written.ids.values()):
+        raise ValueError(f"no film of {title} can be read")
+
+
+def absent_classes(written: Written) -> list[str]:
+    """A sentence for each label that no film of a split shows."""
+    return [
+        f"no film of the {split} split shows {name}"
+        for split, counts in written.labels.items()
+        for name, values in counts.items()
+        if not values["present"]
+    ]
+
+
+def summary(out: Path, manifest: dict) -> str:
+    """What was made and left out, for a person to read."""
+    splits = manifest["splits"]
+    lines = [
+        f"{manifest['title']}: " + ", ".join(f"{name} {counts['num_examples']:,}" for name, counts in splits.items()),
+        "funnel: " + " -> ".join(f"{step.replace('_', ' ')} {count:,}" for step, count in manifest["funnel"].items()),
+    ]
+    for reason, entry in manifest["left_out"].items():
+        more = ", ..." if entry["count"] > len(entry["first"]) else ""
+        lines.append(f"left out {entry['count']:,} ({reason.replace('_', ' ')}): {', '.join(entry['first'])}{more}")
+    lines += [f"{what.replace('_', ' ')}: {count:,}" for what, count in manifest["mended"].items()]
+    lines += [f"warning: {warning}" for warning in manifest["warnings"]]
+    lines.append(f"split {manifest['split_sha256'][:12]}; terms: {manifest['terms']}")
+    lines.append(f"in {out}: README.md, manifest.json, splits/, data/")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `medsyn data` and returns its exit code: 0 done, 1 failed with one sentence on stderr, 2 bad usage."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers} is below 1")
+    if args.image_size is not None and args.image_size < 1:
+        parser.error(f"--image-size {args.image_size} is below 1")
+    try:
+        manifest = prepare(
+            read_films(args),
+            args.out,
+            split=args.split,
+            split_lists=args.split_lists,
+            seed=args.seed,
+            shares=args.shares,
+            settings=ImageSettings(args.image_size, args.image_format, args.fix_boxes),
+            skip_missing=args.skip_missing,
+            skip_unreadable=args.skip_unreadable,
+            workers=args.workers,
+        )
+    except (ValueError, OSError, DicomSupportMissing) as error:
+        print(f"medsyn data: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("medsyn data: interrupted, nothing is kept", file=sys.stderr)
+        return 1
+    print(summary(Path(args.out), manifest))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

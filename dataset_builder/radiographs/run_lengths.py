@@ -1,0 +1,47 @@
+"""Masks as runs of pixels, the way SIIM-ACR writes them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def decode_runs(text: str, width: int, height: int) -> np.ndarray:
+    """
+    The mask of a string `gap length gap length ...`.
+
+    Pixels are counted down the columns, from the left one to the right one. A gap counts from the end of the run
+    before it, the first one from pixel 0.
+
+    Args:
+        text (`str`): The runs; empty for an empty mask.
+        width (`int`), height (`int`): Of the image, in pixels.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, bool.
+
+    Raises:
+        ValueError: Not pairs of whole numbers, a negative gap, a length below 1, or runs that end behind the last
+            pixel.
+    """
+    fields = text.split()
+    if len(fields) % 2 or not all(field.lstrip("-").isdecimal() for field in fields):
+        raise ValueError(f"the run lengths are not pairs of whole numbers: {text[:40]!r}")
+    gaps, lengths = np.array(fields, dtype=np.int64).reshape(-1, 2).T  # (runs,), (runs,)
+    if (gaps < 0).any() or (lengths < 1).any():
+        raise ValueError("the run lengths hold a negative gap, or a run without pixels")
+    ends = np.cumsum(gaps + lengths)
+    if len(ends) and ends[-1] > width * height:
+        raise ValueError(f"the run lengths end at pixel {ends[-1]:,} of an image of {width} x {height}")
+    steps = np.zeros(width * height + 1, dtype=np.int8)
+    np.add.at(steps, ends - lengths, 1)
+    np.add.at(steps, ends, -1)
+    return np.cumsum(steps[:-1], dtype=np.int8).astype(bool).reshape(width, height).T
+
+
+def encode_runs(mask: np.ndarray) -> str:
+    """The runs of a `(height, width)` mask, as [`decode_runs`] reads them; empty for an empty mask."""
+    pixels = np.concatenate([[False], np.asarray(mask, dtype=bool).T.ravel(), [False]])
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1])  # (2 * runs,): starts and ends in turn
+    starts, ends = edges[::2], edges[1::2]
+    gaps = starts - np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(starts)]
+    return " ".join(f"{gap} {length}" for gap, length in zip(gaps, ends - starts, strict=True))
