@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, TimmWrapperC
 
 from hub_medsyn import MedSynImageProcessor  # the import also registers our models with the Auto classes
 from hub_medsyn.encoder_weights import load_image_encoder
+from hub_medsyn.export_encoders import PROCESSOR_NAME
 from trainers.downstream.labelled_images import LabelledImages
 
 
@@ -57,6 +58,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
         spec (`str`): One of
 
             - the folder of a checkpoint of ours: its image encoder, with its own image processor;
+            - the folder of an encoder that `medsyn export-encoders` wrote, likewise;
             - the folder of an encoder that timm or `TimmWrapperModel` saved;
             - the name of a timm model, whose pretrained weights timm then fetches, or `name@file` with the file of
               weights to take in their place (`.pth` or `.safetensors`);
@@ -73,7 +75,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
     """
     random, source = spec.startswith("random:"), spec.removeprefix("random:")
     source, _, weights = source.partition("@")
-    processor = None
+    processor, statistics = None, None
     if Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
             raise ValueError(f"encoder folder {source} holds no config.json: it is not a checkpoint")
@@ -83,8 +85,11 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
             AutoConfig.from_pretrained(source).vision_config if ours else TimmWrapperConfig.from_pretrained(source)
         )
         arguments = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
+        statistics = getattr(config, "pretrained_cfg", None)
         if ours:
             processor = AutoImageProcessor.from_pretrained(source)
+        elif (Path(source) / PROCESSOR_NAME).is_file():
+            processor = MedSynImageProcessor.from_pretrained(source, image_processor_filename=PROCESSOR_NAME)
         if random:
             model = _seeded(seed, timm.create_model, config.architecture, num_classes=0, **arguments)
         elif ours:
@@ -103,7 +108,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
             "`medsyn pretrain` wrote are examples"
         )
     if processor is None:
-        normal = timm.data.resolve_data_config(pretrained_cfg=model.pretrained_cfg)
+        normal = timm.data.resolve_data_config(pretrained_cfg=statistics or model.pretrained_cfg)
         processor = MedSynImageProcessor(
             size=image_size, image_mean=list(normal["mean"]), image_std=list(normal["std"])
         )

@@ -1,0 +1,249 @@
+"""A checkpoint's encoders on their own: read by timm and transformers with equal features, by the probe, and told."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    TimmWrapperModel,
+    VisionTextDualEncoderProcessor,
+    pipeline,
+)
+
+from hub_medsyn import ConVIRTModel, MedSynImageProcessor
+from hub_medsyn.export_encoders import PROCESSOR_NAME, aligned, export_encoders, main, timm_preprocessing
+from tests.fixtures.tiny_models import (
+    side_of,
+    tiny_convirt,
+    tiny_gloria,
+    tiny_mgca,
+    tiny_text_config,
+    tiny_tokenizer,
+    tiny_vision_config,
+)
+from trainers.downstream.features import load_encoder
+
+KINDS = ["resnet", "vit", "swin", "convnext", "mobilenet"]
+TEXTS = ["small left pleural effusion.", "no pneumothorax. heart normal"]
+
+
+def random_statistics(model: torch.nn.Module) -> None:
+    """Gives BatchNorms statistics that are not the ones they start with, so that losing them shows, and that let a
+    film's signal through to the last layer."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.01, 0.1, generator=generator)
+
+
+def save_checkpoint(folder: Path, model, processor: MedSynImageProcessor) -> Path:
+    random_statistics(model)
+    model.save_pretrained(folder)
+    VisionTextDualEncoderProcessor(processor, tiny_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def film(height: int, width: int) -> Image.Image:
+    """Smooth shades with a bright disc, a letter's sharpness at its rim."""
+    rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    pixels = 90 + 60 * np.sin(5 * rows) + 40 * np.cos(7 * columns)
+    pixels[(rows - 0.5) ** 2 + (columns - 0.4) ** 2 < 0.04] = 230
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_timm_and_transformers_read_equal_features(kind, tmp_path):
+    maker = {"vit": tiny_mgca, "convnext": tiny_gloria}.get(kind, tiny_convirt)
+    side = side_of(kind)
+    model = maker(kind).eval()
+    save_checkpoint(tmp_path / "checkpoint", model, MedSynImageProcessor(size=side, image_mean=0.4, image_std=0.2))
+    image = export_encoders(tmp_path / "checkpoint", tmp_path / "out") / "image"
+    assert {path.name for path in image.iterdir()} == {"README.md", "config.json", "model.safetensors", PROCESSOR_NAME}
+
+    pixels = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(2))
+    expected = model.vision_model(pixels).pooler_output
+    by_timm = aligned(timm.create_model(f"local-dir:{image}", pretrained=True))
+    by_transformers = aligned(AutoModel.from_pretrained(image))
+    assert isinstance(by_transformers, TimmWrapperModel)
+    assert torch.equal(by_timm(pixels), expected)
+    assert torch.equal(by_transformers(pixels).pooler_output, expected)
+    assert expected.std() > 1e-4 and not torch.equal(expected[0], expected[1])
+    assert not torch.equal(timm.create_model(f"local-dir:{image}", pretrained=False).eval()(pixels), expected)
+
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(by_timm))
+    square = film(side, side)
+    ours = AutoImageProcessor.from_pretrained(tmp_path / "checkpoint")(square, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(transform(square.convert("RGB"))[None], ours, rtol=0, atol=1e-6)
+    timms = AutoImageProcessor.from_pretrained(image)(square.convert("RGB"))["pixel_values"]
+    torch.testing.assert_close(timms, ours, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_one_channel_and_a_centre_crop(tmp_path):
+    vision = tiny_vision_config("resnet")
+    vision.model_args["in_chans"] = 1
+    config = ConVIRTModel.config_class(
+        vision_config=vision, text_config=tiny_text_config(), image_size=32, frozen_text_layers=0
+    )
+    model = ConVIRTModel(config).eval()
+    model.set_vocabulary(tiny_tokenizer())
+    processor = MedSynImageProcessor(size=40, crop_size=32, num_channels=1, image_mean=[0.3, 0.4, 0.5])
+    save_checkpoint(tmp_path / "checkpoint", model, processor)
+    image = export_encoders(tmp_path / "checkpoint", tmp_path / "out") / "image"
+    encoder = aligned(timm.create_model(f"local-dir:{image}", pretrained=True))
+    square = film(40, 40)
+    pixels = processor(square, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 1, 32, 32)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))
+    torch.testing.assert_close(transform(square)[None], pixels, rtol=0, atol=1e-6)
+    expected = model.vision_model(pixels).pooler_output
+    assert torch.equal(encoder(pixels), expected)
+    assert torch.equal(aligned(AutoModel.from_pretrained(image))(pixels).pooler_output, expected)
+    timms = AutoImageProcessor.from_pretrained(image)(square)["pixel_values"]
+    torch.testing.assert_close(timms, pixels, rtol=0, atol=1e-6)
+    assert 'convert("L")' in (image / "README.md").read_text()
+
+
+def test_how_far_timms_transforms_are_from_ours():
+    """Square films of other sizes: a grey level in the mean. Others: the borders, grey for black."""
+    processor = MedSynImageProcessor(size=64)
+    settings = timm_preprocessing(processor)
+    transform = timm.data.create_transform(**{**settings, "input_size": tuple(settings["input_size"])})
+
+    def differences(image: Image.Image) -> np.ndarray:  # (64, 64) grey levels
+        ours = processor(image, return_tensors="np")["pixel_values"][0, 0]
+        return np.abs(ours - transform(image.convert("RGB")).numpy()[0]) * 127.5
+
+    assert 0 < differences(film(200, 200)).mean() < 1
+    wide = differences(film(150, 200))  # 48 rows of 64
+    assert wide[9:55].mean() < 2
+    assert wide[:8].min() == wide[-8:].min() == pytest.approx(128, abs=0.1)
+
+
+@pytest.mark.parametrize("size", [25, 28, 29, 224, 256, 299, 512])
+def test_timm_finds_the_size_before_the_crop(size):
+    for crop in range(16, size + 1):
+        settings = timm_preprocessing(MedSynImageProcessor(size=size, crop_size=crop))
+        assert int(crop / settings["crop_pct"]) == size and settings["input_size"] == [3, crop, crop]
+
+
+@torch.no_grad()
+def test_the_text_encoder_and_what_a_card_inherits(tmp_path):
+    model = tiny_mgca(text_layers=1, text_changes={"num_hidden_layers": 3}).eval()
+    checkpoint = save_checkpoint(tmp_path / "run-7", model, MedSynImageProcessor(size=32))
+    told = ModelCardData(license="other", license_name="mimic", datasets=["medsyn-cxr"], language="en")
+    ModelCard(f"---\n{told.to_yaml()}\n---\n# A model").save(checkpoint / "README.md")
+    out = export_encoders(checkpoint, tmp_path / "deep" / "out")
+    text = out / "text"
+    tokenizer = AutoTokenizer.from_pretrained(text)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    assert batch.input_ids.tolist() == tiny_tokenizer()(TEXTS, padding=True).input_ids
+    expected = model.text_model(**batch).last_hidden_state
+    encoder = aligned(AutoModel.from_pretrained(text, add_pooling_layer=False))
+    assert torch.equal(encoder(**batch).last_hidden_state, expected)
+    assert torch.equal(aligned(AutoModel.from_pretrained(text))(**batch).last_hidden_state, expected)
+    piped = pipeline("feature-extraction", model=str(text))(TEXTS[0], return_tensors=True)
+    torch.testing.assert_close(piped, model.text_model(**tokenizer(TEXTS[0], return_tensors="pt")).last_hidden_state)
+    config = json.loads((text / "config.json").read_text())
+    assert config["num_hidden_layers"] == 1 and config["model_type"] == "bert"
+    assert "processor_class" not in json.loads((text / "tokenizer_config.json").read_text())
+
+    for part, library in (("image", "timm"), ("text", "transformers")):
+        card = ModelCard.load(out / part / "README.md")
+        assert card.data.library_name == library and card.data.to_dict().items() >= told.to_dict().items()
+        assert "run-7" in card.text and "MGCA" in card.text and "Not for clinical use" in card.text
+        assert f"out/{part}" in card.text and "{{" not in card.text and "revision" not in card.text
+    assert " 1 layers of 32" in (text / "README.md").read_text().replace("\n", " ")
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".md", ".safetensors", ".txt"} - (
+        set() if (text / "vocab.txt").exists() else {".txt"}
+    )
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+    assert {path.name for path in out.parent.iterdir()} == {"out"}
+
+
+@torch.no_grad()
+def test_half_precision_is_written_as_single(tmp_path):
+    model = tiny_convirt("vit").eval().bfloat16()
+    checkpoint = save_checkpoint(tmp_path / "half", model, MedSynImageProcessor(size=32))
+    out = export_encoders(checkpoint, tmp_path / "out")
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = model.float().vision_model(pixels).pooler_output
+    assert torch.equal(aligned(timm.create_model(f"local-dir:{out}/image", pretrained=True))(pixels), expected)
+    assert json.loads((out / "text" / "config.json").read_text())["dtype"] == "float32"
+
+
+@torch.no_grad()
+def test_the_probe_and_from_encoders_take_the_folder(tmp_path):
+    processor = MedSynImageProcessor(size=40, crop_size=32, image_mean=0.4, image_std=0.2)
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", tiny_gloria().eval(), processor)
+    out = export_encoders(checkpoint, tmp_path / "out")
+    whole, alone = load_encoder(str(checkpoint)), load_encoder(str(out / "image"))
+    assert whole.weights_hash() == alone.weights_hash()
+    image = film(50, 70)
+    pixels = [encoder.processor([image], return_tensors="pt")["pixel_values"] for encoder in (whole, alone)]
+    features = aligned(whole.model)(pixels[0])
+    assert torch.equal(*pixels) and torch.equal(aligned(alone.model)(pixels[1]), features)
+
+    (out / "image" / PROCESSOR_NAME).unlink()  # as timm's own folders: its mean, the size from the command line
+    assert load_encoder(str(out / "image"), image_size=48).settings()["image_mean"] == [0.4, 0.4, 0.4]
+
+    model = ConVIRTModel.from_encoders(str(out / "image"), str(out / "text"), image_size=32).eval()
+    assert torch.equal(model.vision_model.timm_model(pixels[0]), features)
+    assert model.config.vision_config.pretrained_cfg["mean"] == [0.4, 0.4, 0.4]
+
+
+def test_the_command_and_its_errors(tmp_path, capsys):
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", tiny_gloria(upsample_size=48), MedSynImageProcessor(size=32))
+    out = tmp_path / "out"
+    assert main([str(checkpoint), "--out", str(out)]) == 0
+    assert f"local-dir:{out}/image" in capsys.readouterr().out
+    assert "enlarged to 48 px" in (out / "image" / "README.md").read_text()
+    assert main([str(checkpoint), "--out", str(out)]) == 1
+    assert f"medsyn export-encoders: {out} exists" in capsys.readouterr().err
+
+    def refused(folder: Path | str, what: str) -> None:
+        assert main([str(folder), "--out", str(tmp_path / "other")]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("medsyn export-encoders: ") and what in error
+        assert not (tmp_path / "other").exists()
+
+    refused(out / "text", "is a bert model, not a ConVIRT, GLoRIA or MGCA")
+    refused(tmp_path / "nowhere", "nowhere")
+    VisionTextDualEncoderProcessor(MedSynImageProcessor(size=32, num_channels=1), tiny_tokenizer()).save_pretrained(
+        checkpoint
+    )
+    refused(checkpoint, "takes 3 channels and its processor makes 1")
+    (checkpoint / "model.safetensors").unlink()
+    MedSynImageProcessor(size=32).save_pretrained(checkpoint)
+    VisionTextDualEncoderProcessor(MedSynImageProcessor(size=32), tiny_tokenizer()).save_pretrained(checkpoint)
+    refused(checkpoint, "model.safetensors")
+    mismatched = save_checkpoint(tmp_path / "vit", tiny_convirt("vit"), MedSynImageProcessor(size=48))
+    refused(mismatched, "takes images of 32 pixels and its processor makes 48")
+
+
+def test_an_encoder_that_does_not_come_back_is_not_written(tmp_path, monkeypatch):
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", tiny_convirt("vit"), MedSynImageProcessor(size=32))
+    create = timm.create_model
+
+    def forgetful(name, **settings):
+        model = create(name, **settings)
+        if name.startswith("local-dir:"):
+            torch.nn.init.zeros_(model.norm.bias.data.fill_(1))
+            model.norm.weight.data.mul_(2)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", forgetful)
+    with pytest.raises(ValueError, match="timm does not read the image encoder vit_tiny_patch16_224"):
+        export_encoders(checkpoint, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
