@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -15,8 +14,6 @@ from trainers.arguments import VLPTrainingArguments
 from trainers.vlp_trainer import VLPTrainer
 
 GLOBAL_BATCH = 8
-
-
 MODELS = {
     "resnet": lambda **settings: tiny_convirt("resnet", **settings),
     "vit": lambda **settings: tiny_convirt("vit", **settings),
@@ -37,7 +34,8 @@ class GradientKeeper(VLPTrainer):
         return super()._clip_grad_norm(model)
 
 
-def one_step(kind: str, processes: int, out: Path) -> None:
+def one_step(kind: str, processes: int, out: Path, **settings) -> None:
+    """Leaves `losses` and `gradients` in `<kind>.pt`."""
     args = VLPTrainingArguments(
         output_dir=str(out / "run"),
         per_device_train_batch_size=GLOBAL_BATCH // processes,
@@ -49,6 +47,7 @@ def one_step(kind: str, processes: int, out: Path) -> None:
         save_strategy="no",
         disable_tqdm=True,
         use_cpu=True,
+        **settings,
     )
     world = dist.get_world_size() if dist.is_initialized() else 1
     assert world == processes == args.world_size, f"{world} processes, {processes} wanted"
@@ -68,8 +67,9 @@ def one_step(kind: str, processes: int, out: Path) -> None:
         torch.save(result, out / f"{kind}.pt")
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for kind in sys.argv[3:]:
-        one_step(kind, int(sys.argv[1]), Path(sys.argv[2]))
-    dist.destroy_process_group()
+def every_step(runs: dict[str, dict], processes: int, out: Path) -> None:
+    """Each kind in `runs/<name>`, with the settings of that name."""
+    for name, settings in runs.items():
+        (out / name).mkdir(exist_ok=True)
+        for kind in MODELS:
+            one_step(kind, processes, out / name, **settings)
