@@ -49,7 +49,7 @@ FINDING_PROMPTS: dict[str, PromptPair] = {
     ),
     "Enlarged Cardiomediastinum": PromptPair(
         ("enlarged cardiomediastinal silhouette", "widened mediastinum", "the mediastinal contour is enlarged"),
-        ("normal cardiomediastinal silhouette", "the mediastinum is not widened", "normal mediastinal contour"),
+        ("normal cardiomediastinal silhouette", "no mediastinal widening", "normal mediastinal contour"),
     ),
     "Cardiomegaly": PromptPair(
         ("cardiomegaly", "the heart is enlarged", "mild cardiomegaly", "enlarged cardiac silhouette"),
@@ -75,7 +75,7 @@ FINDING_PROMPTS: dict[str, PromptPair] = {
         (
             "pneumonia",
             "right lower lobe pneumonia",
-            "airspace opacity concerning for pneumonia",
+            "pneumonia in the left lower lobe",
             "multifocal pneumonia",
         ),
         ("no pneumonia", "no evidence of pneumonia", "the lungs are clear"),
@@ -85,7 +85,7 @@ FINDING_PROMPTS: dict[str, PromptPair] = {
             "atelectasis",
             "bibasilar atelectasis",
             "subsegmental atelectasis at the left base",
-            "lower lobe volume loss",
+            "collapse of the left lower lobe",
         ),
         ("no atelectasis", "the lungs are well expanded", "the lungs are well expanded and clear"),
     ),
@@ -233,11 +233,11 @@ SIZES = ("", "small", "moderate", "large")
 EFFUSION_TERMS = (SIZES, ("pleural effusion", "layering effusion", "loculated effusion"), SIDES)
 # Severity, subtype and location of the class prompts; an empty word leaves its place out.
 CLASS_TERMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "No Finding": (("", "entirely"), ("normal heart", "clear lungs", "normal chest"), ("", "without acute disease")),
+    "No Finding": (("", "again"), ("normal heart size", "clear lungs", "no acute disease", "no focal opacity"), ("",)),
     "Enlarged Cardiomediastinum": (GRADES, ("mediastinal widening", "cardiomediastinal enlargement"), ("",)),
     "Cardiomegaly": (GRADES, ("cardiomegaly", "cardiac enlargement", "enlargement of the heart"), ("",)),
     "Lung Opacity": (GRADES, ("airspace opacity", "hazy opacity", "patchy opacity"), LOBES),
-    "Lung Lesion": (SIZES, ("nodule", "mass", "round lesion"), LOBES),
+    "Lung Lesion": (SIZES, ("nodule", "mass", "pulmonary nodule"), LOBES),
     "Edema": (
         GRADES,
         ("pulmonary edema", "interstitial edema", "alveolar edema", "vascular congestion"),
@@ -245,7 +245,11 @@ CLASS_TERMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]
     ),
     "Consolidation": (("", "dense", "patchy"), ("consolidation", "airspace consolidation"), LOBES),
     "Pneumonia": (("", "early", "extensive"), ("pneumonia", "infectious opacity", "bronchopneumonia"), LOBES),
-    "Atelectasis": (GRADES, ("atelectasis", "linear atelectasis", "volume loss", "partial collapse"), LOBES + BASES),
+    "Atelectasis": (
+        GRADES,
+        ("atelectasis", "linear atelectasis", "segmental atelectasis", "partial collapse"),
+        LOBES + BASES,
+    ),
     "Pneumothorax": (SIZES, ("pneumothorax", "apical pneumothorax"), SIDES[:2]),
     "Pleural Effusion": EFFUSION_TERMS,
     "Pleural Other": (GRADES, ("pleural thickening", "pleural scarring", "pleural plaque"), SIDES),

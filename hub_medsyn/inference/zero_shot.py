@@ -207,7 +207,7 @@ class ZeroShotClassifier:
             if keep:
                 self._encoded[texts] = encoded
             encoded = {name: value.to(self.model.device) for name, value in encoded.items()}
-            for start in tqdm(starts, desc="films", disable=len(starts) == 1, leave=False):
+            for start in tqdm(starts, desc="films", delay=2, leave=False):
                 pixels = self._pixels(images[start : start + self.batch_size], start)
                 features = single_precision(self.model.encode_images(pixels))
                 rows.append(self.model.similarity({**features, **encoded}).cpu())  # (batch, texts)
