@@ -111,50 +111,39 @@ def row(dataset: str, task: str, model: str, metric: str, value: float, ci=(None
     }
 
 
-def rank_rows(name: str, ranks: np.ndarray, patients, targets: int, seed: int) -> list[dict]:
-    """Recall at 1, 5, 10 and the median of the ranks of each film's own report among `targets` different ones."""
-    rows = []
-    for k in (1, 5, 10):
-        hits = (ranks <= k).astype(float)
-        ci = interval(hits, patients, seed)
-        rows.append(row("openi_iu", "retrieval", name, f"R@{k}", hits.mean(), ci, len(ranks)))
-    ci = interval(ranks, patients, seed, np.median)
-    return rows + [row("openi_iu", "retrieval", name, "median rank", np.median(ranks), ci, targets)]
-
-
 def retrieval_rows(models: dict, args: argparse.Namespace) -> list[dict]:
-    """Film -> report among the different reports of the test patients."""
+    """Film to report and back among the films and the different reports of the test patients."""
     from hub_medsyn.inference.retrieval import model_similarity, ranks_from_similarity
 
     table, films = read_set(args.real_data, "openi_iu", args.limit)
     table["text"] = table[args.text_columns].agg(" ".join, axis=1).str.strip()
     test = table[(table["split"] == "test") & (table["text"] != "")]
-    texts = list(test["text"])
-    distinct = list(dict.fromkeys(texts))
-    images = films(test)
-    patients = test["patient_id"]
-    rows = []
-    chance = (len(distinct) + 1) / 2
-    for k in (1, 5, 10):
-        value = k / len(distinct)
-        rows.append(row("openi_iu", "retrieval", "chance", f"R@{k}", value, n=len(test)))
-    rows.append(row("openi_iu", "retrieval", "chance", "median rank", chance, n=len(distinct)))
-    seen = table[table["split"] != "test"]["text"].value_counts()
-    counts = np.array([float(seen.get(text, 0)) for text in distinct])
-    constant = np.tile(counts, (len(test), 1))  # the same order of reports for every film
-    own = [distinct.index(text) for text in texts]
-    rows += rank_rows("commonest report first", expected_ranks(constant, own), patients, len(distinct), args.seed)
+    distinct = list(dict.fromkeys(test["text"]))
+    own, images = [distinct.index(text) for text in test["text"]], films(test)
+    seen = table["text"][table["split"] != "test"].value_counts()
+    counts = [float(seen.get(text, 0)) for text in distinct]
+    similarities = {"commonest report first": np.tile(counts, (len(test), 1))}  # the same order for every film
     for name, (model, processor) in models.items():
-        similarity = model_similarity(model, processor, images, distinct)  # (films, reports)
-        ranks = np.asarray(ranks_from_similarity(similarity, own), dtype=float)
-        rows += rank_rows(name, ranks, patients, len(distinct), args.seed)
+        similarities[name] = model_similarity(model, processor, images, distinct)  # (films, reports)
+    rows = []
+    for name, similarity in similarities.items():
+        result = ranks_from_similarity(similarity, own)
+        for way, task, ranks, groups in (
+            ("image_to_text", "film to report", result.image_ranks, test["patient_id"]),
+            ("text_to_image", "report to film", result.text_ranks, distinct),
+        ):
+            chance = {} if rows and any(one["task"] == task for one in rows) else result.chance()
+            for metric, values, statistic in (
+                *((f"recall_at_{k}", ranks <= k, np.mean) for k in (1, 5, 10)),
+                ("median_rank", ranks, np.median),
+            ):
+                shown = metric.replace("recall_at_", "R@").replace("_", " ")
+                if chance:
+                    rows.append(row("openi_iu", task, "chance", shown, chance[f"{way}_{metric}"], n=len(ranks)))
+                values = np.asarray(values, dtype=float)
+                ci = interval(values, groups, args.seed, statistic)
+                rows.append(row("openi_iu", task, name, shown, float(statistic(values)), ci, len(ranks)))
     return rows
-
-
-def expected_ranks(similarity: np.ndarray, own: list[int]) -> np.ndarray:
-    """Rank of each row's own column; among equals, the mean of the places they share."""
-    scores = similarity[np.arange(len(own)), own][:, None]
-    return (similarity > scores).sum(1) + ((similarity == scores).sum(1) + 1) / 2
 
 
 def ridge_scores(
@@ -268,16 +257,16 @@ def write_report(rows: list[dict], args: argparse.Namespace, argv: list[str]) ->
         order = list(dict.fromkeys(main["model"]))
         wide = wide.loc[order, list(dict.fromkeys(main["metric"]))].fillna("")
         counts = main["n"].iloc[0]
-        parts.append(f"## {TITLES[task]}: {dataset} ({counts} {'cases' if task == 'pointing' else 'films'})")
-        if task == "retrieval":
-            parts.append(f"{int(part['n'][part['metric'] == 'median rank'].iloc[0])} different reports.")
+        parts.append(f"## {TITLES[task]}: {dataset} ({counts} {UNITS.get(task, 'films')})")
         lines = [["", *wide.columns], ["---"] * (len(wide.columns) + 1)]
         lines += [[model, *cells] for model, cells in zip(wide.index, wide.to_numpy().tolist(), strict=True)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     (args.out / "real_alignment.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-TITLES = {"retrieval": "Film to report", "zero-shot": "Findings by prompts, AUROC", "pointing": "Pointing game"}
+TITLES = {"film to report": "Film to report", "report to film": "Report to film"}
+TITLES |= {"zero-shot": "Findings by prompts, AUROC", "pointing": "Pointing game"}
+UNITS = {"report to film": "different reports", "pointing": "findings with boxes"}
 
 
 def shorten(word: str) -> str:
