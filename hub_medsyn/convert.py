@@ -65,15 +65,15 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    if path.suffix == ".safetensors":
-        return load_file(path), []
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path), []
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common class: pickle, zip, key and runtime errors all come from it
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is None:
             reason = (str(error).splitlines() or ["it is empty"])[0]
-            raise ValueError(f"{path} is no checkpoint that torch reads ({type(error).__name__}: {reason})") from error
+            raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
         command = SAVE_AGAIN.format(file=path.name, stem=path.stem)
         raise ValueError(
             f"{path} is refused: it does not hold tensors alone but asks for {wanted[1]}, and loading such a file can "
@@ -164,7 +164,9 @@ def convert_checkpoint(
     """
     path = Path(path)
     state, others = read_checkpoint(path)
-    state = {unwrap(name): value for name, value in state.items()}
+    wrapped, state = state, {unwrap(name): value for name, value in state.items()}
+    if len(state) < len(wrapped):
+        raise ValueError(f"{path} holds {len(wrapped) - len(state)} tensors twice, with and without `module.`")
     method, prefix = recognise(state, method)
     tensors, placed, not_needed, unknown = {}, {}, {}, []
     for name, value in state.items():

@@ -63,8 +63,8 @@ def test_the_refusal_tells_how_to_save_the_tensors_alone(text, state, tmp_path, 
 @pytest.mark.parametrize(
     "content, told",
     [
-        (b"", "no checkpoint that torch reads"),
-        (b"not a checkpoint " * 9, "no checkpoint that torch reads"),
+        (b"", "cannot be read as a checkpoint"),
+        (b"not a checkpoint " * 9, "cannot be read as a checkpoint"),
         ([1, 2], "holds no tensors by name, .* only: list"),
         ({"state_dict": {}, "epoch": 1}, "holds no tensors by name, .* only: state_dict, epoch"),
         ({}, "only: nothing"),
@@ -78,8 +78,11 @@ def test_files_that_are_no_checkpoints(content, told, tmp_path):
     if content == {}:
         torch.save({"a": torch.rand(1000)}, path)
         path.write_bytes(path.read_bytes()[:2000])  # cut short
-        with pytest.raises(ValueError, match="no checkpoint that torch reads"):
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
             read_checkpoint(path)
+        path.rename(tmp_path / "file.safetensors")
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            read_checkpoint(tmp_path / "file.safetensors")
 
 
 def test_a_missing_parameter_fails_and_writes_nothing_unless_it_may_be_random(text, state, tmp_path, capsys):
@@ -141,6 +144,9 @@ def test_methods_are_told_by_names_and_others_are_not_guessed(text, state, tmp_p
         recognise(["img_encoder.global_embed.head.0.weight", "text_encoder.model.x"])
     with pytest.raises(ValueError, match="more than one method"):
         recognise(["prototype_layer.weight", "res_l1.weight"])
+    torch.save({**state, "module.res_l1.bias": state["res_l1.bias"]}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="holds 1 tensors twice"):
+        convert_checkpoint(tmp_path / "model.pth", text)
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(ValueError, match="as by convirt, not mgca"):
         convert_checkpoint(tmp_path / "model.pth", text, method="mgca")
