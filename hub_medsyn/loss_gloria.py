@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 # Scores, one for every image, region and word, that are computed at once: 8 MB a tensor in single precision.
 CHUNK_SCORES = 2**21
-# Scores that may stay in memory for the backward pass, three tensors of them; more are computed again there.
+# Scores that may stay in memory for the backward pass, two tensors of them; more are computed again there.
 KEPT_SCORES = 2**26
 # Captions are computed together, padded to the longest of them, while that is no more than this times the shortest.
 PADDED_LENGTH = 1.125
@@ -138,7 +138,6 @@ class _Attended(NamedTuple):
     """What words and images have in common: `(images, regions, words)`, then `(images, words)`."""
 
     scores: Tensor  # the lowest number where no word is
-    attention: Tensor
     spread: Tensor  # the Gram matrix times the attention
     product: Tensor  # word times attended image; 0 where no word is
     squared: Tensor  # length of the attended image, squared
@@ -201,12 +200,13 @@ class _LocalSimilarity(torch.autograd.Function):
                         similarity, inputs, gradient[block, captions]
                     )
                     of_lengths[captions, :longest] += of_length
-                    of_scores = _score_gradient(
+                    attention, of_scores = _score_gradient(
                         attended, of_product, of_squared, mask.shape, settings.attention_temperature
-                    ).flatten(0, 1)
+                    )
+                    of_gram.baddbmm_(attention * of_squared[:, None], attention.mT)
+                    of_scores = of_scores.flatten(0, 1)  # (images * regions, captions * words)
                     of_block.addmm_(of_scores, pack)
                     of_pack.addmm_(of_scores.T, flat)
-                    of_gram.baddbmm_(attended.attention * of_squared[:, None], attended.attention.mT)
                 of_regions[block] = of_block.view_as(regions[block]).baddbmm_(of_gram, regions[block], alpha=2)
             for (captions, longest), of_pack in zip(chunks, of_packs, strict=True):
                 of_words[captions, :longest] = of_pack.view(len(captions), longest, -1)
@@ -241,34 +241,35 @@ def _attend(regions: Tensor, gram: Tensor, words: Tensor, word_mask: Tensor, tem
     scores = (regions.flatten(0, 1) @ words.T).view(*regions.shape[:2], -1)  # (images, regions, captions * words)
     # Finite, so that a gradient of 0 leaves 0.
     scores.masked_fill_(~word_mask.flatten(), torch.finfo(scores.dtype).min / 4)
-    attention = (_share(scores, word_mask.shape) * temperature).softmax(1)  # over regions
+    _, attention = _share_and_attention(scores, word_mask.shape, temperature)
     spread = gram @ attention
     product = (attention * scores).sum(1).masked_fill_(~word_mask.flatten(), 0)  # (images, captions * words)
     squared = (attention * spread).sum(1)  # (images, captions * words)
-    return _Attended(scores, attention, spread, product, squared)
+    return _Attended(scores, spread, product, squared)
 
 
-def _share(scores: Tensor, captions_words: tuple[int, int]) -> Tensor:
-    """Softmax over each caption's words, `(images, regions, captions * words)`."""
-    return scores.unflatten(-1, captions_words).softmax(-1).flatten(-2)
+def _share_and_attention(scores: Tensor, captions_words: tuple[int, int], temperature: float) -> tuple[Tensor, Tensor]:
+    """Softmax over each caption's words, and that of its multiple over regions: the shape of the scores, twice."""
+    share = scores.unflatten(-1, captions_words).softmax(-1).flatten(-2)
+    return share, (temperature * share).softmax(1)
 
 
 def _score_gradient(
     attended: _Attended, of_product: Tensor, of_squared: Tensor, captions_words: tuple[int, int], temperature: float
-) -> Tensor:
-    """Gradient with respect to the scores, `(images, regions, captions * words)`, of the product and squared length.
+) -> tuple[Tensor, Tensor]:
+    """The attention, and the gradient of product and squared length with respect to the scores; both in their shape.
 
-    That of the attention is `of_product * scores + 2 * of_squared * spread`; through a softmax goes what it exceeds
-    its own weighted mean by.
+    That with respect to the attention is `of_product * scores + 2 * of_squared * spread`; through a softmax goes what
+    it exceeds its own weighted mean by.
     """
+    share, attention = _share_and_attention(attended.scores, captions_words, temperature)
     to_product, to_squared = temperature * of_product, 2 * temperature * of_squared  # (images, captions * words)
     mean = to_product * attended.product + to_squared * attended.squared
     gradient = attended.scores * to_product[:, None]
-    gradient.addcmul_(attended.spread, to_squared[:, None]).sub_(mean[:, None]).mul_(attended.attention)
-    share = _share(attended.scores, captions_words)
+    gradient.addcmul_(attended.spread, to_squared[:, None]).sub_(mean[:, None]).mul_(attention)
     by_caption = (gradient * share).unflatten(-1, captions_words).sum(-1, keepdim=True)
     gradient.unflatten(-1, captions_words).sub_(by_caption)
-    return gradient.mul_(share).addcmul_(attended.attention, of_product[:, None])
+    return attention, gradient.mul_(share).addcmul_(attention, of_product[:, None])
 
 
 def _aggregate(product: Tensor, squared: Tensor, lengths: Tensor, word_mask: Tensor, settings: _Settings) -> Tensor:
