@@ -19,14 +19,15 @@ from ..modeling_medsyn import MedSynPreTrainedModel
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; a model that was training goes on training afterwards."""
-    training = model.training
+    """Evaluation mode without gradients; afterwards each part is in the mode it was in, a frozen encoder too."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def image_inputs(model: MedSynPreTrainedModel, processor: ProcessorMixin, images: list) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +16,7 @@ from transformers import ProcessorMixin
 
 from ..image_processing_medsyn import MedSynImageProcessor
 from ..modeling_medsyn import MedSynPreTrainedModel, continues_word
+from .embedding import evaluating
 from .prompts import DESCRIPTORS, FINDING_PROMPTS, PromptPair, class_prompts, known
 
 
@@ -278,19 +278,6 @@ def check_belong_together(model: MedSynPreTrainedModel, processor: ProcessorMixi
             f"the processor makes images of {images.output_size} pixels and the model was made for "
             f"{model.config.image_size}; load both from one folder"
         )
-
-
-@contextlib.contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each part is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def single_precision(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
