@@ -185,9 +185,10 @@ class VLPTrainingArguments(TrainingArguments):
                 "accelerator_config has split_batches=False, so that equal reports would meet across processes; "
                 "leave accelerator_config out or set split_batches to true"
             )
-        self._check_chunks_and_batch_norm()
+        self._check_chunks()
+        self._check_device()
 
-    def _check_chunks_and_batch_norm(self) -> None:
+    def _check_chunks(self) -> None:
         size = self.gradient_cache_chunk_size
         if size is not None and self.sync_batch_norm:
             raise ValueError(
@@ -199,6 +200,10 @@ class VLPTrainingArguments(TrainingArguments):
                 f"gradient_cache_chunk_size={size} saves nothing of the {self.train_batch_size} pairs of a process; "
                 f"set it between 1 and {self.train_batch_size - 1}, or leave it out"
             )
+
+    def _check_device(self) -> None:
+        if self.mixed_precision == "fp16" and self.device.type == "cpu":
+            raise ValueError("fp16 has no effect on a CPU, which would go on in float32; take --bf16 or leave it out")
         if self.sync_batch_norm and (self.device.type != "cuda" or self.world_size == 1):
             raise ValueError(
                 f"sync_batch_norm=True needs several GPUs, and this run has {self.world_size} process(es) on "
