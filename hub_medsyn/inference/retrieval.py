@@ -26,6 +26,8 @@ __all__ = [
 
 # Scores this close are equal: single precision gives one cosine several values, depending on how it was summed.
 TIE = 1e-6
+# Side of a block of scores: 4 MB, which stays near the processor. Blocks of 4096 take several times as long.
+CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def retrieval_ranks(
     text_embeds: Tensor,
     texts: Sequence[str] | None = None,
     text_ids: Sequence[Hashable] | None = None,
-    chunk_size: int = 4096,
+    chunk_size: int = CHUNK,
 ) -> RetrievalResult:
     """Ranks films and texts for each other by the product of their embeddings.
 
@@ -111,7 +113,7 @@ def retrieval_ranks(
         texts (`Sequence[str]`, *optional*): The texts themselves: equal ones are one target.
         text_ids (`Sequence`, *optional*): What tells texts apart instead, such as hashes. Without either every row is
             a target of its own.
-        chunk_size (`int`, *optional*, defaults to 4096): Films and texts of a block; nothing larger than its
+        chunk_size (`int`, *optional*, defaults to 1024): Films and texts of a block; nothing larger than its
             `chunk_size` x `chunk_size` scores is made.
 
     Returns:
@@ -133,14 +135,14 @@ def retrieval_ranks(
 
 
 def ranks_from_similarity(
-    similarity: Tensor, text_of_image: Sequence[int] | Tensor, chunk_size: int = 4096
+    similarity: Tensor, text_of_image: Sequence[int] | Tensor, chunk_size: int = CHUNK
 ) -> RetrievalResult:
     """[`retrieval_ranks`] of scores that are there already, as from [`model_similarity`].
 
     Args:
         similarity (`torch.Tensor` of shape `(images, texts)`): Of every film with every distinct text.
         text_of_image (`Sequence[int]` of length `images`): The column of each film's own text.
-        chunk_size (`int`, *optional*, defaults to 4096): As in [`retrieval_ranks`].
+        chunk_size (`int`, *optional*, defaults to 1024): As in [`retrieval_ranks`].
 
     Returns:
         [`RetrievalResult`]
@@ -174,7 +176,7 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 5, 10),
     image_labels: Sequence | np.ndarray | Tensor | None = None,
     text_labels: Sequence | np.ndarray | Tensor | None = None,
-    chunk_size: int = 4096,
+    chunk_size: int = CHUNK,
 ) -> dict[str, float]:
     """Recall, median and mean reciprocal rank in both directions and, with labels, precision.
 
@@ -265,10 +267,10 @@ def _ranks(
     blocks = list(itertools.product(_slices(images, chunk_size), _slices(texts, chunk_size)))
     for rows, columns in tqdm(blocks, desc="ranks", unit="block", delay=2):
         scores = block(rows, columns)  # (chunk of images, chunk of texts)
-        above_own[rows] += (scores > own[rows, None] + TIE).sum(1)
-        near_own[rows] += (scores >= own[rows, None] - TIE).sum(1)
-        above_best[columns] += (scores > best[columns] + TIE).sum(0)
-        near_best[columns] += (scores >= best[columns] - TIE).sum(0)
+        above_own[rows] += (scores > own[rows, None] + TIE).count_nonzero(1)
+        near_own[rows] += (scores >= own[rows, None] - TIE).count_nonzero(1)
+        above_best[columns] += (scores > best[columns] + TIE).count_nonzero(0)
+        near_best[columns] += (scores >= best[columns] - TIE).count_nonzero(0)
     tied = (near_own - above_own - 1).clamp(min=0)  # with the own text, which is not counted
     tied_films = (near_best - above_best - alike).clamp(min=0)  # films of other texts
     image_ranks = 1 + above_own + tied.double() / 2
@@ -296,14 +298,14 @@ def _precision(
         for columns in _slices(len(targets), chunk_size):
             scores = queries[rows] @ targets[columns].T  # (chunk, chunk)
             right = _share_label(query_labels[rows], target_labels[columns])
-            right_of_all += right.sum(1)
+            right_of_all += right.count_nonzero(1)
             for place in range(len(ks)):
                 over = scores > last[:, place, None] + TIE
                 near = (scores >= last[:, place, None] - TIE) & ~over
-                above[:, place] += over.sum(1)
-                above_right[:, place] += (over & right).sum(1)
-                tied[:, place] += near.sum(1)
-                tied_right[:, place] += (near & right).sum(1)
+                above[:, place] += over.count_nonzero(1)
+                above_right[:, place] += (over & right).count_nonzero(1)
+                tied[:, place] += near.count_nonzero(1)
+                tied_right[:, place] += (near & right).count_nonzero(1)
         labelled = query_labels[rows].any(1) if query_labels.ndim == 2 else slice(None)
         precisions.append(((above_right + (asked - above) * tied_right / tied) / asked)[labelled])
         shares.append((right_of_all / len(targets))[labelled])
