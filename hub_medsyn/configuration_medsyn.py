@@ -39,6 +39,17 @@ class MedSynConfig(PreTrainedConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     sub_configs = {"vision_config": TimmWrapperConfig, "text_config": AutoConfig}
     has_no_defaults_at_init = True
+    # One number a batch, or a matrix whose sides are the batch: an evaluation that joins batches cannot keep them.
+    keys_to_ignore_at_inference = [
+        "loss_global",
+        "loss_local",
+        "loss_prototype",
+        "logits_per_image",
+        "logits_per_text",
+        "region_embeds",
+        "word_embeds",
+        "word_mask",
+    ]
 
     def __init__(
         self,
@@ -149,6 +160,9 @@ class GLoRIAConfig(MedSynConfig):
         attention_temperature (`float`, *optional*): What the words' shares of a region are multiplied by: 4.
         word_temperature (`float`, *optional*): What word cosines are multiplied by: 5.
         loss_temperature (`float`, *optional*): What local similarities are multiplied by: 10.
+        word_aggregate (`str`, *optional*):
+            Whether the local loss takes the `sum` over words, as in every preset, or their `mean`, the other option of
+            the published code. A logarithm is taken of it: the sum favours long reports.
         weight_global (`float`, *optional*): Of the sum of both directions: 1, in `paper` 0.5, their mean.
         weight_local (`float`, *optional*): Likewise for the local loss.
         last_text_layers (`int`, *optional*): How many of the last text layers are added up: 4, or all.
@@ -175,6 +189,7 @@ class GLoRIAConfig(MedSynConfig):
             "attention_temperature": 4.0,
             "word_temperature": 5.0,
             "loss_temperature": 10.0,
+            "word_aggregate": "sum",
             "weight_global": 1.0,
             "weight_local": 1.0,
             "last_text_layers": 4,

@@ -98,7 +98,8 @@ def load_image_encoder(
         deviation that the weights expect, and is absent when they are random.
 
     Raises:
-        ValueError: If `image` is none of the three.
+        ValueError: If `image` is none of the three, or a folder of Transformers holds an encoder of other channels or
+            of another fixed size; timm's own weights are adapted to both.
     """
     if Path(image).is_dir() or "/" in image:
         saved = TimmWrapperConfig.from_pretrained(image)
@@ -118,8 +119,16 @@ def load_image_encoder(
     if saved is None:
         encoder = timm.create_model(architecture, num_classes=0, **arguments)
     elif saved.architectures:  # saved by transformers
+        kept = dict(saved.model_args or {})
+        there = {"in_chans": 3, "img_size": timm.get_pretrained_cfg(architecture).input_size[-1], **kept}
+        for name, asked in (("in_chans", num_channels), ("img_size", arguments.get("img_size"))):
+            if asked is not None and there[name] != asked:
+                raise ValueError(
+                    f"the image encoder in {image} has {name}={there[name]}, and {name}={asked} is asked for; "
+                    "pass num_channels and image_size as they were"
+                )
         encoder = TimmWrapperModel.from_pretrained(image, config=saved).timm_model
-        arguments = dict(saved.model_args or {})
+        arguments = kept
     else:  # saved by timm
         source = f"local-dir:{image}" if Path(image).is_dir() else f"hf-hub:{image}"
         encoder = timm.create_model(source, pretrained=True, num_classes=0, **arguments)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as PIL converts colour to grey
@@ -71,6 +72,16 @@ def to_grey(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
     elif high == low:
         high = low + 1
     return np.rint((pixels - low) / (high - low) * 255).astype(np.uint8)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """A file in its own mode, turned as its EXIF data say: transformers' `load_image` cuts 16-bit films off at 255.
+
+    Raises:
+        OSError: If there is no such file, or it is no image.
+    """
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image)
 
 
 class MedSynImageProcessor(BaseImageProcessor):
@@ -152,8 +163,8 @@ class MedSynImageProcessor(BaseImageProcessor):
     def preprocess(self, images, return_tensors: str | None = None, **kwargs) -> BatchFeature:
         """
         Args:
-            images: One image or a list of them, each as [`to_grey`] takes it or as a path or URL; a four-dimensional
-                array is a list of its items.
+            images: One image or a list of them, each as [`to_grey`] takes it or as a path or the URL of an 8-bit image;
+                a four-dimensional array is a list of its items.
             return_tensors (`str`, *optional*): `pt` or `np`; a list of arrays otherwise.
 
         Returns:
@@ -161,6 +172,7 @@ class MedSynImageProcessor(BaseImageProcessor):
 
         Raises:
             ValueError: If an image cannot be used, naming its position; or an option is unknown.
+            OSError: If a file is not there or is no image.
         """
         if kwargs:
             raise ValueError(
@@ -170,9 +182,12 @@ class MedSynImageProcessor(BaseImageProcessor):
             images = list(images) if images.ndim == 4 else [images]
         elif not isinstance(images, list | tuple):
             images = [images]
-        images = [self.fetch_images(image) if isinstance(image, str) else image for image in images]
         squares = []
         for position, image in enumerate(images):
+            if isinstance(image, str) and image.startswith(("http://", "https://")):
+                image = self.fetch_images(image)
+            elif isinstance(image, str | Path):
+                image = open_image(image)
             try:
                 squares.append(self.resize_and_pad(to_grey(image)))
             except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -16,7 +17,7 @@ class ConVIRTModel(MedSynPreTrainedModel):
     """Contrastive learning of visual representations from paired images and text (Zhang et al., arXiv 2010.00747).
 
     The pooled image feature goes through linear, ReLU, linear; the mean of the text's token features likewise.
-    `logits_per_image` are the cosines of the two over the temperature.
+    `logits_per_image` are the cosines of the two over the temperature. An empty text is its opening and closing token.
 
     Args:
         config ([`ConVIRTConfig`]): Its docstring explains every switch.
@@ -64,6 +65,9 @@ class ConVIRTModel(MedSynPreTrainedModel):
             loss = nt_xent(image.float(), text.float(), self.config.temperature_global, self.config.alpha)
         return {"loss_global": loss}
 
+    def guessing_loss(self, pairs: int) -> float:
+        return math.log(pairs)  # alpha and the rest add up to 1
+
     def similarity(self, features: Mapping[str, Tensor]) -> Tensor:
         return cross_modal_logits(features["image_embeds"], features["text_embeds"], self.config.temperature_global)
 
@@ -85,6 +89,7 @@ class ConVIRTModel(MedSynPreTrainedModel):
     def _project_texts(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
+        self.check_tokens(input_ids)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}

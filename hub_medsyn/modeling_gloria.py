@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -62,8 +63,12 @@ class GLoRIAModel(LocalFeaturesModel):
                 config.attention_temperature,
                 config.word_temperature,
                 config.loss_temperature,
+                config.word_aggregate,
             )
         return {"loss_global": config.weight_global * both_ways, "loss_local": config.weight_local * sum(local)}
+
+    def guessing_loss(self, pairs: int) -> float:
+        return self.config.weight_global * 2 * math.log(pairs)  # both directions, added
 
     def similarity(self, features: Mapping[str, Tensor]) -> Tensor:
         mask = features["word_mask"].clone()  # (texts, words)

@@ -153,6 +153,7 @@ class LocalFeaturesModel(MedSynPreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The text encoder's hidden states, embeddings first, `(texts, tokens, text_width)` each, and its mask."""
+        self.check_tokens(input_ids)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}

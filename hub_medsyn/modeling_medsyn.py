@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -91,6 +92,7 @@ class MedSynPreTrainedModel(PreTrainedModel):
         pixel_values: Tensor | None = None,
         return_loss: bool | None = None,
         features_only: bool = False,
+        output_local_features: bool = False,
     ) -> ContrastiveOutput | dict[str, Tensor]:
         """
         Args:
@@ -101,12 +103,15 @@ class MedSynPreTrainedModel(PreTrainedModel):
             return_loss (`bool`, *optional*): Whether the images and texts are pairs whose loss is wanted.
             features_only (`bool`, *optional*, defaults to `False`):
                 Returns what `encode` returns and nothing else; trainers gather it across processes.
+            output_local_features (`bool`, *optional*, defaults to `False`):
+                Whether regions and words are returned too.
 
         Returns:
             [`~hub_medsyn.modeling_outputs.ContrastiveOutput`]: See the model's own docstring for `logits_per_image`.
 
         Raises:
-            ValueError: If there are no images, or they have the wrong number of channels.
+            ValueError: If there are no images, images or texts are not what the encoders take, or local features are
+                asked of a model that has none.
         """
         if pixel_values is None:
             raise ValueError("pixel_values are missing: pass images, or call get_text_features for texts alone")
@@ -119,6 +124,9 @@ class MedSynPreTrainedModel(PreTrainedModel):
         features = self.encode(inputs)
         if features_only:
             return features
+        if output_local_features and "regions" not in features:
+            raise ValueError(f"{type(self).__name__} has no local features; GLoRIAModel and MGCAModel do")
+        local = {"region_embeds": "regions", "word_embeds": "words", "word_mask": "word_mask"}
         parts = self.losses(features) if return_loss else {}
         logits = self.similarity(features)  # (images, texts)
         return ContrastiveOutput(
@@ -128,14 +136,52 @@ class MedSynPreTrainedModel(PreTrainedModel):
             logits_per_text=logits.T,
             image_embeds=nn.functional.normalize(features["image_embeds"], dim=-1),
             text_embeds=nn.functional.normalize(features["text_embeds"], dim=-1),
+            **({field: features[name] for field, name in local.items()} if output_local_features else {}),
         )
 
+    def guessing_loss(self, pairs: int) -> float:
+        """`loss_global` of a batch of so many pairs when all similarities are equal; what training has to beat."""
+        raise NotImplementedError
+
     def check_pixels(self, pixel_values: Tensor) -> None:
+        """
+        Raises:
+            ValueError: If the images have other channels, or another size than an encoder of one size takes.
+        """
         channels = (self.config.vision_config.model_args or {}).get("in_chans", 3)
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"pixel_values of shape {tuple(pixel_values.shape)} are not (images, {channels}, side, side); "
                 f"this model takes what MedSynImageProcessor(num_channels={channels}) makes"
+            )
+        patches = getattr(self.vision_model.timm_model, "patch_embed", None)
+        if getattr(patches, "strict_img_size", False) and tuple(pixel_values.shape[2:]) != patches.img_size:
+            raise ValueError(
+                f"pixel_values of shape {tuple(pixel_values.shape)} are not {patches.img_size} pixels, the one size "
+                f"that {self.config.vision_config.architecture} takes here; process the images with "
+                f"MedSynImageProcessor(size={patches.img_size[0]}), or make the model with another image_size"
+            )
+
+    def check_tokens(self, input_ids: Tensor) -> None:
+        """
+        Raises:
+            ValueError: If a text has more tokens than the text encoder has places for, or, while the model does not
+                train, a token that it does not know.
+        """
+        places = getattr(self.text_model.embeddings, "position_embeddings", None)  # none where they are relative
+        limit = math.inf if places is None else places.num_embeddings
+        if places is not None and places.padding_idx is not None:
+            limit -= places.padding_idx + 1  # RoBERTa and its like begin after the place of padding
+        if input_ids.shape[1] > limit:
+            raise ValueError(
+                f"a text has {input_ids.shape[1]} tokens, and the text encoder takes {limit}: shorten the text, or "
+                f"cut it with tokenizer(..., truncation=True, max_length={limit})"
+            )
+        size = self.config.text_config.vocab_size
+        if not self.training and not torch.compiler.is_compiling() and int(input_ids.max()) >= size:
+            raise ValueError(
+                f"token id {int(input_ids.max())} is not among the text encoder's {size}: the tokenizer belongs to "
+                "another model; load the one that was saved with this model"
             )
 
     def freeze(self) -> None:
@@ -175,7 +221,8 @@ class MedSynPreTrainedModel(PreTrainedModel):
         size = self.config.text_config.vocab_size
         if len(tokenizer) > size:
             raise ValueError(
-                f"the tokenizer has {len(tokenizer)} tokens, the text encoder {size}; they do not belong together"
+                f"the tokenizer has {len(tokenizer)} tokens, the text encoder {size}; they do not belong together: "
+                "take the tokenizer that was saved with the encoder"
             )
         self.config.cls_token_id = tokenizer.cls_token_id
         self.config.sep_token_id = tokenizer.sep_token_id
@@ -212,7 +259,7 @@ class MedSynPreTrainedModel(PreTrainedModel):
             switches: Any switch of the configuration.
 
         Raises:
-            ValueError: If an encoder is unknown, or encoder, weights and tokenizer do not belong together.
+            ValueError: If an encoder or switch is unknown, or encoder, weights and tokenizer do not belong together.
         """
         vision, vision_config = load_image_encoder(image, image_size, num_channels, image_weights)
         random_start = getattr(vision_config, "pretrained_cfg", None) is None
@@ -237,6 +284,12 @@ class MedSynPreTrainedModel(PreTrainedModel):
         config = cls.config_class(
             vision_config=vision_config, text_config=text_config, preset=preset, image_size=image_size, **switches
         )
+        unknown = [name for name in switches if name not in config.presets[preset]]
+        if unknown:
+            raise ValueError(
+                f"{cls.config_class.__name__} has no switch {', '.join(unknown)}; "
+                f"its switches are {', '.join(config.presets[preset])}"
+            )
         model = cls(config)
         model.vision_model.timm_model.load_state_dict(vision.state_dict())
         if encoder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -41,7 +42,7 @@ class MGCAModel(LocalFeaturesModel):
     Four heads project the pooled image, its patches, the text's opening token and its words. Three losses align whole
     images with whole texts, patches with words within a pair, and the prototypes that image and text are assigned to.
 
-    `logits_per_image` are the cosines of image and text over the temperature.
+    `logits_per_image` are the cosines of image and text over the temperature. An empty text is its opening token.
 
     Args:
         config ([`MGCAConfig`]): Its docstring explains every switch.
@@ -132,6 +133,9 @@ class MGCAModel(LocalFeaturesModel):
             "loss_local": config.weight_local * (by_word + by_region),
             "loss_prototype": config.weight_prototype * prototype,
         }
+
+    def guessing_loss(self, pairs: int) -> float:
+        return self.config.weight_global * 2 * math.log(pairs)  # both directions, added
 
     def similarity(self, features: Mapping[str, Tensor]) -> Tensor:
         return cross_modal_logits(features["image_embeds"], features["text_embeds"], self.config.temperature_global)

@@ -22,6 +22,12 @@ class ContrastiveOutput(ModelOutput):
         logits_per_text (`torch.FloatTensor` of shape `(texts, images)`): Its transpose.
         image_embeds (`torch.FloatTensor` of shape `(images, dim)`): Projected image features of unit length.
         text_embeds (`torch.FloatTensor` of shape `(texts, dim)`): Projected text features of unit length.
+        region_embeds (`torch.FloatTensor` of shape `(images, regions, dim)`, *optional*, returned when
+            `output_local_features=True`): Projected regions row by row, of any length; GLoRIA and MGCA have them.
+        word_embeds (`torch.FloatTensor` of shape `(texts, words, dim)`, *optional*, likewise):
+            Words in the regions' space, of any length. GLoRIA's first is the token that opens the text.
+        word_mask (`torch.BoolTensor` of shape `(texts, words)`, *optional*, likewise):
+            Which words the local loss aligns: the others are padding, or tokens that the model's switches leave out.
     """
 
     loss: torch.FloatTensor | None = None
@@ -32,3 +38,6 @@ class ContrastiveOutput(ModelOutput):
     logits_per_text: torch.FloatTensor | None = None
     image_embeds: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
+    region_embeds: torch.FloatTensor | None = None
+    word_embeds: torch.FloatTensor | None = None
+    word_mask: torch.BoolTensor | None = None

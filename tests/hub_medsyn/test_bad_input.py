@@ -1,0 +1,226 @@
+"""What cannot be used is named, with its remedy; what looks unusable and is not behaves as the docs say."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import RobertaConfig, Trainer, TrainingArguments, VisionTextDualEncoderProcessor, pipeline
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
+
+from hub_medsyn import ConVIRTModel, MedSynImageProcessor
+from hub_medsyn.image_processing_medsyn import to_grey
+from tests.fixtures.tiny_models import (
+    side_of,
+    tiny_convirt,
+    tiny_gloria,
+    tiny_image_processor,
+    tiny_mgca,
+    tiny_text_config,
+    tiny_tokenizer,
+    tiny_vision_config,
+)
+
+MAKERS = {"convirt": tiny_convirt, "gloria": tiny_gloria, "mgca": tiny_mgca}
+FILM = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
+
+
+def inputs_of(texts, films=2, side=32):
+    generator = torch.Generator().manual_seed(0)
+    text = tiny_tokenizer()(texts, padding=True, return_tensors="pt")
+    return {**text, "pixel_values": torch.randn(films, 3, side, side, generator=generator)}
+
+
+@pytest.mark.parametrize("method", MAKERS)
+def test_an_empty_prompt_is_its_opening_and_closing_token(method):
+    model = MAKERS[method]().eval()
+    with torch.no_grad():
+        output = model(**inputs_of(["", "no edema", ""]))
+        alone = model(**inputs_of([""]))
+    assert torch.isfinite(output.logits_per_image).all()
+    torch.testing.assert_close(output.logits_per_image[:, 0], output.logits_per_image[:, 2])
+    # Whatever stands beside it.
+    torch.testing.assert_close(alone.logits_per_image[:, 0], output.logits_per_image[:, 0])
+
+
+@pytest.mark.parametrize("method", MAKERS)
+def test_equal_captions_are_fine_for_inference(method):
+    with torch.no_grad():
+        logits = MAKERS[method]().eval()(**inputs_of(["no edema"] * 3)).logits_per_image
+    torch.testing.assert_close(logits, logits[:, :1].expand(2, 3))
+
+
+@pytest.mark.parametrize("method", MAKERS)
+def test_a_batch_of_one_pair_has_no_loss(method):
+    with pytest.raises(ValueError, match="this batch holds 1; use a batch size of 2"):
+        MAKERS[method]().eval()(**inputs_of(["no edema"], films=1), return_loss=True)
+
+
+@pytest.mark.parametrize("method", MAKERS)
+def test_a_text_over_the_limit_is_refused_with_the_remedy(method):
+    model = MAKERS[method]().eval()
+    with torch.no_grad():
+        model(**inputs_of(["effusion " * 62]))  # 64 tokens, as many as there are places
+        message = "65 tokens, and the text encoder takes 64: shorten the text, or cut it with .*max_length=64"
+        with pytest.raises(ValueError, match=message):
+            model(**inputs_of(["effusion " * 63]))
+
+
+def test_the_limit_of_an_encoder_that_keeps_places_for_padding():
+    text = RobertaConfig(
+        vocab_size=130, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=20
+    )
+    model = ConVIRTModel.from_encoders("resnet10t", text, tiny_tokenizer(), image_size=32).eval()
+    with torch.no_grad():
+        assert model.get_text_features(torch.full((1, 18), 7)).shape == (1, 512)
+    with pytest.raises(ValueError, match="19 tokens, and the text encoder takes 18"):
+        model.get_text_features(torch.full((1, 19), 7))
+
+
+@pytest.mark.parametrize("method", MAKERS)
+def test_pipeline_refuses_a_label_of_two_thousand_words(method, tmp_path):
+    MAKERS[method]().save_pretrained(tmp_path)
+    VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()).save_pretrained(tmp_path)
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
+    with pytest.raises(ValueError, match="2002 tokens, and the text encoder takes 64: shorten the text"):
+        classify(Image.fromarray(FILM), candidate_labels=["edema " * 2000, "no edema"], hypothesis_template="{}")
+
+
+def test_a_tokenizer_of_another_model_is_named():
+    model = tiny_convirt().eval()
+    size = model.config.text_config.vocab_size
+    with pytest.raises(ValueError, match=f"token id {size} is not among the text encoder's {size}: the tokenizer"):
+        model.get_text_features(torch.tensor([[2, size, 3]]))
+    small = tiny_text_config(vocab_size=50)
+    with pytest.raises(ValueError, match=f"tokenizer has {len(tiny_tokenizer())} tokens, the text encoder 50"):
+        ConVIRTModel.from_encoders("resnet10t", small, tiny_tokenizer(), image_size=32)
+
+
+@pytest.mark.parametrize("method", MAKERS)
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_images_of_another_size_are_refused_where_the_encoder_has_one(method, kind):
+    model, side = MAKERS[method](kind).eval(), side_of(kind)
+    with pytest.raises(ValueError, match=rf"\(2, 3, 48, 48\).*{side}.*MedSynImageProcessor\(size={side}\)"):
+        model.get_image_features(torch.randn(2, 3, 48, 48))
+    with torch.no_grad():
+        assert len(MAKERS[method]("resnet").eval().get_image_features(torch.randn(2, 3, 48, 48))) == 2
+
+
+def test_a_saved_encoder_of_other_channels_or_size_is_refused(tmp_path):
+    for kind in ("resnet", "vit"):
+        TimmWrapperModel(tiny_vision_config(kind)).save_pretrained(tmp_path / kind)
+
+    def assemble(kind, **settings):
+        return ConVIRTModel.from_encoders(str(tmp_path / kind), tiny_text_config(), tiny_tokenizer(), **settings)
+
+    with pytest.raises(ValueError, match="has in_chans=3, and in_chans=1 is asked for"):
+        assemble("resnet", image_size=32, num_channels=1)
+    with pytest.raises(ValueError, match="has img_size=32, and img_size=64 is asked for"):
+        assemble("vit", image_size=64)
+    assert assemble("vit", image_size=32).config.image_size == 32
+
+
+def test_a_switch_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="ConVIRTConfig has no switch tempreature; its switches are projection_dim"):
+        ConVIRTModel.from_encoders("resnet10t", tiny_text_config(), tiny_tokenizer(), tempreature=0.1)
+
+
+def test_sixteen_bit_files_are_scaled_and_not_clipped(tmp_path):
+    deep = FILM.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "film.png")
+    assert Image.open(tmp_path / "film.png").mode == "I;16"
+    processor = MedSynImageProcessor(size=40)
+    scaled = (FILM.astype(float) - FILM.min()) / (FILM.max() - FILM.min())
+    for given in (tmp_path / "film.png", str(tmp_path / "film.png"), Image.open(tmp_path / "film.png"), deep):
+        pixels = processor(given)["pixel_values"][0, 0, :, 5:35] * 0.5 + 0.5
+        np.testing.assert_allclose(pixels, scaled, atol=1 / 255)
+
+
+def test_the_pipeline_takes_a_sixteen_bit_film_once_it_is_grey(tmp_path):
+    tiny_convirt().save_pretrained(tmp_path)
+    VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()).save_pretrained(tmp_path)
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
+    deep = Image.fromarray(FILM.astype(np.uint16) * 257)
+
+    def scores(image):
+        found = classify(image, candidate_labels=["edema", "no edema"], hypothesis_template="{}")
+        return sorted((item["label"], item["score"]) for item in found)
+
+    expected = Image.fromarray(to_grey(deep))
+    assert scores(expected) != scores(deep)  # the pipeline itself makes 8 bits of it, clipping
+    seen = classify.image_processor(expected)["pixel_values"]
+    np.testing.assert_array_equal(seen, classify.image_processor(deep)["pixel_values"])
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "LA", "1", "I;16", "F"])
+def test_files_of_every_mode_are_read(mode, tmp_path):
+    grey = Image.fromarray(FILM)
+    made = {"I;16": lambda: Image.fromarray(FILM.astype(np.uint16)), "CMYK": lambda: grey.convert("RGB").convert(mode)}
+    image = made.get(mode, lambda: grey.convert(mode))()
+    path = tmp_path / ("film.tif" if mode in ("CMYK", "F") else "film.png")
+    image.save(path)
+    pixels = MedSynImageProcessor(size=40)([path, image])["pixel_values"]
+    assert np.isfinite(pixels[0]).all() and pixels[0].std() > 0.1
+    np.testing.assert_array_equal(pixels[0], pixels[1])
+
+
+def test_files_that_are_no_images_are_named(tmp_path):
+    (tmp_path / "notes.png").write_text("no film")
+    processor = MedSynImageProcessor(size=16)
+    with pytest.raises(OSError, match="notes.png"):
+        processor(tmp_path / "notes.png")
+    with pytest.raises(FileNotFoundError, match="none.png"):
+        processor(str(tmp_path / "none.png"))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"), [(np.full((8, 8), np.nan, np.float32), "NaN"), (FILM[:1, :1], "1 x 1 pixels")]
+)
+def test_nan_and_one_pixel_films_are_named_by_their_place(image, message):
+    with pytest.raises(ValueError, match=f"image 2 of 3: .*{message}"):
+        MedSynImageProcessor(size=16)([FILM, FILM, image])
+
+
+@pytest.mark.parametrize("method", ["gloria", "mgca"])
+def test_local_features_are_returned_when_asked_for(method):
+    model, inputs = MAKERS[method]().eval(), inputs_of(["small cardiomegaly.", "no"])
+    with torch.no_grad():
+        plain, local = model(**inputs), model(**inputs, output_local_features=True)
+        features = model.encode(inputs)
+    assert not {"region_embeds", "word_embeds", "word_mask"} & plain.keys()
+    for field, name in (("region_embeds", "regions"), ("word_embeds", "words"), ("word_mask", "word_mask")):
+        assert torch.equal(local[field], features[name])
+    dim = 32 if method == "gloria" else 16
+    assert local.region_embeds.shape == (2, 4, dim) and local.word_embeds.shape[::2] == (2, dim)
+    assert local.word_mask.shape == local.word_embeds.shape[:2] and local.word_mask.dtype is torch.bool
+
+
+def test_convirt_has_no_local_features():
+    with pytest.raises(ValueError, match="ConVIRTModel has no local features; GLoRIAModel and MGCAModel do"):
+        tiny_convirt().eval()(**inputs_of(["no edema"]), output_local_features=True)
+
+
+@pytest.mark.parametrize("method", MAKERS)
+def test_a_plain_trainer_can_evaluate_batches_of_unequal_size(method, tmp_path):
+    model = MAKERS[method]()
+    inputs = inputs_of(["no edema", "edema", "mass", "small nodule", "tube"], films=5)
+    rows = datasets.Dataset.from_dict({"row": list(range(5))})
+
+    def collate(items):
+        chosen = torch.tensor([item["row"] for item in items])
+        return {**{name: value[chosen] for name, value in inputs.items()}, "return_loss": True}
+
+    arguments = TrainingArguments(
+        str(tmp_path),
+        per_device_eval_batch_size=3,
+        use_cpu=True,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, arguments, data_collator=collate)
+    result = trainer.predict(rows)
+    assert np.isfinite(result.metrics["test_loss"])
+    image, text = result.predictions  # what the configuration leaves: one row an item
+    assert image.shape == text.shape and len(image) == 5
+    torch.testing.assert_close(torch.tensor(image), model.get_image_features(inputs["pixel_values"]).detach())
