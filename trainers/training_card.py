@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from pathlib import Path
 
+import datasets
 import matplotlib
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -53,7 +54,7 @@ def read_origin(dataset: str, config: str | None) -> dict:
     """What a dataset folder's `manifest.json` says of the films and texts of one config.
 
     Args:
-        dataset (`str`): A folder, or an id on the Hub, whose manifest is not read.
+        dataset (`str`): A folder, or an id on the Hub, whose manifest is not read; the card tells its commit instead.
         config (`str`, *optional*): Its config; by default the manifest's first, which is what `load_dataset` reads.
 
     Returns:
@@ -77,6 +78,13 @@ def read_origin(dataset: str, config: str | None) -> dict:
         origin |= {"config": name, "generator": settings["generator"]["name"]}
         origin |= {"text_policy": settings["text_policy"], "reports": reports["sources"]}
     return origin | {"sha256": hashlib.sha256(content).hexdigest()}
+
+
+def hub_revision(rows: datasets.Dataset) -> str | None:
+    """The commit of the Hub dataset that rows were loaded from; `None` for a local one."""
+    folders = {Path(file["filename"]).parent.name for file in rows.cache_files}  # datasets caches each commit apart
+    commits = [name for name in folders if re.fullmatch("[0-9a-f]{40}", name)]
+    return commits[0] if len(commits) == 1 else None
 
 
 def licence_doubts(origin: dict, borrowed: bool) -> list[str]:
@@ -113,15 +121,18 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
     history = trainer.state.log_history
     write_curve(history, folder / CURVE_NAME)
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    evaluations = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    if args.load_best_model_at_end:  # these are the weights that are saved
+        evaluations = [entry for entry in evaluations if entry["step"] == trainer.state.best_global_step]
     results, evaluation = None, None
     if evaluations and trainer.eval_dataset is not None:
         sampler = trainer.eval_sampler(trainer.eval_dataset)
         evaluation = {
-            "loss": evaluations[-1],
+            "loss": evaluations[-1]["eval_loss"],
+            "loss_global": evaluations[-1]["eval_loss_global"],
             "pairs": len(sampler) * sampler.batch_size,
             "batch": sampler.batch_size,
-            "chance": math.log(sampler.batch_size),
+            "guessing": trainer.model.guessing_loss(sampler.batch_size),
         }
         result = EvalResult(
             task_type="zero-shot-image-classification",
@@ -132,7 +143,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
             dataset_split=data_arguments.eval_split,
             metric_type="loss",
             metric_name="contrastive loss",
-            metric_value=round(evaluations[-1], 4),
+            metric_value=round(evaluation["loss"], 4),
         )
         results = [result]
     origin = read_origin(data_arguments.dataset, data_arguments.dataset_config)
@@ -161,6 +172,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         model_arguments=model_arguments,
         data_arguments=data_arguments,
         origin=origin,
+        revision=hub_revision(trainer.train_dataset.images),
         licence_doubts=doubts,
         pairs=len(trainer.train_dataset),
         rows_without_text=trainer.train_dataset.rows_without_text,

@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hub_medsyn import MedSynImageProcessor
 from tests.fixtures.tiny_models import tiny_image_processor, tiny_tokenizer
@@ -144,3 +145,39 @@ def test_a_film_that_cannot_be_read_is_named(content):
     assert pairs[0]["id"] == "film000"
     with pytest.raises(ValueError, match="the film film001 cannot be read"):
         pairs[1]
+
+
+def test_a_film_with_nan_pixels_is_named(tmp_path):
+    rows = film_rows(3).cast_column("image", datasets.Image(decode=False))
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    films = [{"bytes": (tmp_path / "nan.tif").read_bytes(), "path": None}, *rows[1:]["image"]]
+    rows = rows.remove_columns("image").add_column("image", films).cast_column("image", datasets.Image())
+    with pytest.raises(ValueError, match="the film film000 cannot be read: an image of shape .* holds NaN"):
+        PairDataset(rows, tiny_image_processor(), ["prompt"])
+
+
+def test_an_empty_text_is_refused_by_its_id():
+    collate = PairCollator(tiny_tokenizer(), tiny_image_processor(), max_length=8)
+    item = {"film": np.zeros((32, 32), np.float32), "text": "edema", "id": "film000"}
+    with pytest.raises(ValueError, match="film001, film002 have no text to learn from; leave these pairs out"):
+        collate([item, {**item, "text": "", "id": "film001"}, {**item, "text": " \n", "id": "film002"}])
+
+
+def test_texts_over_the_limit_are_cut_and_that_is_said_once(caplog):
+    collate = PairCollator(tiny_tokenizer(), tiny_image_processor(), max_length=8)
+
+    def batch(*lengths):
+        film = np.zeros((32, 32), np.float32)
+        return [
+            {"film": film, "text": "edema " * length, "id": f"film{number}"} for number, length in enumerate(lengths)
+        ]
+
+    with caplog.at_level("WARNING"):
+        assert collate(batch(3, 6))["input_ids"].shape == (2, 8)  # as long as may be, and whole
+        assert not caplog.records
+        assert collate(batch(3, 7, 60))["input_ids"].shape == (3, 8)
+        collate(batch(60, 60))
+    assert [record.getMessage() for record in caplog.records] == [
+        "texts of more than 8 tokens are cut there, 2 of 3 in this batch (film1, film2); this is said once"
+    ]
+    assert "edema" not in caplog.text

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -13,14 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import Dataset
+from datasets.arrow_writer import ArrowWriter
 from transformers import AutoModel, AutoProcessor, BertModel
 
-from tests.fixtures.tiny_models import tiny_text_config, tiny_tokenizer
+from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca, tiny_text_config, tiny_tokenizer
 from tests.trainers.pairs_of_films import film_rows
 from trainers.arguments import COMMON, parse
 from trainers.downstream.linear_probe import parser as probe_parser
 from trainers.pretrain import main
-from trainers.training_card import licence_doubts, read_origin
+from trainers.training_card import hub_revision, licence_doubts, read_origin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -94,11 +97,58 @@ def test_card_tells_the_run(trained, dataset):
         "24 pairs",
         "| `learning_rate` | 0.0001 |",
         "never mirrored",
-        "on 8 pairs in batches of 4 (guessing the pairs of such a batch has a cross-entropy of 1.386)",
+        f"on 8 pairs in batches of 4, of which {metric['value']:.3f} lies between",
+        "whole films and whole reports, where guessing the pairs gives 1.386",
         "small turns",
     ):
         assert said in card
     assert "effusion." not in card.split("## Model")[1]
+
+
+@pytest.mark.parametrize(("method", "directions"), [("gloria", 2), ("mgca", 2)])
+def test_card_tells_what_guessing_gives_where_losses_are_added_up(method, directions, dataset, tmp_path):
+    command = options(dataset, "scratch", tmp_path / "out", "--model", method, "--max_steps", "1")
+    at = command.index("--projection_dim")
+    assert main(command[:at] + command[at + 2 :]) == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    found = re.search(
+        r"validation loss ([\d.]+) on 8 pairs in batches of 4, of which ([\d.]+) lies .* gives (\d+\.\d+)", card
+    )
+    whole, between, guessing = map(float, found.groups())
+    assert guessing == pytest.approx(directions * math.log(4), abs=1e-3) and 0 < between < whole
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    evaluated = [entry for entry in state["log_history"] if "eval_loss" in entry][-1]
+    assert between == pytest.approx(evaluated["eval_loss_global"], abs=1e-3)
+    assert "`freeze_batch_norm=False`" in card  # a random start departs from the preset
+
+
+@pytest.mark.parametrize("model", [tiny_convirt(alpha=0.3), tiny_gloria(weight_global=0.5), tiny_mgca()])
+def test_guessing_loss_is_that_of_equal_similarities(model):
+    generator = torch.Generator().manual_seed(0)
+    text = tiny_tokenizer()(["edema", "small mass", "no nodule"], padding=True, return_tensors="pt")
+    features = model.eval()(**text, pixel_values=torch.randn(3, 3, 32, 32, generator=generator), features_only=True)
+    features = {name: value[:1].expand_as(value) for name, value in features.items()}
+    assert model.losses(features)["loss_global"].item() == pytest.approx(model.guessing_loss(3), rel=1e-5)
+
+
+def test_the_commit_of_a_dataset_from_the_hub_is_known(tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = tmp_path / "owner___films" / "default" / "0.0.0" / commit  # as datasets lays its cache out
+    folder.mkdir(parents=True)
+    with ArrowWriter(path=str(folder / "films-train.arrow")) as writer:
+        writer.write({"image_id": "film000"})
+        writer.finalize()
+    rows = Dataset.from_file(str(folder / "films-train.arrow"))
+    assert hub_revision(rows.select_columns(["image_id"]).select([0])) == commit
+    assert hub_revision(film_rows(2)) is None
+
+
+def test_reports_that_are_all_equal_are_refused(dataset, text_encoder, tmp_path, capsys):
+    shutil.copytree(dataset, tmp_path / "medsyn-cxr")
+    film_rows(6, repeats=6).to_parquet(tmp_path / "medsyn-cxr" / "data" / "train-00000-of-00001.parquet")
+    assert main(options(tmp_path / "medsyn-cxr", text_encoder, tmp_path / "out")) == 1
+    error = capsys.readouterr().err
+    assert "6 rows hold 1 different texts, and a batch takes 4 of them; lower the batch size or bring more" in error
 
 
 def test_card_claims_a_licence_for_phantoms_of_the_grammar_from_scratch_alone(dataset, trained, tmp_path):
