@@ -1,13 +1,14 @@
 """A checkpoint's encoders on their own: read by timm and transformers with equal features, by the probe, and told."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, constants
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -230,6 +231,47 @@ def test_the_command_and_its_errors(tmp_path, capsys):
     refused(checkpoint, "model.safetensors")
     mismatched = save_checkpoint(tmp_path / "vit", tiny_convirt("vit"), MedSynImageProcessor(size=48))
     refused(mismatched, "takes images of 32 pixels and its processor makes 48")
+
+
+def test_a_checkpoint_on_the_hub(tmp_path):
+    """From the cache, as a download leaves it; the suite is offline."""
+    commit = "89abcdef" * 5
+    repository = Path(constants.HF_HUB_CACHE) / "models--someone--tiny-convirt"
+    save_checkpoint(repository / "snapshots" / commit, tiny_convirt(), MedSynImageProcessor(size=32))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text(commit)
+    out = export_encoders("someone/tiny-convirt", tmp_path / "out", revision="v1")
+    for part in ("image", "text"):
+        card = ModelCard.load(out / part / "README.md")
+        assert card.data.base_model == "someone/tiny-convirt"
+        assert f"`someone/tiny-convirt` (revision `{commit}`)" in card.text
+    with pytest.raises(OSError, match="couldn't find them in the cached files"):
+        export_encoders("someone/tiny-convirt", tmp_path / "other", revision="v2")
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_what_the_cards_and_the_docs_tell_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(60, 50).save("film.png")
+    save_checkpoint(tmp_path / "runs" / "gloria", tiny_gloria(), MedSynImageProcessor(size=32))
+    assert main(["runs/gloria", "--out", "encoders"]) == 0
+    docs = python_blocks(Path(__file__).parents[2] / "docs" / "loading.md")
+    cards = [python_blocks(Path("encoders") / part / "README.md") for part in ("image", "text")]
+    assert [len(blocks) for blocks in (docs, *cards)] == [8, 3, 2]
+    told = [run_block(block) for block in (*docs, *cards[0], *cards[1])]
+    by_timm, by_transformers = told[4]["features"], told[5]["features"]
+    torch.testing.assert_close(by_timm, by_transformers)
+    assert told[0]["similarities"].shape == (1, 2) and told[6]["pixels"].shape == (1, 3, 32, 32)
+    assert not torch.allclose(*told[0]["similarities"][0])
+
+
+def run_block(block: str) -> dict:
+    names: dict = {}
+    exec(compile(block, "block", "exec"), names)
+    return names
 
 
 def test_an_encoder_that_does_not_come_back_is_not_written(tmp_path, monkeypatch):
