@@ -35,7 +35,8 @@ def test_every_command_explains_itself(command, capsys):
         medsyn.main([command, "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert f"medsyn {command}" in shown and "--seed" in shown
+    assert f"medsyn {command}" in shown
+    assert "--seed" in shown or command == "export-encoders"  # which draws nothing
 
 
 def test_a_command_passes_arguments_on_and_returns_the_exit_code(monkeypatch):
