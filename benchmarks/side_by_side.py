@@ -1,0 +1,106 @@
+"""Two functions beside each other on one machine: processor seconds in turns, peak memory in separate processes.
+
+Processor seconds of one thread stay nearly what they are when others use the machine, and wall time does not.
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+
+
+def processor_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Processor seconds of each function, `repeats` times in turns, after one round that does not count."""
+    seconds = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            if turn:
+                seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def peak_mib(function: Callable[[], object]) -> float:
+    """The most memory that `function` holds above what its process held before, in MiB, measured in a forked process.
+
+    What counts is resident memory (`VmHWM` less `VmRSS`), so this runs on Linux alone. Call it before the parent runs
+    `function` or its like: memory that was freed there would be used again unseen, and where torch sees a GPU it
+    cannot derive in a fork of a process that has.
+
+    Raises:
+        RuntimeError: If the process ended before its time, as for want of memory.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_peak, args=(function, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the measured process ended with {process.exitcode}, at -9 for want of memory") from None
+    finally:
+        process.join()
+
+
+def _measure_peak(function: Callable[[], object], sender) -> None:
+    torch.set_num_threads(1)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
+    before = _status("VmRSS")
+    function()
+    sender.send((_status("VmHWM") - before) / 1024)
+
+
+def _status(name: str) -> int:
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def median_and_range(seconds: list[float]) -> dict[str, float]:
+    return {
+        "cpu_seconds": round(statistics.median(seconds), 4),
+        "cpu_seconds_min": round(min(seconds), 4),
+        "cpu_seconds_max": round(max(seconds), 4),
+    }
+
+
+def machine() -> dict[str, object]:
+    return {"torch": torch.__version__, "machine": platform.machine(), "cpus": os.cpu_count(), "threads": 1}
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Writes rows that may differ in what they have; columns in the order they first appear in."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown_table(columns: list[str], rows: list[list[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def replace_table(document: Path, name: str, table: str) -> None:
+    """Puts `table` between the comments `<!-- name -->` and `<!-- /name -->` of a Markdown file.
+
+    Raises:
+        ValueError: If the file has no such comments.
+    """
+    text = document.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- {re.escape(name)}\b[^>]*-->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"{document} has no place between <!-- {name} --> and <!-- /{name} --> for the table")
+    document.write_text(pattern.sub(lambda match: match[1] + table + match[2], text), encoding="utf-8")
