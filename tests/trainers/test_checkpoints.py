@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from tests.fixtures.tiny_models import tiny_gloria, tiny_mgca
 from tests.trainers.pairs_of_films import film_pairs
@@ -67,6 +68,15 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(killed_in,
     saving = {**EVERY_STEP, "save_total_limit": 1, "max_steps": 3}
     killed = trainer_of(tmp_path, tiny_gloria("vit"), **saving)
     write = getattr(killed, killed_in)
+
+    class StaleMark(TrainerCallback):
+        """What a run leaves that was resumed further back."""
+
+        def on_save(self, args, state, control, **kwargs):
+            (tmp_path / "checkpoint-2").mkdir()
+            (tmp_path / "checkpoint-2" / "batches.json").write_text("{}")
+
+    killed.add_callback(StaleMark())
 
     def kill(*args, **kwargs):
         if killed.state.global_step == 2:
