@@ -10,8 +10,11 @@ of ours alone. Names, dates and private tags of a patient never reach a message,
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +67,20 @@ def is_dicom(path: str | Path) -> bool:
     return Path(path).suffix.lower() in (".dcm", ".dicom")
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps the parser from warning and logging: both quote the header."""
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+@_silence()
 def read_dicom(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """
     Decodes one radiograph.
@@ -91,17 +108,18 @@ def read_dicom(source: str | Path | bytes, name: str | None = None) -> np.ndarra
         raise DicomError(f"{name}: {error}") from None
     except Exception as error:  # whatever a hostile fragment makes the parser raise
         raise DicomError(f"{name}: its compressed pixels are malformed ({type(error).__name__})") from None
-    stored = _quietly(lambda: dataset.pixel_array, name, "its pixels cannot be decoded")
+    stored = _attempt(lambda: dataset.pixel_array, name, "its pixels cannot be decoded")
     if stored.shape != (rows, columns) or stored.dtype.kind not in "iu":
         raise DicomError(f"{name}: its pixels decode to another size than its header says; get the file anew")
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     if stored.size and not low <= stored.min() <= stored.max() <= high:
         raise DicomError(f"{name}: its pixels do not fit into the {bits} bits that its header names")
     counts = np.bincount((stored.astype(np.int32) - low).ravel(), minlength=high - low + 1)
-    table = _quietly(lambda: _grey_levels(dataset, low, high, counts), name, "its grey scale is malformed")
+    table = _attempt(lambda: _grey_levels(dataset, low, high, counts), name, "its grey scale is malformed")
     return table[stored.astype(np.int32) - low]  # (rows, columns)
 
 
+@_silence()
 def read_dicom_header(path: str | Path) -> DicomHeader:
     """
     The patient's id and the view of a file, without its pixels.
@@ -113,18 +131,16 @@ def read_dicom_header(path: str | Path) -> DicomHeader:
     """
     dataset = _parse(path, str(path), pixels=False)
     patient, view = (
-        _quietly(lambda tag=tag: str(dataset.get(tag) or "").strip(), str(path), "its header is malformed")
+        _attempt(lambda tag=tag: str(dataset.get(tag) or "").strip(), str(path), "its header is malformed")
         for tag in ("PatientID", "ViewPosition")
     )
     return DicomHeader(patient or None, view.upper() if view.upper() in ("PA", "AP") else None)
 
 
-def _quietly(work, name: str, problem: str):
-    """Does `work` without warnings; a failure becomes a `DicomError`, since the parser's messages quote the header."""
+def _attempt(work: Callable, name: str, problem: str):
+    """Does `work`; a failure becomes a `DicomError`, since the parser's own messages quote the header."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return work()
+        return work()
     except Exception as error:  # the parser raises errors of a dozen kinds on broken input
         raise DicomError(f"{name}: {problem} ({type(error).__name__}); get the file anew") from None
 
@@ -144,7 +160,7 @@ def _parse(source: str | Path | bytes, name: str, pixels: bool = True):
     if content[128:132] != b"DICM":
         raise DicomError(f"{name}: is not a DICOM file")
     # A length in the file can claim 4 GB: from memory, no more is read than is there.
-    meta = _quietly(lambda: _file_header(content), name, "its file header is malformed")
+    meta = _attempt(lambda: _file_header(content), name, "its file header is malformed")
     syntax = str(meta.get("TransferSyntaxUID") or "")
     if syntax not in (*_UNCOMPRESSED, *_JPEG, *_JPEG_2000, _RLE):  # deflated ones could unfold without bound
         known = syntax if syntax.replace(".", "").isdigit() and len(syntax) <= 64 else "unknown"
@@ -152,7 +168,7 @@ def _parse(source: str | Path | bytes, name: str, pixels: bool = True):
             f"{name}: transfer syntax {known} is not one that radiographs are read in (uncompressed, JPEG, JPEG-LS, "
             "JPEG 2000, RLE); convert the file, for example with gdcmconv --raw"
         )
-    return _quietly(
+    return _attempt(
         lambda: pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels), name, "it is malformed"
     )
 
@@ -167,7 +183,7 @@ def _file_header(content: bytes):
 
 
 def _number(dataset, tag: str, name: str, default: int | None = None) -> int:
-    value = _quietly(lambda: dataset.get(tag), name, f"its {tag} is malformed")
+    value = _attempt(lambda: dataset.get(tag), name, f"its {tag} is malformed")
     if value is None and default is not None:
         return default
     try:
@@ -189,7 +205,7 @@ def _check_header(dataset, name: str) -> tuple[int, int, int, bool]:
     frames = _number(dataset, "NumberOfFrames", name, default=1)
     if frames != 1:
         raise DicomError(f"{name}: has {frames} frames; a radiograph has one, so split the file or leave it out")
-    photometric = _quietly(lambda: str(dataset.get("PhotometricInterpretation")), name, "it is malformed").strip()
+    photometric = _attempt(lambda: str(dataset.get("PhotometricInterpretation")), name, "it is malformed").strip()
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or _number(dataset, "SamplesPerPixel", name, default=1) != 1:
         raise DicomError(f"{name}: is in colour or of unknown kind, not MONOCHROME1 or MONOCHROME2; leave it out")
     allocated, bits = _number(dataset, "BitsAllocated", name), _number(dataset, "BitsStored", name)
@@ -250,10 +266,9 @@ def _grey_levels(dataset, low: int, high: int, counts: np.ndarray) -> np.ndarray
     elif (low, high) == (0, 255) and np.array_equal(values, stored):
         grey = stored / 255
     else:
-        there = np.repeat(values, np.minimum(counts, 1))  # of the values that occur, for a film of few of them
         black, white = weighted_percentiles(values, counts, SPREAD)
-        if black == white:
-            black, white = there.min(), there.max()
+        if black == white:  # a film of few values
+            black, white = values[counts > 0].min(), values[counts > 0].max()
         grey = (values - black) / (white - black or 1)
     grey = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
     return 255 - grey if dataset.PhotometricInterpretation.strip() == "MONOCHROME1" else grey

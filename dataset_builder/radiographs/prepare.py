@@ -61,7 +61,7 @@ def prepare(
         films (`FilmSet`): What an adapter read.
         out (`str` or `Path`): The folder; must not exist, or be empty.
         split (`str`, *optional*, defaults to `"patient"`): `patient`: by a hash of the patient, a fixed test set kept.
-            `table`: as the source fixes it for all films. Else one of `films.official`: published lists with their leaks.
+            `table`: as the source has it for all films. Else one of `films.official`: published lists, leaks and all.
         split_lists (`str` or `Path`, *optional*): A folder of `train.txt`, `validation.txt` and `test.txt`, as this
             function writes them; then `split` is not used.
         seed (`int`, *optional*, defaults to 0), shares (`Sequence[float]`, *optional*): See [`split_by_patient`].
@@ -100,6 +100,10 @@ def prepare(
         left_out |= {kind: list(problems) for kind, problems in written.problems.items()}
         funnel["written"] = len({image_id for ids in written.ids.values() for image_id in ids})
         warnings += absent_classes(written)
+        if written.empty_masks:
+            warnings.append(
+                f"{len(written.empty_masks):,} films have a mask without a pixel: {some(written.empty_masks)}"
+            )
         manifest = {
             "format": FORMAT,
             "name": films.name,
@@ -209,13 +213,12 @@ def refuse_problems(written: Written, title: str, skip_unreadable: bool) -> None
 
 
 def absent_classes(written: Written) -> list[str]:
-    """A sentence for each label that no film of a split shows."""
-    return [
-        f"no film of the {split} split shows {name}"
+    """A sentence for each split on the labels that no film of it shows."""
+    absent = {
+        split: [name for name, values in counts.items() if not values["present"]]
         for split, counts in written.labels.items()
-        for name, values in counts.items()
-        if not values["present"]
-    ]
+    }
+    return [f"no film of the {split} split shows {', '.join(names)}" for split, names in absent.items() if names]
 
 
 def summary(out: Path, manifest: dict) -> str:

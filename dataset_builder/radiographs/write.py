@@ -37,11 +37,12 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one film: its row, or what is wrong with it; and what was mended in its boxes."""
+    """What became of one film: its row, or what is wrong with it; what was mended in its boxes; a mask of no pixel."""
 
     row: dict | None
     problem: tuple[str, str] | None = None  # kind, and a message that names the film
     mended: Counter = field(default_factory=Counter)
+    empty_mask: bool = False
 
 
 def schema(films: FilmSet) -> pa.Schema:
@@ -100,12 +101,10 @@ def film_row(film: Film, labels: Sequence[str], extra: Sequence[str], settings: 
         **dict(zip(extra, film.extra, strict=True)),
         "boxes": boxes,
         "finding_masks": [
-            {"finding": finding, "mask": {"bytes": _png(mask), "path": None}}
-            for finding, mask in masks.items()
-            if mask.any()
+            {"finding": finding, "mask": {"bytes": _png(mask), "path": None}} for finding, mask in masks.items()
         ],
     }
-    return Outcome(row, mended=mended)
+    return Outcome(row, mended=mended, empty_mask=not all(mask.any() for mask in masks.values()))
 
 
 def _png(mask) -> bytes:
@@ -184,6 +183,7 @@ class Written:
     masks: Counter = field(default_factory=Counter)
     mended: Counter = field(default_factory=Counter)
     problems: dict[str, dict[str, str]] = field(default_factory=dict)
+    empty_masks: list[str] = field(default_factory=list)
 
 
 def write_splits(
@@ -211,6 +211,8 @@ def write_splits(
                 continue
             writer.add(outcome.row)
             ids.append(film.image_id)
+            if outcome.empty_mask:
+                written.empty_masks.append(film.image_id)
             num_bytes += _row_bytes(outcome.row)
             subjects.add(film.subject_id)
             for name, value in zip(films.labels, film.labels, strict=True):

@@ -1,0 +1,231 @@
+"""Every data set, from a tree in its official layout to what `load_dataset` gives."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_builder.findings import CHEXPERT_LABELS
+from dataset_builder.radiographs.chexpert import OFFICIAL_UNCERTAIN, read_chexpert
+from dataset_builder.radiographs.covidx import read_covidx
+from dataset_builder.radiographs.nih import read_boxes, read_nih
+from dataset_builder.radiographs.object_cxr import read_object_cxr
+from dataset_builder.radiographs.prepare import main
+from dataset_builder.radiographs.rsna import read_rsna
+from dataset_builder.radiographs.siim import read_siim
+from tests.fixtures import radiograph_trees as trees
+
+
+def prepared(out, *arguments):
+    """What the command writes, as `load_dataset` reads it, and its manifest."""
+    from datasets import load_dataset
+
+    assert main(["prepare", *map(str, arguments), "--out", str(out)]) == 0
+    return load_dataset(str(out), cache_dir=str(out.parent / "cache")), json.loads((out / "manifest.json").read_text())
+
+
+def rows(dataset) -> dict[str, dict]:
+    return {row["image_id"]: row for part in dataset.values() for row in part}
+
+
+def test_chexpert(tmp_path):
+    root = trees.write_chexpert(tmp_path / "chexpert", patients=40)
+    dataset, manifest = prepared(tmp_path / "out", "chexpert", "--root", root)
+    found = rows(dataset)
+    assert len(found) == 43 and all(name.endswith("view1_frontal") for name in found)
+    assert {row["subject_id"] for row in dataset["test"]} == {"patient64541", "patient64542", "patient64543"}
+    assert manifest["funnel"] == {"rows": 86, "frontal": 43, "in_splits": 43, "written": 43}
+    row = found["patient00001/study1/view1_frontal"]
+    assert row["view"] == "AP" and row["subject_id"] == "patient00001"
+    for number, name in enumerate(CHEXPERT_LABELS):  # 1, 0, -1, empty in turn
+        assert row["labels"][name] == [1, 0, OFFICIAL_UNCERTAIN.get(name, -1), 0][number % 4]
+    path = root / "train/patient00001/study1/view1_frontal.jpg"
+    raw = dataset["train"].cast_column("image", __import__("datasets").Image(decode=False))
+    stored = {r["image_id"]: r["image"]["bytes"] for r in raw}
+    if row["image_id"] in stored:
+        assert stored[row["image_id"]] == path.read_bytes()  # JPEG bytes as they are
+
+
+@pytest.mark.parametrize(
+    ("rule", "uncertain", "unmentioned"), [("keep", -1, None), ("absent", 0, 0), ("present", 1, 0)]
+)
+def test_rules_for_uncertain_labels_of_chexpert(rule, uncertain, unmentioned, tmp_path):
+    films = read_chexpert(trees.write_chexpert(tmp_path, patients=1), uncertain=rule, any_view=True)
+    assert len(films.films) == 8
+    assert films.films[0].labels == tuple([1, 0, uncertain, unmentioned][k % 4] for k in range(14))
+
+
+def test_the_official_rule_is_the_published_table():
+    assert OFFICIAL_UNCERTAIN == {
+        "Atelectasis": 1,
+        "Edema": 1,
+        "Pleural Effusion": 1,
+        "Cardiomegaly": 0,
+        "Consolidation": 0,
+    }
+
+
+def test_rsna(tmp_path):
+    dataset, manifest = prepared(tmp_path / "out", "rsna", "--root", trees.write_rsna(tmp_path / "rsna", 40))
+    found = rows(dataset)
+    assert len(found) == 40
+    row = found["0000-a0"]
+    assert row["labels"] == {"Pneumonia": 1} and row["rsna_class"] == "Lung Opacity" and row["view"] == "AP"
+    assert [box["box"] for box in row["boxes"]] == [[5, 8, 15, 28], [28, 10, 40, 22]]
+    mask = np.array(row["finding_masks"][0]["mask"])
+    assert len(row["finding_masks"]) == 1 and mask.shape == (40, 48)
+    assert (mask > 0).sum() == 10 * 20 + 12 * 12 and mask[10, 30] == 255
+    assert np.abs(np.array(row["image"]).astype(int) - trees.film(0)).mean() < 3
+    other = found["0002-a2"]
+    assert other["labels"] == {"Pneumonia": 0} and other["boxes"] == other["finding_masks"] == []
+    assert other["rsna_class"] == "No Lung Opacity / Not Normal"
+    assert manifest["boxes"] == {"Pneumonia": 28} and manifest["funnel"]["rows"] == 54
+
+
+def test_covidx_9a_and_6(tmp_path):
+    root = trees.write_covidx(tmp_path / "covidx")
+    dataset, manifest = prepared(tmp_path / "out", "covidx", "--root", root)
+    found = rows(dataset)
+    assert found["train/train film-1.png"]["labels"] == {"Normal": 0, "Pneumonia": 1, "COVID-19": 0}
+    assert found["test/test-0.png"]["subject_id"] == "cohen/3" and found["train/train-3.png"]["subject_id"] == "rsna/3"
+    # Patient 3 of `cohen` is in the official test list, so two films leave the training list.
+    assert manifest["left_out"]["patient_in_test"] == {"count": 2, "first": ["train/train-0.png", "train/train-4.png"]}
+    assert len(found) == 24 and len(dataset["test"]) == 6
+    films = read_covidx(trees.write_covidx(tmp_path / "six", "6"), "6")
+    assert films.labels == ("COVID-19",) and [film.labels for film in films.films[:2]] == [(0,), (1,)]
+    with pytest.raises(ValueError, match="is this a list of version 9A"):
+        (root / "train_COVIDx9A.txt").write_text("1 a.png positive cohen\n")
+        read_covidx(root)
+
+
+@pytest.mark.parametrize(("marker", "image_format"), [(" -1", "dcm"), ("-1", "png")])
+def test_siim(marker, image_format, tmp_path):
+    root = trees.write_siim(tmp_path / "siim", 24, marker, image_format)
+    dataset, manifest = prepared(tmp_path / "out", "siim", "--root", root)
+    found = rows(dataset)
+    assert len(found) == 24 and manifest["funnel"]["rows"] == 30
+    expected = trees.siim_masks(2)
+    row = found["1.2.276.0.0"]  # two rows, one mask, at the film's own size
+    assert row["labels"] == {"Pneumothorax": 1} and len(row["finding_masks"]) == 1
+    mask = np.array(row["finding_masks"][0]["mask"]) > 0
+    assert mask.shape == (40, 48)
+    assert abs(mask.mean() - (expected[0] | expected[1]).mean()) < 0.005
+    assert mask[int(160 / 1024 * 40), int(650 / 1024 * 48)] and mask[int(460 / 1024 * 40), int(650 / 1024 * 48)]
+    assert found["1.2.276.0.1"]["labels"] == {"Pneumothorax": 0} and found["1.2.276.0.1"]["finding_masks"] == []
+    assert row["subject_id"] == ("p0" if image_format == "dcm" else "1.2.276.0.0")
+
+
+def test_object_cxr(tmp_path):
+    dataset, _ = prepared(tmp_path / "out", "object-cxr", "--root", trees.write_object_cxr(tmp_path / "object"))
+    found = rows(dataset)
+    assert len(dataset["test"]) == 5 and len(found) == 25
+    assert found["train/00000"]["boxes"] == [{"finding": "Foreign Object", "box": [10, 5, 30, 20]}]
+    assert found["train/00002"]["boxes"][0]["box"] == [5, 5, 25, 35]  # bounds of the polygon
+    assert found["train/00003"]["boxes"] == [] and found["train/00003"]["labels"] == {"Foreign Object": 0}
+    several = found["train/00004"]
+    assert len(several["boxes"]) == 3 and len(several["finding_masks"]) == 1
+    mask = np.array(several["finding_masks"][0]["mask"]) > 0
+    assert mask[5, 5] and mask[25, 30] and not mask[28, 38]  # rectangle; ellipse; a corner outside the ellipse
+
+
+def test_nih(tmp_path):
+    dataset, manifest = prepared(tmp_path / "out", "nih", "--root", trees.write_nih(tmp_path / "nih"))
+    found = rows(dataset)
+    assert len(found) == 32 and {row["subject_id"] for row in dataset["test"]} == {"14", "15", "16"}
+    assert len(found["00000001_000"]["labels"]) == 15
+    assert [name for name, value in found["00000001_000"]["labels"].items() if value] == ["Infiltration", "Mass"]
+    assert found["00000001_000"]["boxes"] == [
+        {"finding": "Infiltration", "box": [256.5 / 16, 512.25 / 16, 384.5 / 16, 576.25 / 16]}
+    ]
+    assert found["00000002_000"]["boxes"][0]["box"] == [0, 0, 64, 64] and found["00000003_000"]["boxes"] == []
+    assert manifest["boxes"] == {"Infiltration": 1, "Mass": 1}
+    official, _ = prepared(tmp_path / "official", "nih", "--root", tmp_path / "nih", "--split", "official")
+    assert set(official) == {"train", "test"} and len(official["train"]) == 26
+
+
+def test_official_splits_say_how_they_leak(tmp_path, capsys):
+    root = trees.write_siim(tmp_path / "siim", 24)
+    dataset, manifest = prepared(tmp_path / "out", "siim", "--root", root, "--split", "official")
+    assert sum(map(len, dataset.values())) == 24 + manifest["crossing"]["images"]
+    assert manifest["crossing"]["patients"] > 0
+    told = capsys.readouterr().out
+    assert "goes by mask row" in told and "official split leaks" in told
+    assert "not disjoint" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_images_can_be_shrunk_with_boxes_and_masks(tmp_path):
+    root = trees.write_object_cxr(tmp_path / "object")
+    dataset, _ = prepared(tmp_path / "out", "object-cxr", "--root", root, "--image-size", 24, "--image-format", "jpeg")
+    row = rows(dataset)["train/00000"]
+    assert row["image"].size == (24, 20) and row["original_size"] == [48, 40] and row["image"].mode == "L"
+    assert row["boxes"][0]["box"] == [5, 2.5, 15, 10]
+    mask = np.array(row["finding_masks"][0]["mask"]) > 0
+    assert mask.shape == (20, 24) and mask[3:10, 5:15].all() and mask.sum() <= 80
+
+
+@pytest.mark.parametrize("read", [read_chexpert, read_rsna, read_covidx, read_siim, read_object_cxr, read_nih])
+def test_a_folder_of_something_else_is_told(read, tmp_path):
+    with pytest.raises(FileNotFoundError, match="name the folder of the unpacked download"):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        read(tmp_path / "nowhere")
+
+
+@pytest.mark.real
+def test_real_nih_films_have_the_boxes_of_the_official_list(real_data, tmp_path):
+    """The boxes of the CSV, told as shares, against those of `BBox_List_2017.csv`, told in pixels of 1024."""
+    options = ["--boxes-column", "boxes", "--view-column", "view"]
+    dataset, manifest = prepared(tmp_path / "out", "folder-csv", "--root", real_data / "nih_cxr14", *options)
+    found = rows({split: part.filter(lambda row: bool(row["boxes"])) for split, part in dataset.items()})
+    assert manifest["funnel"]["written"] == 588 and len(found) == 37
+    boxes = read_boxes(real_data / "annotations" / "nih_BBox_List_2017.csv.gz")
+    assert sum(map(len, boxes.values())) == 984
+    compared = 0
+    for name, row in found.items():
+        for shape in boxes.get(name.removeprefix("images/").replace(".jpg", ".png"), ()):
+            ours = [
+                b["box"] for b in row["boxes"] if b["finding"] == shape.finding.replace("Infiltration", "Infiltrate")
+            ]
+            theirs = np.array(shape.corners) / 2  # films of 512
+            if ours:
+                assert min(np.abs(np.subtract(box, theirs)).max() for box in ours) < 0.02
+                compared += 1
+    assert compared >= 12
+
+
+@pytest.mark.real
+def test_real_lung_masks_lie_on_their_films(real_data, tmp_path):
+    options = ["--mask-column", "lung_mask", "--image-size", "256"]
+    dataset, manifest = prepared(tmp_path / "out", "folder-csv", "--root", real_data / "covid_cohen", *options)
+    assert manifest["masks"] == {"lung_mask": 73}
+    assert any("1 films have a mask without a pixel: images/covid-19" in warning for warning in manifest["warnings"])
+    darker = 0
+    for row in rows(dataset).values():
+        if row["finding_masks"]:
+            mask = np.array(row["finding_masks"][0]["mask"]) > 0
+            assert mask.shape == row["image"].size[::-1]
+            if not mask.any():
+                continue
+            assert 0.05 < mask.mean() < 0.7
+            pixels = np.array(row["image"])
+            darker += pixels[mask].mean() < pixels[~mask].mean()
+    assert darker >= 45
+
+
+def test_images_of_more_than_eight_bits_and_turned_ones_are_encoded_anew(tmp_path):
+    from dataset_builder.radiographs.image_files import read_image
+
+    deep = (trees.film().astype(np.uint16) + 100) * 200
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    stored = Image.open(io.BytesIO(read_image(tmp_path / "deep.png").encoded))
+    assert stored.mode == "L"
+    expected = (deep - float(deep.min())) / (deep.max() - deep.min()) * 255
+    assert np.abs(np.array(stored) - expected).max() <= 0.51
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(trees.film()).save(tmp_path / "turned.png", exif=exif)
+    turned = read_image(tmp_path / "turned.png")
+    assert turned.size == turned.original == (40, 48)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(turned.encoded))), np.rot90(trees.film(), -1))

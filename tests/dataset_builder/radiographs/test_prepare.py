@@ -1,0 +1,265 @@
+"""The command: what it writes, that it is the same each time, and what becomes of bad input."""
+
+import json
+import os
+import struct
+import time
+import zlib
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dataset_builder.radiographs import write
+from dataset_builder.radiographs.dicom import DicomSupportMissing
+from dataset_builder.radiographs.prepare import main
+from tests.fixtures import radiograph_trees as trees
+
+HEADER = ["file", "split", "patient_id", "labels", "boxes", "mask"]
+
+
+def write_folder(root, count: int = 12, **cells) -> str:
+    """A folder with a CSV of `count` films; `cells` names a column and its value in row 0."""
+    rows = []
+    for number in range(count):
+        trees.write_image(root / f"{number}.png", trees.film(number))
+        labels = ("Edema|Mass", "Mass", "No Finding")[number % 3]
+        rows.append([f"{number}.png", ("train", "valid", "test")[number // 4 % 3], f"p{number // 2}", labels, "", ""])
+    for column, value in cells.items():
+        rows[0][HEADER.index(column)] = value
+    trees.write_csv(root / "films.csv", HEADER, rows)
+    return str(root)
+
+
+def run(root, out, *arguments) -> int:
+    return main(["prepare", "folder-csv", "--root", str(root), "--out", str(out), *map(str, arguments)])
+
+
+def failure(capsys, *arguments) -> str:
+    assert run(*arguments) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("medsyn data: ") and told.err.count("\n") == 1 and not told.out
+    return told.err
+
+
+def test_the_folder_holds_data_lists_manifest_and_readme(tmp_path, capsys):
+    root = write_folder(tmp_path / "films")
+    assert run(root, tmp_path / "out") == 0
+    out = tmp_path / "out"
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert files == [
+        "README.md",
+        *(f"data/{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")),
+        "manifest.json",
+        *(f"splits/{split}.txt" for split in ("test", "train", "validation")),
+    ]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["splits"]["train"]["num_examples"] == 4 and manifest["splits"]["train"]["num_subjects"] == 2
+    assert manifest["labels"]["Mass"]["test"] == {"present": 2, "absent": 2}
+    assert (out / "splits" / "validation.txt").read_text().split() == ["4.png", "5.png", "6.png", "7.png"]
+    assert str(tmp_path) not in (out / "manifest.json").read_text() + (out / "README.md").read_text()
+    assert "train 4, validation 4, test 4" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_probe_reads_it(tmp_path):
+    from trainers.downstream.labelled_images import images_from_dataset
+
+    root = write_folder(tmp_path / "films")
+    assert run(root, tmp_path / "out") == 0
+    images = images_from_dataset(str(tmp_path / "out"))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert images.labels == ("Edema", "Mass", "No Finding") and images.counts() == dict.fromkeys(images.counts(), 4)
+    assert images.split_hash() == manifest["split_sha256"][:12]
+    assert images.encoded(0) == (tmp_path / "films" / images.ids[0]).read_bytes()
+    assert images.targets[images.ids.index("0.png")].tolist() == [1, 1, 0]
+
+
+def test_equal_input_gives_equal_bytes_with_any_number_of_processes(tmp_path):
+    root = write_folder(tmp_path / "films", 24)
+    assert run(root, tmp_path / "one", "--split", "patient", "--image-size", 20) == 0
+    assert run(root, tmp_path / "two", "--split", "patient", "--image-size", 20, "--workers", 2) == 0
+    for path in sorted((tmp_path / "one").rglob("*.*")):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path
+
+
+def test_saved_lists_make_the_same_split_again(tmp_path):
+    root = write_folder(tmp_path / "films", 24)
+    assert run(root, tmp_path / "one", "--split", "patient", "--seed", 3) == 0
+    assert run(root, tmp_path / "two", "--split-lists", tmp_path / "one" / "splits") == 0
+    one, two = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("one", "two"))
+    assert one["split_sha256"] == two["split_sha256"] and two["settings"]["split"] == "lists"
+
+
+def test_memory_is_bounded_by_row_groups_and_shards_by_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "GROUP_BYTES", 6000)
+    monkeypatch.setattr(write, "SHARD_BYTES", 12000)
+    largest = []
+    monkeypatch.setattr(write, "_row_bytes", lambda row: largest.append(len(row["image"]["bytes"])) or largest[-1])
+    assert run(write_folder(tmp_path / "films", 36), tmp_path / "out") == 0
+    shards = sorted((tmp_path / "out" / "data").glob("train-*.parquet"))
+    assert len(shards) > 1 and shards[0].name == f"train-00000-of-{len(shards):05d}.parquet"
+    groups = [
+        pq.ParquetFile(shard).metadata.row_group(k).num_rows
+        for shard in shards
+        for k in range(pq.ParquetFile(shard).num_row_groups)
+    ]
+    assert max(groups) <= 6000 // min(largest) + 1 < 12 and sum(groups) == 12
+
+
+def test_out_that_is_in_use_is_refused(tmp_path, capsys):
+    root = write_folder(tmp_path / "films")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    assert "out is not empty" in failure(capsys, root, tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+
+
+def test_missing_images_are_counted_and_named_or_left_out(tmp_path, capsys):
+    root = write_folder(tmp_path / "films", 24)
+    for number in range(7):
+        os.remove(tmp_path / "films" / f"{number}.png")
+    told = failure(capsys, root, tmp_path / "out")
+    assert (
+        "7 of the 24 images" in told and "0.png, 1.png, 2.png, 3.png, 4.png, ..." in told and "--skip-missing" in told
+    )
+    assert not (tmp_path / "out").exists()
+    assert run(root, tmp_path / "out", "--skip-missing") == 0
+    assert "left out 7 (missing image): 0.png" in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["funnel"] == {"rows": 24, "in_splits": 24, "written": 17}
+    assert (tmp_path / "out" / "left_out" / "missing_image.txt").read_text().split() == [f"{k}.png" for k in range(7)]
+
+
+def broken_files(folder) -> dict[str, str]:
+    """Files that cannot be decoded, with what is told of each."""
+    whole = (folder / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "1.png").write_text("not an image")
+    size = struct.pack(">4sIIBBBBB", b"IHDR", 30000, 30000, 8, 0, 0, 0, 0)
+    header = struct.pack(">I", 13) + size + struct.pack(">I", zlib.crc32(size))
+    (folder / "2.png").write_bytes(whole[:8] + header + whole[33:])
+    (folder / "3.png").write_bytes(b"")
+    (folder / "4.png").write_bytes(whole[:60] + bytes(40) + whole[100:])
+    return {
+        "0.png": "truncated",
+        "1.png": "neither PNG nor JPEG",
+        "2.png": "900000000 pixels",
+        "3.png": "neither",
+        "4.png": "",
+    }
+
+
+def test_unreadable_images_are_named_or_left_out_within_a_second(tmp_path, capsys):
+    root = write_folder(tmp_path / "films", 24)
+    expected = broken_files(tmp_path / "films")
+    start = time.monotonic()
+    told = failure(capsys, root, tmp_path / "out")
+    assert time.monotonic() - start < 3
+    assert "5 with unreadable image" in told and "--skip-unreadable" in told
+    for name, reason in expected.items():
+        assert name in told and reason in told
+    assert not (tmp_path / "out").exists()
+    assert run(root, tmp_path / "out", "--skip-unreadable") == 0
+    assert "left out 5 (unreadable image): 0.png, 1.png" in capsys.readouterr().out
+
+
+def boxes(*values) -> str:
+    return json.dumps([dict(zip(("x", "y", "w", "h"), value, strict=True)) | {"label": "Mass"} for value in values])
+
+
+def test_boxes_outside_the_image_or_without_area_are_named_or_mended_and_counted(tmp_path, capsys):
+    bad = boxes((0.5, 0.5, 0.7, 0.2), (0.1, 0.1, 0, 0.5), (0.25, 0.25, 0.5, 0.5))
+    root = write_folder(tmp_path / "films", boxes=bad)
+    told = failure(capsys, root, tmp_path / "out", "--boxes-column", "boxes")
+    assert "1 with bad box: 0.png" in told and "is not inside the image" in told and "--fix-boxes" in told
+    assert run(root, tmp_path / "out", "--boxes-column", "boxes", "--fix-boxes") == 0
+    assert "boxes cut at the edge: 1" in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["mended"] == {"boxes_cut_at_the_edge": 1, "boxes_without_area_dropped": 1}
+    table = pq.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet").to_pylist()
+    assert [box["box"] for box in table[0]["boxes"]] == [pytest.approx([24, 20, 48, 28]), [12, 10, 36, 30]]
+
+
+def test_masks_that_do_not_fit_are_named(tmp_path, capsys):
+    root = write_folder(tmp_path / "films", mask="mask.png")
+    assert "mask.png" in failure(capsys, root, tmp_path / "out", "--mask-column", "mask")
+    trees.write_image(tmp_path / "films" / "mask.png", np.full((9, 9), 255, np.uint8))
+    told = failure(capsys, root, tmp_path / "out", "--mask-column", "mask")
+    assert "1 with bad mask: 0.png" in told and "9 x 9 pixels, its film 48 x 40" in told
+
+
+def test_runs_that_overrun_are_named_with_their_film(tmp_path, capsys):
+    root = trees.write_siim(tmp_path / "siim", image_format="png")
+    text = (root / "train-rle.csv").read_text()
+    (root / "train-rle.csv").write_text(text.replace("1.2.276.0.3, -1", "1.2.276.0.3, 1048570 9"))
+    assert main(["prepare", "siim", "--root", str(root), "--out", str(tmp_path / "out")]) == 1
+    assert "1 with bad mask: 1.2.276.0.3 (the run lengths end at pixel 1,048,579" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"labels": ""}, "1 of 12 rows have no labels: 0.png"),
+        ({"split": "holdout"}, "row 1: split 'holdout' is not one of"),
+        ({"split": "test"}, "1 patients are in more than one split, for example 'p0' in train and test"),
+        ({"patient_id": ""}, "row 1: names no file or no patient"),
+        ({"file": "1.png"}, "1 images stand in the tables more than once: 1.png"),
+    ],
+)
+def test_bad_rows_are_named(cells, message, tmp_path, capsys):
+    assert message in failure(capsys, write_folder(tmp_path / "films", **cells), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "cell", ["[", '{"x": 1}', '[{"label": "a", "x": 0}]', '[{"label":"a","x":"b","y":0,"w":1,"h":1}]']
+)
+def test_boxes_of_another_form_are_named(cell, tmp_path, capsys):
+    root = write_folder(tmp_path / "films", boxes=cell)
+    assert "films.csv, row 1" in failure(capsys, root, tmp_path / "out", "--boxes-column", "boxes")
+
+
+def test_rows_without_labels_can_be_absent_or_dropped(tmp_path, capsys):
+    root = write_folder(tmp_path / "films", labels="")
+    assert run(root, tmp_path / "absent", "--unlabelled", "absent") == 0
+    assert run(root, tmp_path / "drop", "--unlabelled", "drop") == 0
+    assert "left out 1 (without labels): 0.png" in capsys.readouterr().out
+    counts = [
+        json.loads((tmp_path / name / "manifest.json").read_text())["funnel"]["written"] for name in ("absent", "drop")
+    ]
+    assert counts == [12, 11]
+
+
+def test_a_class_absent_from_a_split_is_named(tmp_path, capsys):
+    assert run(write_folder(tmp_path / "films", labels="Hernia"), tmp_path / "out") == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert "no film of the validation split shows Hernia" in manifest["warnings"]
+    assert "warning: no film of the test split shows Hernia" in capsys.readouterr().out
+
+
+def test_films_without_labels_in_the_tables_are_counted(tmp_path, capsys):
+    root = trees.write_rsna(tmp_path / "rsna")
+    (root / "stage_2_train_images" / "unlisted.dcm").write_bytes(trees.dicom_bytes(trees.film()))
+    assert main(["prepare", "rsna", "--root", str(root), "--out", str(tmp_path / "out")]) == 0
+    assert "left out 1 (images without labels): unlisted" in capsys.readouterr().out
+
+
+def test_without_pydicom_the_extra_is_named_before_any_work(tmp_path, capsys, monkeypatch):
+    root = trees.write_rsna(tmp_path / "rsna")
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    assert main(["prepare", "rsna", "--root", str(root), "--out", str(tmp_path / "out")]) == 1
+    assert "hub-medsyn[dicom]" in capsys.readouterr().err
+    assert issubclass(DicomSupportMissing, ImportError)
+
+
+def test_help_names_the_data_sets(capsys):
+    for argv in (["--help"], ["prepare", "--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(argv)
+        told = capsys.readouterr().out
+        assert stopped.value.code == 0
+        assert all(name in told for name in ("chexpert", "rsna", "covidx", "siim", "object-cxr", "nih", "folder-csv"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["prepare", "padchest"])
+    assert stopped.value.code == 2
