@@ -6,8 +6,9 @@ drawn evenly from `--words`; forward and backward, float32, one thread. `cpu_sec
 of `--repeats` in turns; `peak_mib` is what a fresh process holds above inputs, at most, gradients of the inputs
 (`gradient_mib`) included.
 
-The second part takes `--batch-size-small` pairs with all scores kept for the backward pass, then `--batch-size-large`
-pairs whose scores are computed again there.
+The second part takes `--batch-size-small` pairs, by the reference and with all scores kept for the backward pass,
+then `--batch-size-large` pairs whose scores are computed again there. Memory hardly depends on the number of words
+then, and time does: `--words-large` makes it short, with as many places for words as before.
 
     python -m benchmarks.gloria_local_loss
 """
@@ -42,14 +43,16 @@ OUT = Path(__file__).with_suffix(".csv")
 SCORE_DEVIATION = 2.0
 
 
-def features(batch: int, regions: int, words: tuple[int, int], dim: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`(batch, regions, dim)`, `(batch, words, dim)` and the mask of words `(batch, words)`."""
+def features(
+    batch: int, regions: int, words: tuple[int, int], places: int, dim: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`(batch, regions, dim)`, `(batch, places, dim)` and which places hold a word, `(batch, places)`."""
     generator = torch.Generator().manual_seed(seed)
     scale = (SCORE_DEVIATION / dim**0.5) ** 0.5
     region = torch.randn(batch, regions, dim, generator=generator) * scale
-    word = torch.randn(batch, words[1], dim, generator=generator) * scale
+    word = torch.randn(batch, places, dim, generator=generator) * scale
     counts = torch.randint(words[0], words[1] + 1, (batch,), generator=generator)
-    return region, word, torch.arange(words[1]) < counts[:, None]
+    return region, word, torch.arange(places) < counts[:, None]
 
 
 def plain_local_loss(regions: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,10 +116,10 @@ def sizes(inputs: tuple[Tensor, Tensor, Tensor]) -> dict:
     }
 
 
-def one_batch(way: str, inputs: tuple[Tensor, Tensor, Tensor], **settings) -> dict:
+def one_batch(way: str, loss_function, inputs: tuple[Tensor, Tensor, Tensor]) -> dict:
     """One step in a process of its own: peak memory, and seconds as the parent sees them."""
     start = time.perf_counter()
-    peak = peak_mib(partial(step, partial(gloria_local_loss, **settings), inputs))
+    peak = peak_mib(partial(step, loss_function, inputs))
     seconds = time.perf_counter() - start
     return {"part": "batch", "way": way, **sizes(inputs), "peak_mib": round(peak), "wall_seconds": round(seconds, 1)}
 
@@ -179,16 +182,16 @@ def main(argv: list[str] | None = None) -> int:
             rows = [row for row in csv.DictReader(file) if row["part"] not in args.parts]
     # Memory first: see `peak_mib`.
     if "batch" in args.parts:
-        small = features(args.batch_size_small, args.regions, tuple(args.words), args.dim, args.seed)
-        rows.append({**one_batch("kept", small, kept_scores=sys.maxsize), **machine()})
+        sizes_of = args.regions, tuple(args.words), args.words[1], args.dim, args.seed
+        small = features(args.batch_size_small, *sizes_of)
+        kept, again = (partial(gloria_local_loss, kept_scores=scores) for scores in (sys.maxsize, 0))
+        rows.append({**one_batch("reference", plain_local_loss, small), **machine()})
+        rows.append({**one_batch("kept", kept, small), **machine()})
         del small
-        large = features(
-            args.batch_size_large, args.regions, tuple(args.words_large or args.words), args.dim, args.seed
-        )
-        rows.append({**one_batch("computed again", large, kept_scores=0), **machine()})
-        del large
+        sizes_of = args.regions, tuple(args.words_large or args.words), *sizes_of[2:]
+        rows.append({**one_batch("computed again", again, features(args.batch_size_large, *sizes_of)), **machine()})
     if "speed" in args.parts:
-        inputs = features(args.batch_size, args.regions, tuple(args.words), args.dim, args.seed)
+        inputs = features(args.batch_size, args.regions, tuple(args.words), args.words[1], args.dim, args.seed)
         rows += [{**row, **machine()} for row in compare(inputs, args.repeats)]
     rows.sort(key=lambda row: row["part"], reverse=True)
     write_csv(args.out, rows)

@@ -175,7 +175,7 @@ class _LocalSimilarity(torch.autograd.Function):
     def backward(ctx, gradient):
         regions, words, lengths, word_mask = ctx.saved_tensors
         settings, kept = ctx.settings, iter(ctx.kept or ())
-        of_regions, of_words, of_lengths = (torch.zeros_like(values) for values in (regions, words, lengths))
+        of_regions, of_lengths = torch.zeros_like(regions), torch.zeros_like(lengths)
         with torch.autocast(regions.device.type, enabled=False):
             chunks, images_at_once = _chunks(word_mask, regions.shape[1], settings.chunk_scores)
             packs = [words[captions, :longest].flatten(0, 1) for captions, longest in chunks]
@@ -208,6 +208,8 @@ class _LocalSimilarity(torch.autograd.Function):
                     of_block.addmm_(of_scores, pack)
                     of_pack.addmm_(of_scores.T, flat)
                 of_regions[block] = of_block.view_as(regions[block]).baddbmm_(of_gram, regions[block], alpha=2)
+            del packs, pack  # before as much is taken for the words' gradient
+            of_words = torch.zeros_like(words)
             for (captions, longest), of_pack in zip(chunks, of_packs, strict=True):
                 of_words[captions, :longest] = of_pack.view(len(captions), longest, -1)
         return of_regions, of_words, of_lengths, None, None, None

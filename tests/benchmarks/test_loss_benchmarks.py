@@ -55,6 +55,7 @@ def test_gloria_is_compared_and_large_batches_measured(tmp_path):
     assert [(row["part"], row["way"], row["batch_size"]) for row in rows] == [
         ("speed", "reference", "3"),
         ("speed", "medsyn", "3"),
+        ("batch", "reference", "2"),
         ("batch", "kept", "2"),
         ("batch", "computed again", "4"),
     ]
