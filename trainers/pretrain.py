@@ -154,6 +154,8 @@ def make_pairs(rows, processor, data_arguments, seed: int, evaluation: bool = Fa
     """A split as items; evaluation sees whole reports and unchanged films."""
     from .pairs import PairDataset
 
+    # differs from edreisMD/ConVIRT-pytorch: there films are changed at random for validation too
+
     return PairDataset(
         rows,
         processor.image_processor,

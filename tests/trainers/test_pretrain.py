@@ -108,6 +108,7 @@ def test_card_tells_the_run(trained, dataset):
 @pytest.mark.parametrize(("method", "directions"), [("gloria", 2), ("mgca", 2)])
 def test_card_tells_what_guessing_gives_where_losses_are_added_up(method, directions, dataset, tmp_path):
     command = options(dataset, "scratch", tmp_path / "out", "--model", method, "--max_steps", "1")
+    command += ["--sentence_rule", method]
     at = command.index("--projection_dim")
     assert main(command[:at] + command[at + 2 :]) == 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
@@ -119,6 +120,7 @@ def test_card_tells_what_guessing_gives_where_losses_are_added_up(method, direct
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     evaluated = [entry for entry in state["log_history"] if "eval_loss" in entry][-1]
     assert between == pytest.approx(evaluated["eval_loss_global"], abs=1e-3)
+    assert f"cut as the published code of {method} does" in card and "lr_scheduler_kwargs" not in card
     assert "`freeze_batch_norm=False`" in card  # a random start departs from the preset
 
 
