@@ -163,8 +163,8 @@ class MedSynImageProcessor(BaseImageProcessor):
     def preprocess(self, images, return_tensors: str | None = None, **kwargs) -> BatchFeature:
         """
         Args:
-            images: One image or a list of them, each as [`to_grey`] takes it or as a path or the URL of an 8-bit image;
-                a four-dimensional array is a list of its items.
+            images: One image or a list of them, each as [`to_grey`] takes it, as a path, or as the URL of an 8-bit
+                image; a four-dimensional array is a list of its items.
             return_tensors (`str`, *optional*): `pt` or `np`; a list of arrays otherwise.
 
         Returns:
