@@ -14,7 +14,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,8 @@ MAX_SIDE = 10_000  # pixels
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 512 * 2**20
 SPREAD = (0.1, 99.9)  # percentiles that become black and white where the file names no window
-_UNCOMPRESSED = {
-    "1.2.840.10008.1.2": "implicit VR little endian",
-    "1.2.840.10008.1.2.1": "explicit VR little endian",
-    "1.2.840.10008.1.2.2": "explicit VR big endian",
-}
+_BLOCK_ROWS = 256  # rows that are mapped to grey at a time, which bounds the memory
+_UNCOMPRESSED = {f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2")}  # implicit, explicit, big endian
 _JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81)}  # 80 and 81 are JPEG-LS
 _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}  # 201 and up are HTJ2K
 _RLE = "1.2.840.10008.1.2.5"
@@ -68,19 +65,26 @@ def is_dicom(path: str | Path) -> bool:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps the parser from warning and logging: both quote the header."""
+def _reading(name: str) -> Iterator[None]:
+    """
+    Keeps the parser from warning, logging and raising, all of which quote the header, while a file is read.
+
+    Whatever goes wrong becomes a `DicomError` that names the file.
+    """
     logger = logging.getLogger("pydicom")
     before, logger.disabled = logger.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except DicomError as error:
+        raise DicomError(f"{name}: {error}") from None
+    except Exception as error:  # the parser reads elements when they are asked for, and raises errors of a dozen kinds
+        raise DicomError(f"{name}: is malformed ({type(error).__name__}); get the file anew") from None
     finally:
         logger.disabled = before
 
 
-@_silence()
 def read_dicom(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """
     Decodes one radiograph.
@@ -98,28 +102,28 @@ def read_dicom(source: str | Path | bytes, name: str | None = None) -> np.ndarra
         DicomSupportMissing: pydicom is not installed.
         OSError: The file cannot be opened.
     """
+    require_dicom()
     name = name or (str(source) if not isinstance(source, bytes) else "the DICOM file")
-    dataset = _parse(source, name)
-    rows, columns, bits, signed = _check_header(dataset, name)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        _check_pixel_data(dataset, str(syntax), rows, columns)
-    except DicomError as error:
-        raise DicomError(f"{name}: {error}") from None
-    except Exception as error:  # whatever a hostile fragment makes the parser raise
-        raise DicomError(f"{name}: its compressed pixels are malformed ({type(error).__name__})") from None
-    stored = _attempt(lambda: dataset.pixel_array, name, "its pixels cannot be decoded")
-    if stored.shape != (rows, columns) or stored.dtype.kind not in "iu":
-        raise DicomError(f"{name}: its pixels decode to another size than its header says; get the file anew")
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    if stored.size and not low <= stored.min() <= stored.max() <= high:
-        raise DicomError(f"{name}: its pixels do not fit into the {bits} bits that its header names")
-    counts = np.bincount((stored.astype(np.int32) - low).ravel(), minlength=high - low + 1)
-    table = _attempt(lambda: _grey_levels(dataset, low, high, counts), name, "its grey scale is malformed")
-    return table[stored.astype(np.int32) - low]  # (rows, columns)
+    content = source if isinstance(source, bytes) else _content(source)
+    with _reading(name):
+        dataset = _parse(content)
+        rows, columns, bits, signed = _check_header(dataset)
+        _check_pixel_data(dataset, rows, columns)
+        stored = dataset.pixel_array
+        if stored.shape != (rows, columns) or stored.dtype.kind not in "iu":
+            raise DicomError("its pixels decode to another size than its header says; get the file anew")
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        if not low <= stored.min() <= stored.max() <= high:
+            raise DicomError(f"its pixels do not fit into the {bits} bits that its header names")
+        blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, rows, _BLOCK_ROWS)]
+        counts = sum(np.bincount((stored[b].astype(np.int32) - low).ravel(), minlength=high - low + 1) for b in blocks)
+        table = _grey_levels(dataset, low, high, counts)
+        pixels = np.empty((rows, columns), dtype=np.uint8)
+        for block in blocks:
+            pixels[block] = table[stored[block].astype(np.int32) - low]
+        return pixels
 
 
-@_silence()
 def read_dicom_header(path: str | Path) -> DicomHeader:
     """
     The patient's id and the view of a file, without its pixels.
@@ -129,48 +133,36 @@ def read_dicom_header(path: str | Path) -> DicomHeader:
         DicomSupportMissing: pydicom is not installed.
         OSError: The file cannot be opened.
     """
-    dataset = _parse(path, str(path), pixels=False)
-    patient, view = (
-        _attempt(lambda tag=tag: str(dataset.get(tag) or "").strip(), str(path), "its header is malformed")
-        for tag in ("PatientID", "ViewPosition")
-    )
+    require_dicom()
+    content = _content(path)
+    with _reading(str(path)):
+        dataset = _parse(content, pixels=False)
+        patient, view = (str(dataset.get(tag) or "").strip() for tag in ("PatientID", "ViewPosition"))
     return DicomHeader(patient or None, view.upper() if view.upper() in ("PA", "AP") else None)
 
 
-def _attempt(work: Callable, name: str, problem: str):
-    """Does `work`; a failure becomes a `DicomError`, since the parser's own messages quote the header."""
-    try:
-        return work()
-    except Exception as error:  # the parser raises errors of a dozen kinds on broken input
-        raise DicomError(f"{name}: {problem} ({type(error).__name__}); get the file anew") from None
+def _content(path: str | Path) -> bytes:
+    size = Path(path).stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise DicomError(f"{path}: has {size:,} bytes, over the {MAX_FILE_BYTES:,} that a radiograph may have")
+    return Path(path).read_bytes()
 
 
-def _parse(source: str | Path | bytes, name: str, pixels: bool = True):
+def _parse(content: bytes, pixels: bool = True):
     """The data set of a file whose transfer syntax is one of those known."""
-    require_dicom()
     import pydicom
 
-    if isinstance(source, bytes):
-        content = source
-    else:
-        size = Path(source).stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise DicomError(f"{name}: has {size:,} bytes, over the {MAX_FILE_BYTES:,} that a radiograph may have")
-        content = Path(source).read_bytes()
     if content[128:132] != b"DICM":
-        raise DicomError(f"{name}: is not a DICOM file")
-    # A length in the file can claim 4 GB: from memory, no more is read than is there.
-    meta = _attempt(lambda: _file_header(content), name, "its file header is malformed")
-    syntax = str(meta.get("TransferSyntaxUID") or "")
+        raise DicomError("is not a DICOM file")
+    # From memory: a length in the file can claim 4 GB, but no more is read than is there.
+    syntax = str(_file_header(content).get("TransferSyntaxUID") or "")
     if syntax not in (*_UNCOMPRESSED, *_JPEG, *_JPEG_2000, _RLE):  # deflated ones could unfold without bound
         known = syntax if syntax.replace(".", "").isdigit() and len(syntax) <= 64 else "unknown"
         raise DicomError(
-            f"{name}: transfer syntax {known} is not one that radiographs are read in (uncompressed, JPEG, JPEG-LS, "
-            "JPEG 2000, RLE); convert the file, for example with gdcmconv --raw"
+            f"transfer syntax {known} is not one that radiographs are read in (uncompressed, JPEG, JPEG-LS, JPEG 2000 "
+            "or RLE); convert the file, for example with gdcmconv --raw"
         )
-    return _attempt(
-        lambda: pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels), name, "it is malformed"
-    )
+    return pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
 
 
 def _file_header(content: bytes):
@@ -182,42 +174,40 @@ def _file_header(content: bytes):
     return read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
 
 
-def _number(dataset, tag: str, name: str, default: int | None = None) -> int:
-    value = _attempt(lambda: dataset.get(tag), name, f"its {tag} is malformed")
-    if value is None and default is not None:
-        return default
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise DicomError(f"{name}: has no {tag} that is a number; it is no image, or it is malformed") from None
+def _number(dataset, tag: str, default: int | None = None) -> int:
+    value = dataset.get(tag, default)
+    if not isinstance(value, int):
+        raise DicomError(f"has no {tag} that is a number; it is no image, or it is malformed")
+    return int(value)
 
 
-def _check_header(dataset, name: str) -> tuple[int, int, int, bool]:
+def _check_header(dataset) -> tuple[int, int, int, bool]:
     """(rows, columns, bits stored, signed), after the limits that keep a decoder from unfolding without bound."""
     if "PixelData" not in dataset:
-        raise DicomError(f"{name}: holds no pixels (PixelData)")
-    rows, columns = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
+        raise DicomError("holds no pixels (PixelData)")
+    rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE and rows * columns <= MAX_PIXELS):
         raise DicomError(
-            f"{name}: has {rows} x {columns} pixels; a radiograph has at least 1 and at most {MAX_SIDE:,} a side and "
+            f"has {rows} x {columns} pixels; a radiograph has at least 1 and at most {MAX_SIDE:,} a side and "
             f"{MAX_PIXELS:,} in all"
         )
-    frames = _number(dataset, "NumberOfFrames", name, default=1)
+    frames = _number(dataset, "NumberOfFrames", default=1)
     if frames != 1:
-        raise DicomError(f"{name}: has {frames} frames; a radiograph has one, so split the file or leave it out")
-    photometric = _attempt(lambda: str(dataset.get("PhotometricInterpretation")), name, "it is malformed").strip()
-    if photometric not in ("MONOCHROME1", "MONOCHROME2") or _number(dataset, "SamplesPerPixel", name, default=1) != 1:
-        raise DicomError(f"{name}: is in colour or of unknown kind, not MONOCHROME1 or MONOCHROME2; leave it out")
-    allocated, bits = _number(dataset, "BitsAllocated", name), _number(dataset, "BitsStored", name)
+        raise DicomError(f"has {frames} frames; a radiograph has one, so split the file or leave it out")
+    photometric = str(dataset.get("PhotometricInterpretation")).strip()
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or _number(dataset, "SamplesPerPixel", default=1) != 1:
+        raise DicomError("is in colour or of unknown kind, not MONOCHROME1 or MONOCHROME2; leave it out")
+    allocated, bits = _number(dataset, "BitsAllocated"), _number(dataset, "BitsStored")
     if allocated not in (8, 16) or not 2 <= bits <= allocated:
-        raise DicomError(f"{name}: has {bits} of {allocated} bits a pixel; 2 to 16 of 8 or 16 can be read")
-    return rows, columns, bits, _number(dataset, "PixelRepresentation", name, default=0) == 1
+        raise DicomError(f"has {bits} of {allocated} bits a pixel; 2 to 16 of 8 or 16 can be read")
+    return rows, columns, bits, _number(dataset, "PixelRepresentation", default=0) == 1
 
 
-def _check_pixel_data(dataset, syntax: str, rows: int, columns: int) -> None:
+def _check_pixel_data(dataset, rows: int, columns: int) -> None:
     """Checks that the pixels are all there, and that a compressed frame unfolds to the size that the header says."""
     from pydicom.encaps import generate_frames
 
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
     pixel_bytes = dataset.BitsAllocated // 8
     if syntax in _UNCOMPRESSED:
         there, needed = len(dataset.PixelData), rows * columns * pixel_bytes
