@@ -6,6 +6,7 @@ Processor seconds of one thread stay nearly what they are when others use the ma
 from __future__ import annotations
 
 import csv
+import math
 import multiprocessing
 import os
 import platform
@@ -20,15 +21,24 @@ import torch
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
-def processor_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Processor seconds of each function, `repeats` times in turns, after one round that does not count."""
-    seconds = {name: [] for name in functions}
-    for turn in range(repeats + 1):
+def processor_seconds(
+    functions: dict[str, Callable[[], object]], repeats: int, least: float = 0.2
+) -> dict[str, list[float]]:
+    """Processor seconds of a call of each function, `repeats` times in turns, after one round that does not count.
+
+    What takes less than `least` seconds is called so often a turn that the turn takes as long.
+    """
+    calls, seconds = {}, {name: [] for name in functions}
+    for name, function in functions.items():
+        start = time.process_time()
+        function()
+        calls[name] = math.ceil(least / max(time.process_time() - start, 1e-4))
+    for _ in range(repeats):
         for name, function in functions.items():
             start = time.process_time()
-            function()
-            if turn:
-                seconds[name].append(time.process_time() - start)
+            for _ in range(calls[name]):
+                function()
+            seconds[name].append((time.process_time() - start) / calls[name])
     return seconds
 
 
@@ -70,9 +80,9 @@ def _status(name: str) -> int:
 
 def median_and_range(seconds: list[float]) -> dict[str, float]:
     return {
-        "cpu_seconds": round(statistics.median(seconds), 4),
-        "cpu_seconds_min": round(min(seconds), 4),
-        "cpu_seconds_max": round(max(seconds), 4),
+        "cpu_seconds": float(f"{statistics.median(seconds):.4g}"),
+        "cpu_seconds_min": float(f"{min(seconds):.4g}"),
+        "cpu_seconds_max": float(f"{max(seconds):.4g}"),
     }
 
 
