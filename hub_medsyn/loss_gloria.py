@@ -81,7 +81,7 @@ def local_similarity(
     if not word_mask.any(1).all():
         raise ValueError(f"{int((~word_mask.any(1)).sum())} of {len(words)} captions have no word to align")
     settings = _Settings(attention_temperature, word_temperature, aggregate, chunk_scores, kept_scores)
-    return _LocalSimilarity.apply(regions, words, words.norm(dim=-1), word_mask, settings, torch.is_grad_enabled())
+    return _LocalSimilarity.apply(regions, words, word_mask, settings, torch.is_grad_enabled())
 
 
 def gloria_local_loss(
@@ -144,13 +144,13 @@ class _Attended(NamedTuple):
 
 
 class _LocalSimilarity(torch.autograd.Function):
-    """Similarities `(images, captions)` of regions, words, the words' lengths and the mask."""
+    """Similarities `(images, captions)` of regions, words and their mask."""
 
     @staticmethod
-    def forward(ctx, regions, words, lengths, word_mask, settings, with_gradient):
+    def forward(ctx, regions, words, word_mask, settings, with_gradient):
         similarity = regions.new_empty(len(regions), len(words))
         ctx.kept, ctx.settings = None, settings
-        ctx.save_for_backward(regions, words, lengths, word_mask)
+        ctx.save_for_backward(regions, words, word_mask)
         with torch.autocast(regions.device.type, enabled=False):
             chunks, images_at_once = _chunks(word_mask, regions.shape[1], settings.chunk_scores)
             padded = sum(len(captions) * longest for captions, longest in chunks)
@@ -166,53 +166,57 @@ class _LocalSimilarity(torch.autograd.Function):
                     if ctx.kept is not None:
                         ctx.kept.append(attended)
                     similarity[block, captions] = _aggregate(
-                        attended.product, attended.squared, lengths[captions, :longest], mask, settings
+                        attended.product, attended.squared, pack.norm(dim=-1), mask, settings
                     )
         return similarity
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        regions, words, lengths, word_mask = ctx.saved_tensors
+        regions, words, word_mask = ctx.saved_tensors
         settings, kept = ctx.settings, iter(ctx.kept or ())
-        of_regions, of_lengths = torch.zeros_like(regions), torch.zeros_like(lengths)
+        of_regions = torch.zeros_like(regions)
         with torch.autocast(regions.device.type, enabled=False):
             chunks, images_at_once = _chunks(word_mask, regions.shape[1], settings.chunk_scores)
             packs = [words[captions, :longest].flatten(0, 1) for captions, longest in chunks]
             of_packs = [torch.zeros_like(pack) for pack in packs]
+            lengths = [pack.norm(dim=-1) for pack in packs]  # (captions * words,) each
+            of_lengths = [torch.zeros_like(length) for length in lengths]
             for block in _blocks(len(regions), images_at_once):
                 flat = regions[block].flatten(0, 1)  # (images * regions, dim)
                 of_gram = regions.new_zeros(len(regions[block]), regions.shape[1], regions.shape[1])
                 gram = None if ctx.kept else regions[block] @ regions[block].mT
                 of_block = torch.zeros_like(flat)
-                for (captions, longest), pack, of_pack in zip(chunks, packs, of_packs, strict=True):
+                for index, ((captions, longest), pack) in enumerate(zip(chunks, packs, strict=True)):
                     mask = word_mask[captions, :longest]
                     attended = (
                         next(kept)
                         if ctx.kept
                         else _attend(regions[block], gram, pack, mask, settings.attention_temperature)
                     )
-                    inputs = attended.product, attended.squared, lengths[captions, :longest]
+                    inputs = attended.product, attended.squared, lengths[index]
                     inputs = [values.detach().requires_grad_() for values in inputs]
                     with torch.enable_grad():
                         similarity = _aggregate(*inputs, mask, settings)
                     of_product, of_squared, of_length = torch.autograd.grad(
                         similarity, inputs, gradient[block, captions]
                     )
-                    of_lengths[captions, :longest] += of_length
+                    of_lengths[index] += of_length
                     attention, of_scores = _score_gradient(
                         attended, of_product, of_squared, mask.shape, settings.attention_temperature
                     )
                     of_gram.baddbmm_(attention * of_squared[:, None], attention.mT)
                     of_scores = of_scores.flatten(0, 1)  # (images * regions, captions * words)
                     of_block.addmm_(of_scores, pack)
-                    of_pack.addmm_(of_scores.T, flat)
+                    of_packs[index].addmm_(of_scores.T, flat)
                 of_regions[block] = of_block.view_as(regions[block]).baddbmm_(of_gram, regions[block], alpha=2)
+            for pack, of_pack, length, of_length in zip(packs, of_packs, lengths, of_lengths, strict=True):
+                of_pack.addcmul_(pack, (of_length / length.clamp(min=1e-16))[:, None])
             del packs, pack  # before as much is taken for the words' gradient
             of_words = torch.zeros_like(words)
             for (captions, longest), of_pack in zip(chunks, of_packs, strict=True):
                 of_words[captions, :longest] = of_pack.view(len(captions), longest, -1)
-        return of_regions, of_words, of_lengths, None, None, None
+        return of_regions, of_words, None, None, None
 
 
 def _chunks(word_mask: Tensor, regions: int, scores_at_once: int) -> tuple[list[tuple[Tensor, int]], int]:
@@ -275,8 +279,8 @@ def _score_gradient(
 
 
 def _aggregate(product: Tensor, squared: Tensor, lengths: Tensor, word_mask: Tensor, settings: _Settings) -> Tensor:
-    """Similarities `(images, captions)` of `(images, captions * words)`, twice, and `(captions, words)`, twice."""
-    both = squared.clamp(min=1e-16).sqrt() * lengths.flatten()  # (images, captions * words)
+    """Similarities `(images, captions)`; `(images, captions * words)` twice, `(captions * words,)`, and the mask."""
+    both = squared.clamp(min=1e-16).sqrt() * lengths  # (images, captions * words)
     cosines = (product / both.clamp(min=1e-8)).unflatten(-1, word_mask.shape)  # (images, captions, words)
     logits = (settings.word_temperature * cosines).masked_fill(~word_mask, -torch.inf)
     if settings.aggregate == "max":
