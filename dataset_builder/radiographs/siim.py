@@ -5,6 +5,7 @@ Several rows of a film are one mask. The patient stands in the DICOM header alon
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,13 +86,18 @@ def _masks(texts: list[str]) -> tuple[RunLengths, ...]:
 
 
 def _patient(path: Path | None) -> str | None:
-    """The patient of a DICOM file that is there and sound; others are told of when their pixels are read."""
+    """
+    A name for the patient of a DICOM file that is there and sound; others are told of when their pixels are read.
+
+    It is a hash of the header's id, which itself is not stored.
+    """
     if path is None or not is_dicom(path):
         return None
     try:
-        return read_dicom_header(path).patient_id
+        patient = read_dicom_header(path).patient_id
     except (DicomError, OSError):
         return None
+    return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else None
 
 
 def official_siim(rows: list[tuple[str, str]], films: list[Film]) -> OfficialSplit:

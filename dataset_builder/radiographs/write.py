@@ -92,7 +92,7 @@ def film_row(film: Film, labels: Sequence[str], extra: Sequence[str], settings: 
             return Outcome(None, (BAD_MASK, f"{film.image_id} ({error})"))
         masks[region.finding] = masks.get(region.finding, False) | pixels
     row = {
-        "image": {"bytes": image.encoded, "path": f"{film.image_id.rsplit('/', 1)[-1]}.{image.suffix}"},
+        "image": {"bytes": image.encoded, "path": f"{film.path.stem}.{image.suffix}"},
         "image_id": film.image_id,
         "subject_id": film.subject_id,
         "labels": dict(zip(labels, film.labels, strict=True)),

@@ -114,7 +114,9 @@ def test_siim(marker, image_format, tmp_path):
     assert abs(mask.mean() - (expected[0] | expected[1]).mean()) < 0.005
     assert mask[int(160 / 1024 * 40), int(650 / 1024 * 48)] and mask[int(460 / 1024 * 40), int(650 / 1024 * 48)]
     assert found["1.2.276.0.1"]["labels"] == {"Pneumothorax": 0} and found["1.2.276.0.1"]["finding_masks"] == []
-    assert row["subject_id"] == ("p0" if image_format == "dcm" else "1.2.276.0.0")
+    patients = {row["subject_id"] for row in found.values()}
+    assert len(patients) == (12 if image_format == "dcm" else 24) and not patients & {"p0", "p1"}
+    assert (row["subject_id"] == found["1.2.276.0.1"]["subject_id"]) == (image_format == "dcm")
 
 
 def test_object_cxr(tmp_path):
