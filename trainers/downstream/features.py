@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,15 @@ class FrozenEncoder:
         model (`nn.Module`): A timm model without its classifier: `(batch, 3, height, width)` to pooled
             `(batch, features)`, before any projection head.
         processor (`Callable`): The image processor that makes its `pixel_values` of a list of PIL images.
+        architecture (`str`, *optional*): What `timm.create_model` calls it, so that others can build it anew.
+        arguments (`dict`, *optional*): What `timm.create_model` takes beside that name and `num_classes`.
     """
 
     name: str
     model: nn.Module
     processor: Callable
+    architecture: str | None = None
+    arguments: dict = field(default_factory=dict)
 
     def weights_hash(self) -> str:
         """SHA-256 over the names, shapes and values of weights and buffers."""
@@ -86,6 +90,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
         )
         arguments = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
         statistics = getattr(config, "pretrained_cfg", None)
+        architecture = config.architecture
         if ours:
             processor = AutoImageProcessor.from_pretrained(source)
         elif (Path(source) / PROCESSOR_NAME).is_file():
@@ -98,8 +103,10 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
             config.model_args = arguments or None  # timm exports num_classes, and the wrapper sets it to 0 itself
             model = TimmWrapperModel.from_pretrained(source, config=config).timm_model
     elif timm.is_model(source.split(".")[0]):
+        architecture, arguments = source.split(".")[0], {}
         if random or weights:
-            model = _seeded(seed, load_image_encoder, source, image_size, image_weights=weights or None)[0]
+            model, config = _seeded(seed, load_image_encoder, source, image_size, image_weights=weights or None)
+            arguments = config.model_args or {}
         else:
             model = timm.create_model(source, pretrained=True, num_classes=0)
     else:
@@ -112,7 +119,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
         processor = MedSynImageProcessor(
             size=image_size, image_mean=list(normal["mean"]), image_std=list(normal["std"])
         )
-    return FrozenEncoder(name or spec, model.eval().requires_grad_(False), processor)
+    return FrozenEncoder(name or spec, model.eval().requires_grad_(False), processor, architecture, dict(arguments))
 
 
 def _seeded(seed: int, make: Callable, *args, **kwargs):
