@@ -56,7 +56,8 @@ class GLoRIATrainer(VLPTrainer):
 
     `official` has the numbers of marshuang80/gloria, with these differences: half precision is left to `--fp16`, since
     a CPU has none; Adam's L2 penalty of 1e-6 is AdamW's decay; and the crop varies in size. Its learning rate falls
-    when `eval_loss` does not. One random sentence of a report is drawn each time in every preset, as published.
+    when `eval_loss` does not. `official` and `paper` draw one random sentence of a report each time, as published;
+    `fixed` takes whole reports.
     """
 
     model_class = GLoRIAModel
@@ -73,7 +74,8 @@ class GLoRIATrainer(VLPTrainer):
         "per_device_eval_batch_size": 48,
         "num_train_epochs": 50,
         "max_text_tokens": 97,
-        "text_sampling": "sentence",
+        # differs from marshuang80/gloria: there a random sentence is drawn, and sentences repeat across reports
+        "text_sampling": "full",
         "augmentation": "film",
     }
     presets = {
@@ -82,10 +84,11 @@ class GLoRIATrainer(VLPTrainer):
             "lr_scheduler_type": "reduce_lr_on_plateau",
             "lr_scheduler_kwargs": {"factor": 0.5, "patience": 5},
             "warmup_steps": 0,
+            "text_sampling": "sentence",
             "sentence_rule": "gloria",
             "augmentation": "crop",
         },
-        "paper": fixed,
+        "paper": {**fixed, "text_sampling": "sentence"},
         "fixed": fixed,
     }
 

@@ -203,13 +203,22 @@ def test_presets_set_defaults_and_options_win():
     assert training.learning_rate == 3e-5 and training.num_train_epochs == 1000
     assert training.lr_scheduler_type == "constant" and training.warmup_steps == 0
     paper, fixed = (parse(["--output_dir", "out", "--preset", name])[1:] for name in ("paper", "fixed"))
-    assert (data.text_sampling, paper[0].text_sampling, fixed[0].text_sampling) == ("sentence", "sentence", "full")
     paper[0].text_sampling = "full"
     assert paper[0] == fixed[0] and paper[1].num_train_epochs == fixed[1].num_train_epochs == 50
     model, data, training = parse(["--output_dir", "out", "--text_columns", "findings", "impression"])
     assert model.preset == "fixed" and not data.horizontal_flip and data.text_columns == ["findings", "impression"]
     assert training.lr_scheduler_type == "cosine" and training.weight_decay == 1e-6
     assert not training.remove_unused_columns and training.accelerator_config.split_batches
+
+
+@pytest.mark.parametrize("method", ["convirt", "gloria"])
+def test_sentences_are_drawn_as_published_and_whole_reports_learnt_by_default(method):
+    drawn = {
+        preset: parse(["--output_dir", "out", "--model", method, "--preset", preset])[1].text_sampling
+        for preset in ("official", "paper", "fixed")
+    }
+    assert drawn == {"official": "sentence", "paper": "sentence", "fixed": "full"}
+    assert parse(["--output_dir", "out", "--model", method])[1].text_sampling == "full"
 
 
 def test_scratch_text_encoder_learns_its_own_words(dataset, tmp_path, capsys):
