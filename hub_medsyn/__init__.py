@@ -4,14 +4,18 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForObjectDetection,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
     VisionTextDualEncoderProcessor,
 )
 
+from .configuration_detection import MedSynDetectionConfig
 from .configuration_medsyn import ConVIRTConfig, GLoRIAConfig, MedSynConfig, MGCAConfig
+from .image_processing_detection import MedSynDetectionImageProcessor
 from .image_processing_medsyn import MedSynImageProcessor
 from .modeling_convirt import ConVIRTModel
+from .modeling_detection import DetectionOutput, MedSynForObjectDetection
 from .modeling_gloria import GLoRIAModel
 from .modeling_mgca import MGCAModel
 from .modeling_outputs import ContrastiveOutput
@@ -20,11 +24,15 @@ __all__ = [
     "ContrastiveOutput",
     "ConVIRTConfig",
     "ConVIRTModel",
+    "DetectionOutput",
     "GLoRIAConfig",
     "GLoRIAModel",
     "MGCAConfig",
     "MGCAModel",
     "MedSynConfig",
+    "MedSynDetectionConfig",
+    "MedSynDetectionImageProcessor",
+    "MedSynForObjectDetection",
     "MedSynImageProcessor",
 ]
 
@@ -36,3 +44,11 @@ for config, model in ((ConVIRTConfig, ConVIRTModel), (GLoRIAConfig, GLoRIAModel)
         config, slow_image_processor_class=MedSynImageProcessor, fast_image_processor_class=MedSynImageProcessor
     )
     AutoProcessor.register(config, VisionTextDualEncoderProcessor)
+
+AutoConfig.register(MedSynDetectionConfig.model_type, MedSynDetectionConfig)
+AutoModelForObjectDetection.register(MedSynDetectionConfig, MedSynForObjectDetection)
+AutoImageProcessor.register(
+    MedSynDetectionConfig,
+    slow_image_processor_class=MedSynDetectionImageProcessor,
+    fast_image_processor_class=MedSynDetectionImageProcessor,
+)
