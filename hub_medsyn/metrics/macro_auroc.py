@@ -1,11 +1,42 @@
-"""Macro AUROC over the labels of a radiograph, with a bootstrap by patient, vectorised over the resamples."""
+"""Macro AUROC over the labels of a radiograph, with a bootstrap by patient, vectorised over the resamples.
+
+`evaluate.load("path/to/macro_auroc.py")` loads it as an `evaluate` module, and so does
+`from hub_medsyn.metrics.macro_auroc import MacroAUROCMetric`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import datasets
+import evaluate
 import numpy as np
+
+_DESCRIPTION = """
+The area under the ROC curve of each label, ties counting half, and its plain mean over the labels that have positives
+and negatives; the others are named.
+"""
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: scores `(n, labels)`; larger means more likely present.
+    references: `(n, labels)`; 1 present, 0 absent, NaN where the label takes no part.
+    names: the labels' names, by default their column numbers.
+    patients: whose film each row is; given, a 95 % bootstrap interval over patients is computed.
+    resamples: of that bootstrap, by default 1000.
+    seed: of that bootstrap, by default 0.
+
+Returns:
+    `macro_auroc`; `auroc`, the area of each label; `left_out`, why each other label has none; with `patients`,
+    `ci_low` and `ci_high`.
+"""
+_CITATION = """
+@article{hanley1982meaning,
+  title={The meaning and use of the area under a receiver operating characteristic (ROC) curve},
+  author={Hanley, James A. and McNeil, Barbara J.},
+  journal={Radiology}, volume={143}, number={1}, pages={29--36}, year={1982}
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -77,12 +108,9 @@ def bootstrap_macro_auroc(
         patients can bring about.
     """
     several = [scores] if isinstance(scores, np.ndarray) else list(scores)
-    index = np.unique(np.asarray(patients), return_inverse=True)[1].reshape(-1)  # (n,)
-    if len(index) != len(targets):
-        raise ValueError(f"{len(index)} patients for {len(targets)} rows of targets: one a row is needed")
-    drawn = int(index.max()) + 1
-    draws = np.random.default_rng(seed).multinomial(drawn, np.full(drawn, 1 / drawn), size=resamples)
-    weights = draws[:, index].astype(np.float64)  # (resamples, n): how often each row stands in a resample
+    if len(patients) != len(targets):
+        raise ValueError(f"{len(patients)} patients for {len(targets)} rows of targets: one a row is needed")
+    weights = patient_draws(patients, resamples, seed)
     total = np.zeros(resamples)
     for one in several:
         checked_targets, checked_scores, _ = _checked(targets, one, None)
@@ -91,6 +119,23 @@ def bootstrap_macro_auroc(
         number = defined.sum(axis=1)  # (resamples,)
         total += np.where(defined, areas, 0).sum(axis=1) / np.where(number > 0, number, np.nan)
     return total / len(several)
+
+
+def patient_draws(patients: Sequence, resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap resamples of whole patients.
+
+    Args:
+        patients (`Sequence` of length `n`): Whose film each row is.
+        resamples (`int`): How many.
+        seed (`int`): Equal seeds draw equal resamples of equal patients.
+
+    Returns:
+        `np.ndarray` of shape `(resamples, n)`, float: How often each row stands in each resample.
+    """
+    index = np.unique(np.asarray(patients), return_inverse=True)[1].reshape(-1)  # (n,)
+    drawn = int(index.max()) + 1
+    draws = np.random.default_rng(seed).multinomial(drawn, np.full(drawn, 1 / drawn), size=resamples)
+    return draws[:, index].astype(np.float64)
 
 
 def confidence_interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -136,3 +181,26 @@ def _checked(targets, scores, names) -> tuple[np.ndarray, np.ndarray, list[str]]
             f"{int((~np.isfinite(scores)).sum())} scores are not finite: the head that made them diverged"
         )
     return targets, scores, names
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class MacroAUROCMetric(evaluate.Metric):
+    """[`macro_auroc`] as an `evaluate` module."""
+
+    def _info(self):
+        numbers = datasets.Sequence(datasets.Value("float64"))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features({"predictions": numbers, "references": numbers}),
+        )
+
+    def _compute(self, predictions, references, names=None, patients=None, resamples: int = 1000, seed: int = 0):
+        targets, scores = np.asarray(references, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+        result = macro_auroc(targets, scores, names)
+        found = {"macro_auroc": result.value, "auroc": result.per_label, "left_out": result.left_out}
+        if patients is not None:
+            samples = bootstrap_macro_auroc(targets, scores, patients, resamples, seed)
+            found["ci_low"], found["ci_high"] = confidence_interval(samples)
+        return found
