@@ -15,6 +15,7 @@ from transformers import ProcessorMixin
 from ..image_processing_medsyn import MedSynImageProcessor, to_grey
 from ..modeling_local import LocalFeaturesModel, word_numbers
 from .embedding import evaluating, image_inputs, text_inputs
+from .region_centres import centres_in_square, traced_centres
 
 # How many of the features in `words` come before the first word, by `config.model_type`: GLoRIA's opening token.
 OPENING = {"medsyn-gloria": 1, "medsyn-mgca": 0}
@@ -44,8 +45,9 @@ def ground(
     """Where in a film a word or phrase is.
 
     A region's value is its cosine with a word in the space that the model's local loss aligns, the mean over the
-    words. Tokens that open and close the text and punctuation are no words. Between the centres of regions values are
-    bilinear; pixels that a centre crop hid from the model have the value of the nearest region.
+    words. Tokens that open and close the text and punctuation are no words. A region lies where its encoder's
+    convolutions are centred ([`~hub_medsyn.inference.region_centres.traced_centres`]) and values are bilinear between
+    such centres; pixels beyond, and those that a centre crop hid from the model, have the value of the nearest region.
 
     Args:
         model ([`GLoRIAModel`] or [`MGCAModel`]): On any device.
@@ -111,7 +113,9 @@ def _word_cosines(
         raise ValueError("the text to ground is empty; pass a word or a phrase")
     grey = to_grey(image)  # (height, width)
     with evaluating(model):
-        films = model.encode_images(image_inputs(model, processor, [grey]))
+        pixels = image_inputs(model, processor, [grey])
+        with traced_centres(model.vision_model) as traced:
+            films = model.encode_images(pixels)
         inputs = text_inputs(model, processor, [text])
         texts = model.encode_texts(**inputs)
         numbers, counts, closed = word_numbers(
@@ -132,17 +136,22 @@ def _word_cosines(
         raise ValueError("the model's local features are not finite: it has diverged, or the film is not usable")
     side = round(cosines.shape[1] ** 0.5)
     box = shown_box(processor.image_processor, *grey.shape)
-    return [spelt[place] for place in kept], cosines.view(-1, side, side), (box, processor.image_processor, grey.shape)
+    centres = centres_in_square(traced, side, pixels.shape[-1])
+    return [spelt[place] for place in kept], cosines.view(-1, side, side), (box, centres, grey.shape)
 
 
 def _at_image_size(
-    maps: Tensor, box: tuple[float, float, float, float], processor: MedSynImageProcessor, shape: tuple[int, int]
+    maps: Tensor, box: tuple[float, float, float, float], centres: tuple[float, float], shape: tuple[int, int]
 ) -> np.ndarray:
-    """`(maps, rows, columns)` of the square that the model saw to `(maps, height, width)` of the film in its `box`."""
+    """`(maps, rows, columns)` of the square that the model saw to `(maps, height, width)` of the film in its `box`;
+    `centres` are the pixel of the square that the first region is on, and the pixels from one to the next."""
     left, top, right, bottom = box
-    # The centre of each pixel of the film, as a share of the square, from -1 at its first edge to 1 at its last.
-    across = torch.arange(shape[1]).add(0.5).div(shape[1]).mul(right - left).add(left) / processor.output_size * 2 - 1
-    down = torch.arange(shape[0]).add(0.5).div(shape[0]).mul(bottom - top).add(top) / processor.output_size * 2 - 1
+    first, step = centres
+    side = maps.shape[-1]
+    # Pixels of the film as pixels of the square, then as numbers of regions, then as grid_sample counts.
+    across = torch.arange(shape[1]).add(0.5).div(shape[1]).mul(right - left).add(left - 0.5)
+    down = torch.arange(shape[0]).add(0.5).div(shape[0]).mul(bottom - top).add(top - 0.5)
+    across, down = (((places - first) / step * 2 + 1) / side - 1 for places in (across, down))
     grid = torch.stack([across.expand(shape), down[:, None].expand(shape)], dim=-1)  # (height, width, 2)
     sampled = F.grid_sample(maps[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)
     return sampled[0].numpy()
