@@ -138,7 +138,8 @@ class MGCAModel(LocalFeaturesModel):
         return self.config.weight_global * 2 * math.log(pairs)  # both directions, added
 
     def similarity(self, features: Mapping[str, Tensor]) -> Tensor:
-        return cross_modal_logits(features["image_embeds"], features["text_embeds"], self.config.temperature_global)
+        image, text = features["image_embeds"].float(), features["text_embeds"].float()
+        return cross_modal_logits(image, text, self.config.temperature_global)
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Projected features of unit length, `(images, projection_dim)`."""

@@ -38,10 +38,14 @@ def image_inputs(model: MedSynPreTrainedModel, processor: ProcessorMixin, images
 
 def text_inputs(model: MedSynPreTrainedModel, processor: ProcessorMixin, texts: list[str]) -> dict[str, Tensor]:
     """What the model's text encoder takes, `(texts, tokens)` each, on its device; cut at the encoder's limit."""
-    limit = min(processor.tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
-    return processor.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(
-        model.device
-    )
+    limit = text_limit(model, processor)
+    inputs = processor.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+    return inputs.to(model.device)
+
+
+def text_limit(model: MedSynPreTrainedModel, processor: ProcessorMixin) -> int:
+    """How many tokens a text may have."""
+    return min(processor.tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
 
 
 def embed_images(

@@ -16,7 +16,7 @@ from transformers import ProcessorMixin
 
 from ..image_processing_medsyn import MedSynImageProcessor
 from ..modeling_medsyn import MedSynPreTrainedModel, continues_word
-from .embedding import evaluating
+from .embedding import evaluating, text_limit
 from .prompts import DESCRIPTORS, FINDING_PROMPTS, PromptPair, class_prompts, known
 
 
@@ -209,7 +209,7 @@ class ZeroShotClassifier:
             encoded = {name: value.to(self.model.device) for name, value in encoded.items()}
             for start in tqdm(starts, desc="films", delay=2, leave=False):
                 pixels = self._pixels(images[start : start + self.batch_size], start)
-                features = single_precision(self.model.encode_images(pixels))
+                features = self.model.encode_images(pixels)
                 rows.append(self.model.similarity({**features, **encoded}).cpu())  # (batch, texts)
         return torch.cat(rows)
 
@@ -242,7 +242,7 @@ class ZeroShotClassifier:
         if not texts:
             raise ValueError("there are no texts to compare films with")
         tokenizer = self.processor.tokenizer
-        limit = min(tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        limit = text_limit(self.model, self.processor)
         for position, ids in enumerate(tokenizer(list(texts), verbose=False)["input_ids"]):
             if len(ids) > limit:
                 raise ValueError(
@@ -254,8 +254,7 @@ class ZeroShotClassifier:
             batch = list(texts[start : start + self.batch_size])
             tokens = tokenizer(batch, padding=True, return_tensors="pt").to(self.model.device)
             names = ("input_ids", "attention_mask", "token_type_ids")
-            features = self.model.encode_texts(**{name: tokens[name] for name in names if name in tokens})
-            parts.append(single_precision(features))
+            parts.append(self.model.encode_texts(**{name: tokens[name] for name in names if name in tokens}))
         return {name: join_padded([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -278,10 +277,6 @@ def check_belong_together(model: MedSynPreTrainedModel, processor: ProcessorMixi
             f"the processor makes images of {images.output_size} pixels and the model was made for "
             f"{model.config.image_size}; load both from one folder"
         )
-
-
-def single_precision(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.float() if value.is_floating_point() else value for name, value in features.items()}
 
 
 def join_padded(parts: Sequence[Tensor]) -> Tensor:

@@ -78,6 +78,14 @@ def test_embeddings_equal_the_models_own_in_the_order_given_whatever_the_batch(m
         torch.testing.assert_close(similarity, expected.logits_per_image, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", [tiny_convirt, tiny_gloria, tiny_mgca])
+def test_similarities_of_a_model_in_half_precision_are_not_rounded_to_it(make):
+    model = make("vit").to(torch.bfloat16)
+    scores = model_similarity(model, processor(), films(), TEXTS)
+    assert not torch.equal(scores, scores.bfloat16().float())
+    assert torch.equal(scores[:, 1], scores[:, 4]) and scores[0].unique().numel() == 4  # four different texts
+
+
 def test_texts_beyond_the_encoders_limit_are_cut():
     model, long = tiny_gloria(), "normal heart size " * 60
     cut = embed_texts(model, processor(), [long, long + "pleural effusion"])
