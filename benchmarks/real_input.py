@@ -212,7 +212,7 @@ def learnt_from(name: str, args: argparse.Namespace) -> str:
     """How many pairs an encoder learnt from, for how many steps, and which it kept, as its checkpoint tells."""
     checkpoint = args.out / name / "checkpoint"
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    batches = checkpoint / f"checkpoint-{state['global_step']}" / "batches.json"
+    batches = next(checkpoint.glob("checkpoint-*/batches.json"))  # that of the best epoch at least is there
     pairs = json.loads(batches.read_text(encoding="utf-8"))["rows"]
     losses = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
     best = min(losses, key=losses.get)
