@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 import sys
 from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
@@ -24,6 +22,7 @@ from transformers import (
 
 from .convert_keys import LAYOUTS, SEGMENTS, image_architecture, place, recognise, switches_from, unwrap
 from .convert_report import REPORT_NAME, ConversionReport, write_card
+from .encoder_weights import read_checkpoint
 from .image_processing_medsyn import MedSynImageProcessor
 from .modeling_convirt import ConVIRTModel
 from .modeling_gloria import GLoRIAModel
@@ -43,51 +42,6 @@ LOWER_CASE = (
     "the tokenizer lower-cases texts; the published code also drops punctuation, which is left to whoever writes them"
 )
 PADDED = "films are padded to a square; the published code stretches them to one"
-SAVE_AGAIN = (
-    "python -c \"import torch; s = torch.load('{file}', map_location='cpu', weights_only=False); "
-    "torch.save(s.get('state_dict', s), '{stem}-tensors.pt')\""
-)
-
-
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads the tensors of a Lightning checkpoint, of a plain state dict or of a `.safetensors` file.
-
-    Nothing of a torch file is run: it is read with `weights_only=True`, and no class beyond torch's own short list is
-    allowed, however harmless.
-
-    Returns:
-        `tuple[dict[str, torch.Tensor], list[str]]`: The state dict, and the names of what else the file holds.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file asks for a class or function, is damaged, or holds no tensors by name.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path), []
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no common class: pickle, zip, key and runtime errors all come from it
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted is None:
-            reason = (str(error).splitlines() or ["it is empty"])[0]
-            raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
-        command = SAVE_AGAIN.format(file=path.name, stem=path.stem)
-        raise ValueError(
-            f"{path} is refused: it does not hold tensors alone but asks for {wanted[1]}, and loading such a file can "
-            "run any code. Nothing of it was loaded. If you trust who made it, save its tensors alone, in an "
-            f"environment that you can throw away and that has the package of {wanted[1]}, and convert that file:\n"
-            f"  {command}"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        holds = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} holds no tensors by name, alone or under 'state_dict', only: {holds or 'nothing'}")
-    others = [name for name in content if name != "state_dict"] if state is not content else []
-    others += [name for name, value in state.items() if not isinstance(value, Tensor)]
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}, others
 
 
 def sha256_of(path: Path) -> str:
@@ -159,8 +113,9 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If the text encoder's configuration or tokenizer cannot be read.
-        ValueError: If the file is refused (see [`read_checkpoint`]), is of no or of another method, or its tensors do
-            not fit: the first ten that have another shape, have no place or are missing are named.
+        ValueError: If the file is refused (see [`~hub_medsyn.encoder_weights.read_checkpoint`]), is of no method or of
+            another one, or its tensors do not fit: the first ten that have another shape, have no place or are missing
+            are named.
     """
     path = Path(path)
     state, others = read_checkpoint(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import timm
@@ -12,26 +13,52 @@ from transformers import TimmWrapperConfig
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 
 PREFIXES = ("module.", "timm_model.", "vision_model.timm_model.")
+SAVE_AGAIN = (
+    "python -c \"import torch; s = torch.load('{file}', map_location='cpu', weights_only=False); "
+    "torch.save(s.get('state_dict', s), '{stem}-tensors.pt')\""
+)
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads a `.safetensors` file or a torch file that holds tensors and nothing else.
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Reads the tensors of a Lightning checkpoint, of a plain state dict or of a `.safetensors` file.
+
+    Nothing of a torch file is run: it is read with `weights_only=True`, and no class beyond torch's own short list is
+    allowed, however harmless.
+
+    Returns:
+        `tuple[dict[str, torch.Tensor], list[str]]`: The state dict, and the names of what else the file holds.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a torch file asks for more than tensors, which could run code.
+        ValueError: If the file asks for a class or function, is damaged, or holds no tensors by name.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no weights file {path}")
-    if path.suffix == ".safetensors":
-        return load_file(path)
+        raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no common class: pickle, zip and runtime errors all come from it
-        raise ValueError(f"{path} is not a file of plain tensors: {str(error).splitlines()[0]}") from error
-    state = state.get("state_dict", state)
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if path.suffix == ".safetensors":
+            return load_file(path), []
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no common class: pickle, zip, key and runtime errors all come from it
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            reason = (str(error).splitlines() or ["it is empty"])[0]
+            raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
+        command = SAVE_AGAIN.format(file=path.name, stem=path.stem)
+        raise ValueError(
+            f"{path} is refused: it does not hold tensors alone but asks for {wanted[1]}, and loading such a file can "
+            "run any code. Nothing of it was loaded. If you trust who made it, save its tensors alone, in an "
+            f"environment that you can throw away and that has the package of {wanted[1]}, and name that file "
+            "instead:\n"
+            f"  {command}"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        holds = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path} holds no tensors by name, alone or under 'state_dict', only: {holds or 'nothing'}")
+    others = [name for name in content if name != "state_dict"] if state is not content else []
+    others += [name for name, value in state.items() if not isinstance(value, Tensor)]
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}, others
 
 
 def load_image_weights(encoder: nn.Module, path: str | Path) -> None:
@@ -47,9 +74,10 @@ def load_image_weights(encoder: nn.Module, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If neither names nor order fit, naming the first tensor that does not.
+        ValueError: If the file is refused (see [`read_checkpoint`]), or neither names nor order fit, naming the first
+            tensor that does not.
     """
-    state = read_state_dict(path)
+    state, _ = read_checkpoint(path)
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

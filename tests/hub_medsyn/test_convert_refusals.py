@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
-from hub_medsyn.convert import convert_checkpoint, main, read_checkpoint
+from hub_medsyn.convert import convert_checkpoint, main
 from hub_medsyn.convert_keys import image_architecture, recognise
+from hub_medsyn.encoder_weights import read_checkpoint
 from tests.hub_medsyn.official_checkpoints import OfficialConVIRT, OfficialGLoRIA, write_text_encoder
 
 

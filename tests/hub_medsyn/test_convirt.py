@@ -232,14 +232,21 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match="'resnet5000' is neither"):
         assemble("resnet5000")
-    with pytest.raises(FileNotFoundError, match="no weights file"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint .*none.pth"):
         assemble("mobilenetv2_100", image_weights=tmp_path / "none.pth")
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(ValueError, match="tensors"):
         assemble("mobilenetv2_100", image_weights=tmp_path / "resnet18.pth")
     torch.save({"weights": Image.new("L", (2, 2))}, tmp_path / "pickle.pth")
-    with pytest.raises(ValueError, match="not a file of plain tensors"):
+    with pytest.raises(ValueError, match="pickle.pth is refused: .* can run any code"):
         assemble("mobilenetv2_100", image_weights=tmp_path / "pickle.pth")
+    for content in ([torch.ones(2)], torch.ones(2), {"state_dict": 3}):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(ValueError, match="other.pth holds no tensors by name"):
+            assemble("mobilenetv2_100", image_weights=tmp_path / "other.pth")
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="torn.safetensors cannot be read"):
+        assemble("mobilenetv2_100", image_weights=tmp_path / "torn.safetensors")
     with pytest.raises(ValueError, match="do not belong together"):
         tiny_convirt(text_changes={"vocab_size": 50})
 
