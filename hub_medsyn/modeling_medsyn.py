@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 from transformers.utils import logging
 
@@ -22,16 +31,23 @@ logger = logging.get_logger(__name__)
 def continues_word(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
     """Which token ids go on with the word before them: `(vocab_size,)` bool.
 
-    WordPiece marks the pieces that continue (`##`), byte-level BPE and SentencePiece those that begin a word.
+    WordPiece marks the pieces that continue (`##`), byte-level BPE and SentencePiece those that begin a word. These
+    are characters like others, which a vocabulary of another kind may hold too: its own mark is the commonest.
     """
     vocabulary = tokenizer.get_vocab()
     continues = torch.zeros(vocab_size, dtype=torch.bool)
-    begins = tuple(mark for mark in ("\u0120", "\u2581") if any(token.startswith(mark) for token in vocabulary))
+    mark = max(("##", "\u0120", "\u2581"), key=lambda mark: sum(token.startswith(mark) for token in vocabulary))
     special = set(tokenizer.all_special_tokens)
     for token, index in vocabulary.items():
         if token not in special:
-            continues[index] = not token.startswith(begins) if begins else token.startswith("##")
+            continues[index] = token.startswith(mark) == (mark == "##")
     return continues
+
+
+def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """The option that leaves out a text encoder's pooler; none for those that have no pooler, such as ELECTRA."""
+    options = inspect.signature(MODEL_MAPPING[type(config)]).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
 
 
 class MedSynPreTrainedModel(PreTrainedModel):
@@ -41,6 +57,9 @@ class MedSynPreTrainedModel(PreTrainedModel):
     `post_init`. `encode` is the two encodings together, and `similarity` needs no more than the two. All of its
     parameters are used in `encode` and none in `losses`: a trainer may gather the features of several processes
     between the two, and a model wrapped for distributed training still sees every parameter in its forward pass.
+
+    Raises:
+        ValueError: If the text encoder is not built like BERT.
     """
 
     config_class = MedSynConfig
@@ -53,7 +72,13 @@ class MedSynPreTrainedModel(PreTrainedModel):
     def __init__(self, config: MedSynConfig):
         super().__init__(config)
         self.vision_model = TimmWrapperModel(config.vision_config)
-        self.text_model = AutoModel.from_config(config.text_config, add_pooling_layer=False)
+        self.text_model = AutoModel.from_config(config.text_config, **without_pooler(config.text_config))
+        layers = getattr(getattr(self.text_model, "encoder", None), "layer", None)
+        if layers is None or not hasattr(self.text_model, "embeddings"):
+            raise ValueError(
+                f"the text encoder {type(self.text_model).__name__} is not built like BERT, with `embeddings` and "
+                "`encoder.layer`; choose one that is, such as BERT, RoBERTa, ELECTRA, MPNet or DeBERTa"
+            )
         self.register_buffer("continues_word", torch.zeros(config.text_config.vocab_size, dtype=torch.bool))
 
     def _init_weights(self, module: nn.Module):
@@ -267,11 +292,11 @@ class MedSynPreTrainedModel(PreTrainedModel):
             switches = {**switches, "freeze_batch_norm": False}
             if cls.config_class.presets.get(preset, {}).get("freeze_batch_norm"):
                 logger.warning_once(
-                    f"freeze_batch_norm=False instead of preset {preset!r}'s True: the image encoder starts from "
+                    f"freeze_batch_norm is False, though True in preset {preset}: the image encoder starts from "
                     "random weights, which have no statistics to run on"
                 )
         if isinstance(text, str):
-            encoder = AutoModel.from_pretrained(text, add_pooling_layer=False)
+            encoder = AutoModel.from_pretrained(text, **without_pooler(AutoConfig.from_pretrained(text)))
             text_config = encoder.config
             text_config.name_or_path = Path(text).name if Path(text).is_dir() else text  # no path of this machine
         else:

@@ -5,10 +5,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import RobertaConfig, Trainer, TrainingArguments, VisionTextDualEncoderProcessor, pipeline
+from transformers import (
+    AlbertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    RobertaConfig,
+    Trainer,
+    TrainingArguments,
+    VisionTextDualEncoderProcessor,
+    pipeline,
+)
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 
-from hub_medsyn import ConVIRTModel, MedSynImageProcessor
+from hub_medsyn import ConVIRTModel, GLoRIAModel, MedSynImageProcessor, MGCAModel
 from hub_medsyn.image_processing_medsyn import to_grey
 from tests.fixtures.tiny_models import (
     side_of,
@@ -75,6 +87,44 @@ def test_the_limit_of_an_encoder_that_keeps_places_for_padding():
         assert model.get_text_features(torch.full((1, 18), 7)).shape == (1, 512)
     with pytest.raises(ValueError, match="19 tokens, and the text encoder takes 18"):
         model.get_text_features(torch.full((1, 19), 7))
+
+
+SMALL = {
+    "vocab_size": 130,
+    "hidden_size": 16,
+    "embedding_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+
+
+@torch.no_grad()
+def test_text_encoders_without_a_pooler(tmp_path):
+    electra = ElectraModel(ElectraConfig(**SMALL)).eval()
+    electra.save_pretrained(tmp_path / "electra")
+    texts = dict(tiny_tokenizer()(["no edema", "small effusion"], padding=True, return_tensors="pt"))
+    for model_class in (ConVIRTModel, GLoRIAModel, MGCAModel):
+        folder = str(tmp_path / "electra")
+        model = model_class.from_encoders("resnet10t", folder, tiny_tokenizer(), image_size=32).eval()
+        assert torch.equal(model.text_model(**texts).last_hidden_state, electra(**texts).last_hidden_state)
+        loss = model(**inputs_of(["no edema", "small effusion"]), return_loss=True).loss
+        model.save_pretrained(tmp_path / "model")
+        again = model_class.from_pretrained(tmp_path / "model").eval()
+        torch.testing.assert_close(again(**inputs_of(["no edema", "small effusion"]), return_loss=True).loss, loss)
+    deberta = DebertaV2Config(**{name: value for name, value in SMALL.items() if name != "embedding_size"})
+    model = GLoRIAModel.from_encoders("resnet10t", deberta, tiny_tokenizer(), image_size=32).eval()
+    assert torch.isfinite(model(**inputs_of(["no edema", "small effusion"]), return_loss=True).loss)
+    with pytest.raises(ValueError, match="DebertaV2Model has no encoder.layer.* as BERT, RoBERTa and ELECTRA have"):
+        MGCAModel.from_encoders("resnet10t", deberta, tiny_tokenizer(), image_size=32)
+
+
+def test_text_encoders_of_another_build_are_refused(tmp_path):
+    distil = DistilBertConfig(vocab_size=130, dim=16, hidden_dim=32, n_layers=1, n_heads=2)
+    DistilBertModel(distil).save_pretrained(tmp_path)
+    for text, name in ((distil, "DistilBert"), (str(tmp_path), "DistilBert"), (AlbertConfig(**SMALL), "Albert")):
+        with pytest.raises(ValueError, match=f"{name}Model is not built like BERT.*choose one that is, such as BERT"):
+            ConVIRTModel.from_encoders("resnet10t", text, tiny_tokenizer(), image_size=32)
 
 
 @pytest.mark.parametrize("method", MAKERS)
@@ -171,6 +221,11 @@ def test_files_that_are_no_images_are_named(tmp_path):
         processor(tmp_path / "notes.png")
     with pytest.raises(FileNotFoundError, match="none.png"):
         processor(str(tmp_path / "none.png"))
+
+
+def test_no_image_at_all_is_named():
+    with pytest.raises(ValueError, match="no images were given"):
+        MedSynImageProcessor(size=16)([])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from transformers import BertTokenizer
 
 from hub_medsyn.modeling_local import (
     attends_from_class_token,
@@ -14,6 +15,7 @@ from hub_medsyn.modeling_local import (
     sum_words,
     word_numbers,
 )
+from hub_medsyn.modeling_medsyn import continues_word
 from hub_medsyn.modeling_mgca import ProjectionHead, shift_weights
 from tests.fixtures.tiny_models import side_of, tiny_gloria, tiny_mgca, tiny_tokenizer
 
@@ -85,6 +87,26 @@ def test_byte_level_pieces_begin_the_first_word_without_a_mark():
     ids = torch.tensor([[0, 2, 2, 3, 1]])
     place, counts, _ = word_numbers(ids, torch.ones_like(ids), continues, 1)
     assert place.tolist() == [[0, 1, 1, 2, 3]] and counts.tolist() == [4]
+
+
+def test_letters_that_mark_words_elsewhere_are_letters_here(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "small", "cardio", "##megaly", "##s", "\u0120", "\u2581"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")  # as of multilingual BERT
+    continues = continues_word(BertTokenizer(str(tmp_path / "vocab.txt")), len(tokens))
+    assert [tokens[index] for index in continues.nonzero()] == ["##megaly", "##s"]
+
+
+class ByteLevel:
+    """As much of a byte-level tokenizer as is asked for; such vocabularies hold runs of `#` too."""
+
+    all_special_tokens = ("<s>", "</s>")
+
+    def get_vocab(self):
+        return {token: index for index, token in enumerate(("<s>", "</s>", "\u0120small", "\u0120lung", "s", "##"))}
+
+
+def test_byte_level_vocabularies_mark_what_begins_a_word():
+    assert continues_word(ByteLevel(), 6).tolist() == [False, False, False, False, True, True]
 
 
 @pytest.mark.parametrize(
