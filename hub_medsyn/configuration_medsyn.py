@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig, TimmWrapperConfig
@@ -77,15 +78,17 @@ class MedSynConfig(PreTrainedConfig):
         for switch, value in self.presets[preset].items():
             given = kwargs.pop(switch, None)
             setattr(self, switch, value if given is None else given)
-        layers = text_config.num_hidden_layers
-        if self.frozen_text_layers == -1:
-            self.frozen_text_layers = layers // 2
-        if not 0 <= self.frozen_text_layers <= layers:
+        self._freeze_text_layers(self.frozen_text_layers)
+        super().__init__(**kwargs)
+
+    def _freeze_text_layers(self, frozen: int) -> None:
+        layers = self.text_config.num_hidden_layers
+        if not -1 <= frozen <= layers:
             raise ValueError(
-                f"frozen_text_layers={self.frozen_text_layers} of a text encoder with {layers} layers; "
+                f"frozen_text_layers={frozen} of a text encoder with {layers} layers; "
                 f"pass frozen_text_layers between 0 and {layers}, or -1 for the lower half"
             )
-        super().__init__(**kwargs)
+        self.frozen_text_layers = layers // 2 if frozen == -1 else frozen
 
     def departures(self) -> dict[str, Any]:
         """The switches that differ from the preset, with their values; what a model card has to tell."""
@@ -334,4 +337,7 @@ class MGCAConfig(MedSynConfig):
                     f"text_layers={self.text_layers} of a text encoder with {layers} layers; "
                     f"pass text_layers between 1 and {layers}, or -1 for all"
                 )
+            self.text_config = copy.deepcopy(self.text_config)  # the caller's keeps its layers
             self.text_config.num_hidden_layers = self.text_layers
+            if kwargs.get("frozen_text_layers") is not None:
+                self._freeze_text_layers(kwargs["frozen_text_layers"])

@@ -198,6 +198,15 @@ def test_impossible_configurations_are_refused():
         tiny_gloria().eval()(**{name: value[:1] for name, value in batch_of().items()}, return_loss=True)
 
 
+def test_layers_that_mgca_drops_are_dropped_from_its_own_configuration_and_before_the_lower_half_is_frozen():
+    text = tiny_text_config(num_hidden_layers=12)
+    config = MGCAConfig(text_config=text, preset="official", frozen_text_layers=-1)
+    assert config.text_config.num_hidden_layers == 6 and text.num_hidden_layers == 12
+    assert config.frozen_text_layers == 3
+    with pytest.raises(ValueError, match="frozen_text_layers=9 of a text encoder with 6 layers"):
+        MGCAConfig(text_config=text, preset="official", frozen_text_layers=9)
+
+
 def test_from_encoders_drops_upper_text_layers_and_takes_one_channel(tmp_path):
     text = BertModel(tiny_text_config(), add_pooling_layer=False).eval()
     text.save_pretrained(tmp_path)
