@@ -45,12 +45,11 @@ def to_grey(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
             image = np.asarray(image)
         else:  # RGB, RGBA, LA, P, CMYK, YCbCr, HSV, LAB
             return np.asarray(image.convert("RGB").convert("L"))
-    pixels = (
-        image.detach().cpu().float().numpy()
-        if isinstance(image, torch.Tensor) and image.is_floating_point()
-        else image
-    )
-    pixels = np.asarray(pixels)
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image  # NumPy has no bfloat16
+    pixels = np.asarray(image)
+    fractions = np.issubdtype(pixels.dtype, np.floating)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[-1] not in (1, 3, 4):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.ndim == 3 and pixels.shape[-1] in (1, 3, 4):
@@ -67,7 +66,7 @@ def to_grey(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
     if not np.isfinite(pixels).all():
         raise ValueError(f"an image of shape {pixels.shape} holds NaN or infinite values; mend or leave out the file")
     low, high = pixels.min(initial=np.inf), pixels.max(initial=-np.inf)
-    if np.issubdtype(np.asarray(image).dtype, np.floating) and low >= 0 and high <= 1:
+    if fractions and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     elif high == low:
         high = low + 1
@@ -182,6 +181,8 @@ class MedSynImageProcessor(BaseImageProcessor):
             images = list(images) if images.ndim == 4 else [images]
         elif not isinstance(images, list | tuple):
             images = [images]
+        if len(images) == 0:
+            raise ValueError("no images were given; pass one or more")
         squares = []
         for position, image in enumerate(images):
             if isinstance(image, str) and image.startswith(("http://", "https://")):

@@ -82,8 +82,11 @@ def test_arrays_and_tensors_of_either_layout_agree():
         torch.tensor(grey)[None],
         grey / 255,
         torch.tensor(colour / 255).permute(2, 0, 1),
+        torch.tensor(grey / 255, requires_grad=True),
     ):
         np.testing.assert_array_equal(to_grey(image), grey)
+    rounded = to_grey(torch.tensor(grey / 255).bfloat16())
+    np.testing.assert_allclose(rounded.astype(int), grey.astype(int), atol=1)
 
 
 def test_saved_and_loaded(tmp_path):
