@@ -34,7 +34,8 @@ def gloria_sentences(text: str) -> list[str]:
         if len(words) > 1:
             plain = (word.encode("ascii", "ignore").decode() for word in words)
             sentences.append(" ".join(word for word in plain if word))
-    return sentences
+    # differs from marshuang80/gloria: there a sentence of which no letter is left can be drawn
+    return [sentence for sentence in sentences if sentence]
 
 
 def mgca_sentences(text: str) -> list[str]:

@@ -88,6 +88,11 @@ def hub_revision(rows: datasets.Dataset) -> str | None:
     return commits[0] if len(commits) == 1 else None
 
 
+def name_of(dataset: str | Path) -> str:
+    """A folder's own name, without the path on this machine; an id on the Hub as it is."""
+    return Path(dataset).resolve().name if Path(dataset).is_dir() else str(dataset)
+
+
 def licence_doubts(origin: dict, borrowed: bool) -> list[str]:
     """Why no licence can be claimed for weights, in clauses; none for phantoms of the grammar's reports from scratch.
 
@@ -119,6 +124,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         folder (`Path`): The output folder.
     """
     args, config = trainer.args, trainer.model.config
+    dataset, name = name_of(data_arguments.dataset), name_of(folder)
     history = trainer.state.log_history
     write_curve(history, folder / CURVE_NAME)
     losses = [entry["loss"] for entry in history if "loss" in entry]
@@ -138,8 +144,8 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         result = EvalResult(
             task_type="zero-shot-image-classification",
             task_name="Contrastive loss",
-            dataset_type=Path(data_arguments.dataset).name,
-            dataset_name=Path(data_arguments.dataset).name,
+            dataset_type=dataset,
+            dataset_name=dataset,
             dataset_config=data_arguments.dataset_config,
             dataset_split=data_arguments.eval_split,
             metric_type="loss",
@@ -157,8 +163,8 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["radiology", "chest-x-ray", "medsyn", config.model_type],
-        datasets=[Path(data_arguments.dataset).name],
-        model_name=folder.name,
+        datasets=[dataset],
+        model_name=name,
         eval_results=results,
     )
     parameters = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.model.parameters()]
@@ -167,7 +173,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         metadata,
         title=trainer.title,
         paper=trainer.paper,
-        folder=folder.name,
+        folder=name,
         config=config,
         switches=config.departures(),
         model_arguments=model_arguments,

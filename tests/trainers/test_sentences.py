@@ -21,6 +21,11 @@ from trainers.sentences import RULES, split_sentences
         ("Heart:\nlarge, stable.", "gloria", ["heart large stable"]),
         ("ET tube 4.1 cm above carina, 12/10/2009.", "gloria", ["et tube", "1 cm above carina 12 10"]),
         ("Na\u00efve read: caf\u00e9. A\ufffd\ufffdB", "gloria", ["nave read caf", "a b"]),
+        (
+            "\u0441\u0435\u0440\u0434\u0446\u0435 \u0432 \u043d\u043e\u0440\u043c\u0435. No edema",
+            "gloria",
+            ["no edema"],
+        ),
         ("Normal.", "fixed", ["Normal."]),
         ("Normal. Clear.", "gloria", []),
         ("No pneumothorax.", "gloria", ["no pneumothorax"]),
