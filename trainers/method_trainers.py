@@ -15,8 +15,8 @@ class ConVIRTTrainer(VLPTrainer):
     """Trains a [`~hub_medsyn.modeling_convirt.ConVIRTModel`].
 
     `presets` are defaults of the options of pre-training. `official` has the numbers of edreisMD/ConVIRT-pytorch,
-    with two things it has no option for here: Adam with an L2 penalty of 1e-6, here AdamW with a decay of 1e-6, and a
-    cosine that is stepped so seldom that the rate is constant.
+    with these differences: Adam's L2 penalty of 1e-6 is AdamW's decay; half precision is left to `--fp16`; and its
+    cosine, stepped so seldom that the rate hardly falls, is a constant rate.
     """
 
     model_class = ConVIRTModel
@@ -24,20 +24,25 @@ class ConVIRTTrainer(VLPTrainer):
     paper = "https://arxiv.org/abs/2010.00747"
     fixed = {
         "learning_rate": 1e-4,
+        # differs from edreisMD/ConVIRT-pytorch: there Adam adds it to the gradient
         "weight_decay": 1e-6,
+        # differs from edreisMD/ConVIRT-pytorch: there the rate starts whole and is stepped once an epoch
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 32,
+        # differs from edreisMD/ConVIRT-pytorch: there 1,000, with the best of every fifth kept
         "num_train_epochs": 50,
         # differs from edreisMD/ConVIRT-pytorch: there a random sentence is drawn. Different reports share many of
         # their sentences, each a wrong negative; a whole report stands once in a batch.
         "text_sampling": "full",
+        # differs from edreisMD/ConVIRT-pytorch: there films are cropped and half of them mirrored
         "augmentation": "film",
     }
     presets = {
         "official": {
             **fixed,
+            "max_grad_norm": 0.0,
             "lr_scheduler_type": "constant",
             "warmup_steps": 0,
             "num_train_epochs": 1000,
@@ -66,8 +71,10 @@ class GLoRIATrainer(VLPTrainer):
     fixed = {
         "learning_rate": 5e-5,
         "adam_beta1": 0.5,
+        # differs from marshuang80/gloria: there Adam adds it to the gradient
         "weight_decay": 1e-6,
         "max_grad_norm": 0.25,
+        # differs from marshuang80/gloria: there the rate is halved when eval_loss does not fall
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "per_device_train_batch_size": 48,
@@ -76,6 +83,7 @@ class GLoRIATrainer(VLPTrainer):
         "max_text_tokens": 97,
         # differs from marshuang80/gloria: there a random sentence is drawn, and sentences repeat across reports
         "text_sampling": "full",
+        # differs from marshuang80/gloria: there films are cropped and nothing else
         "augmentation": "film",
     }
     presets = {
@@ -122,6 +130,7 @@ class MGCATrainer(VLPTrainer):
         "num_train_epochs": 50,
         "max_text_tokens": 112,
         "text_sampling": "full",
+        # differs from HKU-MedAI/MGCA: there films are cropped and nothing else
         "augmentation": "film",
     }
     presets = {

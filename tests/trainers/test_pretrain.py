@@ -23,7 +23,7 @@ from tests.trainers.pairs_of_films import film_rows
 from trainers.arguments import COMMON, parse
 from trainers.downstream.linear_probe import parser as probe_parser
 from trainers.pretrain import main
-from trainers.training_card import hub_revision, licence_doubts, read_origin
+from trainers.training_card import hub_revision, licence_doubts, name_of, read_origin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -197,11 +197,18 @@ def test_the_origin_is_that_of_the_config_learnt_from(tmp_path):
     assert read_origin(str(tmp_path), "other")["generator"] is None
 
 
+def test_a_card_names_folders_without_their_path_and_hub_datasets_in_full(tmp_path, monkeypatch):
+    assert name_of("someone/medsyn-cxr") == "someone/medsyn-cxr"
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    assert name_of(tmp_path / "data") == name_of(".") == name_of("../data/") == "data"
+
+
 def test_presets_set_defaults_and_options_win():
     _, data, training = parse(["--output_dir", "out", "--preset", "official", "--learning_rate", "3e-5"])
     assert data.horizontal_flip and data.sentence_rule == "convirt" and data.augmentation == "crop"
     assert training.learning_rate == 3e-5 and training.num_train_epochs == 1000
-    assert training.lr_scheduler_type == "constant" and training.warmup_steps == 0
+    assert training.lr_scheduler_type == "constant" and training.warmup_steps == training.max_grad_norm == 0
     paper, fixed = (parse(["--output_dir", "out", "--preset", name])[1:] for name in ("paper", "fixed"))
     paper[0].text_sampling = "full"
     assert paper[0] == fixed[0] and paper[1].num_train_epochs == fixed[1].num_train_epochs == 50
