@@ -6,7 +6,10 @@ import json
 import logging
 from pathlib import Path
 
+from transformers import AutoConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+
+from hub_medsyn.configuration_medsyn import MedSynConfig
 
 # What a run shares with the one that goes on with it. Written last, so that a checkpoint with it is whole.
 BATCHES_NAME = "batches.json"
@@ -37,16 +40,17 @@ def last_checkpoint(folder: str | Path) -> str:
     return checkpoints[-1]
 
 
-def check_same_batches(checkpoint: str | Path, now: dict) -> None:
-    """Checks that a checkpoint was written by a run with the same batches.
+def check_same_run(checkpoint: str | Path, config: MedSynConfig, now: dict) -> None:
+    """Checks that a checkpoint was written by a run of the same method with the same switches and batches.
 
     Args:
         checkpoint (`str` or `Path`): Its folder.
-        now (`dict`): What this run has to share with it.
+        config ([`~hub_medsyn.configuration_medsyn.MedSynConfig`]): Of the model that is to go on.
+        now (`dict`): What else this run has to share with it.
 
     Raises:
         FileNotFoundError: If the folder is no whole checkpoint of this trainer.
-        ValueError: If anything differs; names it.
+        ValueError: If it holds weights alone, or anything differs; names it.
     """
     path = Path(checkpoint) / BATCHES_NAME
     if not path.is_file():
@@ -56,6 +60,13 @@ def check_same_batches(checkpoint: str | Path, now: dict) -> None:
             f"no {BATCHES_NAME}"
         )
     saved = json.loads(path.read_text(encoding="utf-8"))
+    if saved.get("weights_alone"):
+        raise ValueError(
+            f"{checkpoint} holds weights alone, no optimiser to go on with: it was written with save_only_model"
+        )
+    earlier = AutoConfig.from_pretrained(checkpoint)
+    for name in ("model_type", *config.presets["fixed"]):
+        saved[name], now[name] = getattr(earlier, name, "not recorded"), getattr(config, name)
     then = {name: saved.get(name, "not recorded") for name in now}
     differ = [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
     if differ:

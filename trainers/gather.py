@@ -20,8 +20,9 @@ class GatherBatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
         world, ctx.size = dist.get_world_size(), len(tensor)
+        tensor = tensor.contiguous()
         slices = [torch.empty_like(tensor) for _ in range(world)]
-        dist.all_gather(slices, tensor.contiguous())
+        dist.all_gather(slices, tensor)
         return torch.cat(slices)  # (world * batch, ...)
 
     @staticmethod

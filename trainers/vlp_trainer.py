@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotat
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 
 from .arguments import VLPTrainingArguments
-from .checkpoints import BATCHES_NAME, check_same_batches
+from .checkpoints import BATCHES_NAME, check_same_run
 from .collators import PairCollator
 from .gather import gather_features
 from .gradient_cache import GradientCache
@@ -211,7 +211,7 @@ class VLPTrainer(Trainer):
             if f"{stage}loss" in logs:
                 names = [name for name in self._parts if name.startswith(f"{stage}loss_")]
                 logs.update({name: torch.stack(self._parts.pop(name)).mean().item() for name in names})
-        if "loss" in logs and self.state.global_step <= max(self.args.logging_steps, 1):
+        if "loss" in logs and not any("repeats_kept_apart" in entry for entry in self.state.log_history):
             logs["repeats_kept_apart"] = self._train_collisions
             logs["rows_waiting"] = self.train_sampler.rows_waiting
         super().log(logs, start_time)
@@ -220,16 +220,17 @@ class VLPTrainer(Trainer):
         """
         Args:
             resume_from_checkpoint (`str`, *optional*):
-                A checkpoint folder of a run with the same batches. One that has all the steps asked for is loaded and
-                not trained further.
+                A checkpoint folder of a run with the same model and batches. One that has all the steps asked for is
+                loaded and not trained further.
 
         Raises:
             FileNotFoundError: If the folder is no checkpoint of this trainer.
-            ValueError: If the checkpoint was written by another number of processes or batch size, on other rows or
-                texts, or under another setting of text, film or optimiser: the run could not go on as it would have.
+            ValueError: If the checkpoint holds weights alone, or was written by another number of processes or batch
+                size, on other rows or texts, or under another setting of model, text, film or optimiser: the run could
+                not go on as it would have.
         """
         if resume_from_checkpoint is not None:
-            check_same_batches(resume_from_checkpoint, self._batches())
+            check_same_run(resume_from_checkpoint, self.model.config, self._batches())
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
             if state.global_step >= self.planned_steps():
                 # Trainer looks whether it is done after a step only, and would take one more.
@@ -243,6 +244,14 @@ class VLPTrainer(Trainer):
                 if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
                     self._load_best_model()
                 return TrainOutput(state.global_step, math.nan, {})
+            if state.max_steps != self.planned_steps() and self.args.lr_scheduler_type != "constant":
+                logger.warning(
+                    "%s is of a run of %d steps and goes on for %d in all: the learning rate follows a schedule of "
+                    "that length from here on, as in no straight run",
+                    resume_from_checkpoint,
+                    state.max_steps,
+                    self.planned_steps(),
+                )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def planned_steps(self) -> int:
@@ -288,5 +297,6 @@ class VLPTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            whole.write_text(json.dumps(self._batches(), indent=2), encoding="utf-8")
+            mark = {**self._batches(), "weights_alone": self.args.save_only_model}
+            whole.write_text(json.dumps(mark, indent=2), encoding="utf-8")
             rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)

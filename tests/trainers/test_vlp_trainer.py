@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import VisionTextDualEncoderProcessor
 
-from tests.fixtures.tiny_models import tiny_convirt, tiny_image_processor, tiny_tokenizer
+from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_tokenizer
 from tests.trainers.pairs_of_films import film_pairs
 from trainers.arguments import VLPTrainingArguments
 from trainers.method_trainers import ConVIRTTrainer
@@ -126,6 +126,31 @@ def test_a_resume_on_other_data_or_settings_is_refused_and_names_them(tmp_path):
     assert "learning_rate not recorded then" in refused(film_pairs())
 
 
+def test_a_resume_with_another_model_is_refused_and_one_of_another_length_told(tmp_path, caplog):
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trainer_of(tmp_path, **saving).train()
+    checkpoint = str(tmp_path / "checkpoint-2")
+    colder = trainer_of(tmp_path, tiny_convirt(temperature_global=0.05), **saving)
+    with pytest.raises(ValueError, match=r"\(temperature_global 0.1 then, 0.05 now\)"):
+        colder.train(resume_from_checkpoint=checkpoint)
+    tiny_gloria().config.save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="model_type medsyn-gloria then, medsyn-convirt now"):
+        trainer_of(tmp_path, **saving).train(resume_from_checkpoint=checkpoint)
+    tiny_convirt().config.save_pretrained(checkpoint)
+    trainer_of(tmp_path, **saving).train(resume_from_checkpoint=checkpoint)
+    assert "as in no straight run" not in caplog.text
+    longer = trainer_of(tmp_path / "longer", **{**saving, "max_steps": 3})
+    assert longer.train(resume_from_checkpoint=checkpoint).global_step == 3
+    assert "of a run of 2 steps and goes on for 3 in all" in caplog.text
+
+
+def test_weights_alone_are_not_gone_on_with(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "save_only_model": True}
+    trainer_of(tmp_path, **saving).train()
+    with pytest.raises(ValueError, match="holds weights alone"):
+        trainer_of(tmp_path, **{**saving, "max_steps": 2}).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
 def test_saved_model_is_safetensors_and_reloads(tmp_path):
     trainer = trainer_of(tmp_path, num_train_epochs=1)
     trainer.train()
@@ -142,6 +167,10 @@ def test_loss_parts_and_collisions_are_logged_and_evaluation_has_a_loss(tmp_path
     first = trainer.state.log_history[0]
     assert first["loss_global"] == pytest.approx(first["loss"], abs=1e-4)
     assert 0 < first["repeats_kept_apart"] < 1 and first["rows_waiting"] == trainer.train_sampler.rows_waiting
+    rare = trainer_of(tmp_path, num_train_epochs=2, seed=1, logging_strategy="epoch")
+    rare.train()
+    told = [entry["repeats_kept_apart"] for entry in rare.state.log_history if "repeats_kept_apart" in entry]
+    assert told == [first["repeats_kept_apart"]]
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] > 0 and metrics["eval_loss_global"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
     assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
