@@ -1,0 +1,243 @@
+"""A linear head trained by gradient descent on a frozen encoder, as MGCA's `ssl_finetuner` trains it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from hub_medsyn import MedSynImageProcessor
+from hub_medsyn.image_processing_medsyn import to_grey
+from trainers.downstream.features import FrozenEncoder
+from trainers.downstream.labelled_images import LabelledImages
+
+MARGIN = 256 / 224  # films are this much larger than the crop that training takes of them
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How a head is trained; the defaults are MGCA's.
+
+    Args:
+        epochs (`int`, *optional*, defaults to 50): At most.
+        patience (`int`, *optional*, defaults to 10): Epochs without a lower validation loss that end the training. The
+            head of the lowest is kept.
+        batch_size (`int`, *optional*, defaults to 48): The last, smaller batch of an epoch is trained on too.
+        learning_rate (`float`, *optional*, defaults to 5e-4): Of AdamW, constant.
+        weight_decay (`float`, *optional*, defaults to 1e-6): Of AdamW.
+        augment (`bool`, *optional*, defaults to `False`): Encode training films anew in every epoch, each a random
+            crop of the film made 256 / 224 as large; otherwise features are computed once.
+        device (`str`, *optional*, defaults to `cpu`): `cpu` or `cuda`.
+
+    Raises:
+        ValueError: Epochs, patience or batch size are not positive, or the device is another one.
+    """
+
+    epochs: int = 50
+    patience: int = 10
+    batch_size: int = 48
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-6
+    augment: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self):
+        for name in ("epochs", "patience", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """`scores = features @ weight + bias`, as [`~trainers.downstream.logistic_head.LogisticHead`] without scaling.
+
+    Args:
+        weight (`np.ndarray` of shape `(features, labels)`): The coefficients.
+        bias (`np.ndarray` of shape `(labels,)`): The intercepts.
+        constant (`tuple[int, ...]`): Labels without positives or without negatives in training.
+        validation_losses (`tuple[float, ...]`): After each epoch.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    constant: tuple[int, ...]
+    validation_losses: tuple[float, ...]
+    penalty: None = None
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Scores `(n, labels)` of features `(n, features)`."""
+        return features @ self.weight + self.bias
+
+    def plain(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(weight, bias)`."""
+        return self.weight, self.bias
+
+
+def train_head(
+    encoder: FrozenEncoder,
+    images: LabelledImages,
+    features: np.ndarray,
+    rows: np.ndarray,
+    seed: int,
+    settings: HeadSettings,
+    exclusive: bool = False,
+) -> TrainedHead:
+    """Trains the head with transformers' `Trainer`: binary cross-entropy a label (masked where a target is NaN), or
+    cross-entropy over exclusive classes.
+
+    Args:
+        encoder ([`FrozenEncoder`]): Nothing in it changes. It runs only with `settings.augment`.
+        images ([`LabelledImages`]): Whose training and validation splits are used.
+        features (`np.ndarray` of shape `(n, features)`): Of all images, from
+            [`~trainers.downstream.features.cached_features`].
+        rows (`np.ndarray`): The training rows, all of them or a budget's.
+        seed (`int`): Of the head's first weights, the order of the films and their crops.
+        settings ([`HeadSettings`]): The rest.
+        exclusive (`bool`, *optional*, defaults to `False`): Each image has exactly one of the labels.
+
+    Returns:
+        [`TrainedHead`]
+
+    Raises:
+        ValueError: The validation loss is not finite.
+    """
+    targets = torch.from_numpy(images.targets.astype(np.float32))  # (n, labels)
+    pooled = torch.from_numpy(features)  # (n, features)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(pooled.shape[1], targets.shape[1])
+    train = Crops(encoder, images, rows, targets, seed) if settings.augment else Rows(pooled, targets, rows)
+    best = BestHead(head, settings.patience)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=ProbeWithLoss(encoder, head, exclusive),
+            args=TrainingArguments(
+                output_dir=folder,
+                num_train_epochs=settings.epochs,
+                per_device_train_batch_size=settings.batch_size,
+                per_device_eval_batch_size=256,
+                lr_scheduler_type="constant",
+                max_grad_norm=0.0,
+                eval_strategy="epoch",
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                label_names=["targets"],
+                remove_unused_columns=False,
+                prediction_loss_only=True,
+                dataloader_pin_memory=False,
+                disable_tqdm=True,
+                use_cpu=settings.device == "cpu",
+                seed=seed,
+            ),
+            data_collator=train.batch,
+            train_dataset=train,
+            eval_dataset=Rows(pooled, targets, images.rows("validation")),
+            optimizers=(
+                torch.optim.AdamW(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
+                None,
+            ),
+            callbacks=[best, EpochOfRows(train)],
+        )
+        for printer in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(printer)
+        trainer.train()
+    known = images.targets[rows]
+    constant = [k for k in range(known.shape[1]) if len(np.unique(known[~np.isnan(known[:, k]), k])) < 2]
+    weight, bias = (value.detach().cpu().numpy() for value in (best.state["weight"], best.state["bias"]))
+    return TrainedHead(weight.T.astype(np.float64), bias.astype(np.float64), tuple(constant), tuple(best.losses))
+
+
+class ProbeWithLoss(nn.Module):
+    """What the `Trainer` takes: the head, and, as no part of it, the encoder that makes its features of pixels."""
+
+    def __init__(self, encoder: FrozenEncoder, head: nn.Linear, exclusive: bool):
+        super().__init__()
+        self.head, self.exclusive = head, exclusive
+        self.encode = lambda pixels: frozen_features(encoder, pixels)  # no submodule: `train()` does not reach it
+
+    def forward(self, targets: Tensor, features: Tensor | None = None, pixel_values: Tensor | None = None) -> dict:
+        logits = self.head(self.encode(pixel_values) if features is None else features)  # (batch, labels)
+        if self.exclusive:
+            return {"loss": F.cross_entropy(logits, targets.argmax(dim=1)), "logits": logits}
+        known = ~targets.isnan()
+        losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), reduction="none")
+        return {"loss": (losses * known).sum() / known.sum().clamp(min=1), "logits": logits}
+
+
+@torch.no_grad()
+def frozen_features(encoder: FrozenEncoder, pixels: Tensor) -> Tensor:
+    """Pooled features `(batch, features)` of pixels `(batch, 3, height, width)`, in evaluation mode."""
+    return encoder.model.to(pixels.device).eval()(pixels).float()
+
+
+class Rows(torch.utils.data.Dataset):
+    """Features and targets of some rows."""
+
+    def __init__(self, features: Tensor, targets: Tensor, rows: np.ndarray):
+        self.features, self.targets = features[rows], targets[rows]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
+        return {"features": self.features[place], "targets": self.targets[place]}
+
+    def batch(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+class Crops(Rows):
+    """Random crops of films; which is a function of the seed, the `epoch` and the row alone."""
+
+    def __init__(self, encoder: FrozenEncoder, images: LabelledImages, rows: np.ndarray, targets: Tensor, seed: int):
+        self.images, self.rows, self.targets, self.seed, self.epoch = images, rows, targets, seed, 0
+        self.processor: MedSynImageProcessor = encoder.processor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
+        row, side = int(self.rows[place]), self.processor.output_size
+        square = self.processor.resize_and_pad(to_grey(self.images.open(row)), round(side * MARGIN))
+        rng = np.random.default_rng([self.seed, self.epoch, row])
+        top, left = rng.integers(0, len(square) - side + 1, 2)
+        pixels = self.processor.normalize_squares(square[None, top : top + side, left : left + side])[0]
+        return {"pixel_values": torch.from_numpy(pixels), "targets": self.targets[row]}
+
+
+class EpochOfRows(TrainerCallback):
+    """Tells the rows which epoch begins."""
+
+    def __init__(self, rows: Rows):
+        self.rows = rows
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.rows.epoch = round(state.epoch or 0)
+
+
+class BestHead(TrainerCallback):
+    """Keeps the head of the lowest validation loss in memory, and stops after `patience` epochs without a lower."""
+
+    def __init__(self, head: nn.Linear, patience: int):
+        self.head, self.patience = head, patience
+        self.losses: list[float] = []
+        self.state: dict[str, Tensor] = {}
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        loss = metrics["eval_loss"]
+        if not math.isfinite(loss):
+            raise ValueError(f"the validation loss is {loss} after epoch {len(self.losses) + 1}; lower learning_rate")
+        if loss < min(self.losses, default=math.inf):
+            self.state = {name: value.clone() for name, value in self.head.state_dict().items()}
+        self.losses.append(loss)
+        if len(self.losses) - 1 - int(np.argmin(self.losses)) >= self.patience:
+            control.should_training_stop = True
