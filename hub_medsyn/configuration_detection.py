@@ -27,12 +27,14 @@ class MedSynDetectionConfig(PreTrainedConfig):
         anchors (`list`, *optional*, defaults to COCO's, scaled):
             Width and height in pixels of `image_size`, the same number of anchors at each of the three scales, that of
             the coarsest map first.
-        loss_rule (`str`, *optional*, defaults to `"fixed"`):
-            `official`, as the published code counts, or `fixed`; see [`~hub_medsyn.loss_yolo.yolo_loss`].
+        preset (`str`, *optional*, defaults to `"fixed"`):
+            `official`, the published code, or `fixed`, with the known bugs mended: the rule of
+            [`~hub_medsyn.loss_yolo.yolo_loss`], and whether a new head finds nothing (`fixed`) or half of all
+            candidates.
         kwargs: `id2label` and whatever else a `PreTrainedConfig` takes; one class, `finding`, by default.
 
     Raises:
-        ValueError: `neck_width`, `anchors` or `loss_rule` is none of these.
+        ValueError: `neck_width`, `anchors` or `preset` is none of these.
     """
 
     model_type = "medsyn-detection"
@@ -46,13 +48,13 @@ class MedSynDetectionConfig(PreTrainedConfig):
         image_size: int = 224,
         neck_width: int = 512,
         anchors: list | None = None,
-        loss_rule: str = "fixed",
+        preset: str = "fixed",
         **kwargs,
     ):
         if neck_width < 4 or neck_width % 4:
             raise ValueError(f"neck_width {neck_width} is not a multiple of 4, whose quarter the finest scale has")
-        if loss_rule not in ("official", "fixed"):
-            raise ValueError(f"loss_rule {loss_rule!r} is neither official nor fixed")
+        if preset not in ("official", "fixed"):
+            raise ValueError(f"preset {preset!r} of {self.model_type} is not one of official, fixed")
         if anchors is None:
             scale = image_size / COCO_SIDE
             anchors = [[[width * scale, height * scale] for width, height in three] for three in COCO_ANCHORS]
@@ -65,7 +67,7 @@ class MedSynDetectionConfig(PreTrainedConfig):
         self.image_size = image_size
         self.neck_width = neck_width
         self.anchors = [[[float(side) for side in anchor] for anchor in scale] for scale in anchors]
-        self.loss_rule = loss_rule
+        self.preset = preset
         if kwargs.get("id2label") is None and kwargs.get("num_labels") is None:
             kwargs |= {"id2label": {0: "finding"}, "label2id": {"finding": 0}}
         super().__init__(**kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .encoder_weights import load_image_encoder
 from .loss_yolo import decode, yolo_loss
 
 STRIDES = (32, 16, 8)
+PRIOR = 0.01  # objectness at the start (Lin et al. 2017, section 3.3)
 
 
 @dataclass
@@ -83,7 +85,7 @@ class FeaturePyramid(nn.Module):
         self.fine = nn.ConvTranspose2d(channels, channels // 2, 2, stride=2)
         self.channels = [channels, channels, channels // 2]
 
-    def forward(self, maps: tuple[Tensor]) -> list[Tensor]:
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
         return [self.coarse(maps[0]), maps[0], self.fine(maps[0])]
 
 
@@ -151,15 +153,21 @@ class MedSynForObjectDetection(PreTrainedModel):
         self.vision_model = TimmWrapperModel(config.vision_config)
         self.stages, channels = detection_stages(self.vision_model.timm_model)
         self.pyramid = FeaturePyramid(*channels) if self.stages is None else None
+        self.register_buffer("map_scale", torch.ones(len(channels)))
         outputs = len(config.anchors[0]) * (5 + config.num_labels)
         self.head = YoloHead(self.pyramid.channels if self.pyramid else channels, config.neck_width, outputs)
         self.post_init()
         self.eval()
 
     def _init_weights(self, module: nn.Module):
-        """As torch makes them."""
+        """As torch makes them, but for objectness."""
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
             module.reset_parameters()
+        # differs from HKU-MedAI/MGCA: there half of all candidates of a new head are above the threshold of 0.5, and
+        # the chance hits among them can outdo the first epochs that find anything
+        if isinstance(module, YoloScale) and self.config.preset == "fixed":
+            bias = module.output.bias.data.view(len(self.config.anchors[0]), -1)  # (anchors, 5 + classes)
+            bias[:, 4] = -math.log(1 / PRIOR - 1)
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -246,8 +254,9 @@ class MedSynForObjectDetection(PreTrainedModel):
         """
         if (pixel_values is None) == (feature_maps is None):
             raise ValueError("pass either pixel_values or feature_maps, one of the two")
-        maps = self.encode_maps(pixel_values) if feature_maps is None else tuple(feature_maps)
-        outputs = self.head(list(maps) if self.pyramid is None else self.pyramid(maps))
+        maps = self.encode_maps(pixel_values) if feature_maps is None else feature_maps
+        maps = [one / scale for one, scale in zip(maps, self.map_scale, strict=True)]
+        outputs = self.head(maps if self.pyramid is None else self.pyramid(maps))
         side = self.config.image_size
         anchors = torch.tensor(self.config.anchors, device=outputs[0].device)  # (scales, anchors, 2)
         candidates = torch.cat([decode(*pair, side) for pair in zip(outputs, anchors, strict=True)], 1)
@@ -275,6 +284,6 @@ class MedSynForObjectDetection(PreTrainedModel):
         if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < self.config.num_labels:
             raise ValueError(f"class_labels {classes.unique().tolist()} are not all within {self.config.num_labels}")
         return [
-            yolo_loss(output, images, boxes, classes, three, self.config.image_size, self.config.loss_rule)
+            yolo_loss(output, images, boxes, classes, three, self.config.image_size, self.config.preset)
             for output, three in zip(outputs, anchors, strict=True)
         ]

@@ -1,0 +1,414 @@
+"""A YOLOv3 detector trained on the maps of a frozen encoder, which are computed once."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import PrinterCallback, TimmWrapperConfig, Trainer, TrainerCallback, TrainingArguments
+
+from hub_medsyn import MedSynDetectionImageProcessor, MedSynForObjectDetection
+from hub_medsyn.metrics.mean_average_precision import mean_average_precision
+from trainers.downstream.annotated_images import AnnotatedImages
+from trainers.downstream.features import FrozenEncoder
+
+OVERHANG = 1.0  # pixel by which rounding may put a box's edge outside its image
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """How a detector is trained and read; the numbers are those of MGCA's published code unless told otherwise.
+
+    Args:
+        image_size (`int`, *optional*): Side of the square in pixels, by default that of the encoder's own processor.
+        resize (`str`, *optional*, defaults to `"pad"`): `pad` keeps the aspect, as when the encoder was trained;
+            `stretch` fills the square, as MGCA's code does.
+        preset (`str`, *optional*, defaults to `"fixed"`): `fixed` or `official`, see
+            [`~hub_medsyn.MedSynDetectionConfig`].
+        neck_width (`int`, *optional*, defaults to 512): See [`~hub_medsyn.MedSynDetectionConfig`].
+        learning_rate (`float`, *optional*, defaults to 5e-4): Of AdamW, constant.
+        weight_decay (`float`, *optional*, defaults to 1e-6): Of AdamW.
+        batch_size (`int`, *optional*, defaults to 16): Images a step.
+        epochs (`int`, *optional*, defaults to 50): At most.
+        patience (`int`, *optional*, defaults to 10): Epochs without a better one after which training ends.
+        score_threshold (`float`, *optional*, defaults to 0.5): The least objectness of a detection.
+        nms_threshold (`float`, *optional*, defaults to 0.5): The IoU above which the less likely of two boxes goes.
+        max_boxes (`int`, *optional*, defaults to 100): True boxes an image may have, as many as the metric looks at.
+        cache (`str`, *optional*, defaults to `"memory"`): Where the encoder's maps are kept, in float32: `memory`; a
+            folder, for a temporary file; `none` encodes every image in every epoch.
+        encoding_batch_size (`int`, *optional*, defaults to 32): Images that the encoder sees at once.
+        device (`str`, *optional*, defaults to `"cpu"`): `cpu` or `cuda`.
+
+    Raises:
+        ValueError: A number is out of its range, or there is no such device.
+    """
+
+    image_size: int | None = None
+    resize: str = "pad"
+    preset: str = "fixed"
+    neck_width: int = 512
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-6
+    batch_size: int = 16
+    epochs: int = 50
+    patience: int = 10
+    score_threshold: float = 0.5
+    nms_threshold: float = 0.5
+    max_boxes: int = 100
+    cache: str = "memory"
+    encoding_batch_size: int = 32
+    device: str = "cpu"
+
+    def __post_init__(self):
+        for name in ("batch_size", "epochs", "patience", "max_boxes", "encoding_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
+        for name in ("score_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
+
+
+@dataclass(frozen=True)
+class DetectionRun:
+    """What [`train_detector`] returns.
+
+    Args:
+        predictions (`dict[int, tuple[np.ndarray, np.ndarray]]`): For each row of the test split boxes `(n, 4)`,
+            corners in pixels of the image as it is stored, and scores `(n,)`, falling.
+        metrics (`dict[str, float]`): Those of [`~hub_medsyn.metrics.mean_average_precision`] on the test split,
+            `validation_map` of the epoch kept, `best_epoch`, `epochs` that were run.
+        model ([`~hub_medsyn.MedSynForObjectDetection`]): The detector of the best epoch; its encoder is the one given.
+        processor ([`~hub_medsyn.MedSynDetectionImageProcessor`]): Its image processor, to be saved with it.
+    """
+
+    predictions: dict[int, tuple[np.ndarray, np.ndarray]]
+    metrics: dict[str, float]
+    model: MedSynForObjectDetection
+    processor: MedSynDetectionImageProcessor
+
+
+def checked_boxes(images: AnnotatedImages, row: int, max_boxes: int = 100) -> np.ndarray:
+    """The boxes of a row, `(n, 4)`, cut off at the image's edges if they pass them by no more than a pixel.
+
+    Raises:
+        ValueError: A box is outside the image, has no area or is not finite, or there are more than `max_boxes`; the
+            image is named.
+    """
+    boxes = np.asarray(images.boxes(row), dtype=np.float32).reshape(-1, 4)
+    width, height = images.size(row)
+    where = f"{images.name}: image {images.ids[row]} ({width} x {height} pixels)"
+    if len(boxes) > max_boxes:
+        raise ValueError(f"{where} has {len(boxes)} boxes, more than max_boxes {max_boxes}: raise it, or mend the row")
+    cut = np.clip(boxes, 0, np.array([width, height] * 2, dtype=np.float32))
+    for box, inside in zip(boxes, cut, strict=True):
+        if not np.abs(box - inside).max() <= OVERHANG:  # NaN too
+            raise ValueError(f"{where}: box {box.tolist()} is not inside; boxes are x0, y0, x1, y1 in pixels")
+        if not (inside[2:] > inside[:2]).all():
+            raise ValueError(f"{where}: box {box.tolist()} has no area; boxes are x0, y0, x1, y1 in pixels")
+    return cut
+
+
+def new_detector(
+    encoder: FrozenEncoder, seed: int, settings: DetectionSettings
+) -> tuple[MedSynForObjectDetection, MedSynDetectionImageProcessor]:
+    """An untrained neck and head on the encoder itself, and the processor that goes with both.
+
+    Raises:
+        ValueError: The encoder does not tell its architecture, or has no maps to look at.
+    """
+    if encoder.architecture is None:
+        raise ValueError(f"encoder {encoder.name} does not tell its timm architecture; load it with load_encoder")
+    processor = MedSynDetectionImageProcessor(
+        size=settings.image_size or encoder.processor.output_size,
+        resize=settings.resize,
+        image_mean=encoder.processor.image_mean,
+        image_std=encoder.processor.image_std,
+        num_channels=encoder.processor.num_channels,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MedSynForObjectDetection.from_encoder(
+            encoder.model,
+            TimmWrapperConfig(architecture=encoder.architecture, model_args=encoder.arguments or None),
+            image_size=processor.output_size,
+            neck_width=settings.neck_width,
+            preset=settings.preset,
+        )
+    return model, processor
+
+
+class FeatureMaps:
+    """The frozen encoder's maps of some rows, float32, as the detector takes them.
+
+    Args:
+        encoder ([`~trainers.downstream.features.FrozenEncoder`]): Whose maps.
+        images ([`~trainers.downstream.annotated_images.AnnotatedImages`]): Of which images.
+        rows (`np.ndarray`): Which of them.
+        settings ([`DetectionSettings`]): `image_size`, `resize`, `cache`, `encoding_batch_size` and `device` count.
+
+    Raises:
+        ValueError: An image cannot be used or has maps that are not finite; it is named.
+    """
+
+    def __init__(self, encoder: FrozenEncoder, images: AnnotatedImages, rows: np.ndarray, settings: DetectionSettings):
+        model, self.processor = new_detector(encoder, 0, settings)
+        self.images, self.places = images, {int(row): place for place, row in enumerate(rows)}
+        self.maps: list[np.ndarray] | None = None
+        if settings.cache == "none":
+            return
+        if settings.cache != "memory":
+            Path(settings.cache).mkdir(parents=True, exist_ok=True)
+            self.folder = tempfile.TemporaryDirectory(prefix="maps-", dir=settings.cache)  # goes with this object
+        model.to(settings.device)
+        rows = np.asarray(list(self.places))
+        starts = range(0, len(rows), settings.encoding_batch_size)
+        for start in tqdm(starts, desc=f"maps of {encoder.name} on {images.name}", unit="batch", delay=2):
+            some = rows[start : start + settings.encoding_batch_size]
+            pixels = torch.stack([self.pixels(row) for row in some]).to(settings.device)
+            found = [one.float().cpu().numpy() for one in model.encode_maps(pixels)]  # (batch, channels, h, w) each
+            for row, *maps in zip(some, *found, strict=True):
+                if not all(np.isfinite(one).all() for one in maps):
+                    raise ValueError(f"{encoder.name} gives maps that are not finite on image {images.ids[row]}")
+            if self.maps is None:
+                self.maps = [self._empty((len(rows), *one.shape[1:]), settings.cache) for one in found]
+            for kept, one in zip(self.maps, found, strict=True):
+                kept[start : start + len(some)] = one
+
+    def _empty(self, shape: tuple[int, ...], cache: str) -> np.ndarray:
+        if cache == "memory":
+            return np.empty(shape, dtype=np.float32)
+        path = Path(self.folder.name) / f"{'x'.join(map(str, shape))}.npy"
+        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+    def pixels(self, row: int) -> Tensor:
+        """The image of a row as the encoder takes it, `(channels, side, side)`."""
+        try:
+            return self.processor(self.images.open(row), return_tensors="pt")["pixel_values"][0]
+        except ValueError as error:
+            raise ValueError(f"{self.images.name}: image {self.images.ids[row]}: {error}") from error
+
+    def inputs(self, row: int) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        """What the detector takes of a row: its `feature_maps`, or its `pixel_values` where none are kept."""
+        if self.maps is None:
+            return {"pixel_values": self.pixels(row)}
+        return {"feature_maps": tuple(torch.from_numpy(one[self.places[row]]) for one in self.maps)}
+
+
+class DetectionRows(Dataset):
+    """Rows as the detector takes them, with their true boxes."""
+
+    def __init__(self, maps: FeatureMaps, rows: np.ndarray, max_boxes: int):
+        self.maps, self.rows = maps, [int(row) for row in rows]
+        self.boxes = [checked_boxes(maps.images, row, max_boxes) for row in self.rows]
+        self.sizes = [maps.images.size(row)[::-1] for row in self.rows]  # height, width
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> dict:
+        boxes = self.maps.processor.boxes_to_square(self.boxes[place], *self.sizes[place])
+        labels = {"boxes": torch.from_numpy(boxes), "class_labels": torch.zeros(len(boxes), dtype=torch.long)}
+        return self.maps.inputs(self.rows[place]) | {"labels": labels}
+
+
+def collate(items: list[dict]) -> dict:
+    """Stacks maps or pixels; labels stay a list, an image each."""
+    batch = {"labels": [item["labels"] for item in items]}
+    if "pixel_values" in items[0]:
+        return batch | {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
+    scales = zip(*(item["feature_maps"] for item in items), strict=True)
+    return batch | {"feature_maps": tuple(torch.stack(scale) for scale in scales)}
+
+
+@torch.no_grad()
+def map_scale(model: MedSynForObjectDetection, rows: DetectionRows, batch_size: int) -> Tensor:
+    """The root mean square of each of the encoder's maps over `rows`, `(maps,)`.
+
+    Raises:
+        ValueError: A map is zero everywhere.
+    """
+    squares = 0.0
+    for batch in DataLoader(rows, batch_size=batch_size, collate_fn=collate):
+        maps = batch["feature_maps"] if "feature_maps" in batch else model.encode_maps(batch["pixel_values"])
+        squares += torch.stack([one.double().square().mean((1, 2, 3)).sum() for one in maps])  # (maps,)
+    if not (squares > 0).all():
+        raise ValueError(
+            f"the encoder's maps are zero on all of the {len(rows)} training images: nothing to learn from"
+        )
+    return (squares / len(rows)).sqrt().float()
+
+
+@torch.no_grad()
+def detect(
+    model: MedSynForObjectDetection, rows: DetectionRows, settings: DetectionSettings
+) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], float]:
+    """What the detector finds on each row, corners in pixels of its image and scores, and the mean of the loss."""
+    model.eval()
+    predictions, total, start = {}, 0.0, 0
+    for batch in DataLoader(rows, batch_size=settings.batch_size, collate_fn=collate):
+        batch["labels"] = [{name: value.to(model.device) for name, value in one.items()} for one in batch["labels"]]
+        if "pixel_values" in batch:
+            batch["pixel_values"] = batch["pixel_values"].to(model.device)
+        else:
+            batch["feature_maps"] = tuple(one.to(model.device) for one in batch["feature_maps"])
+        output = model(**batch)
+        end = start + len(batch["labels"])
+        found = rows.maps.processor.post_process_object_detection(
+            output, settings.score_threshold, rows.sizes[start:end], settings.nms_threshold
+        )
+        for row, one in zip(rows.rows[start:end], found, strict=True):
+            predictions[row] = (one["boxes"].cpu().numpy(), one["scores"].cpu().numpy())
+        total += float(output.loss) * (end - start)
+        start = end
+    return predictions, total / len(rows)
+
+
+def score(predictions: dict[int, tuple[np.ndarray, np.ndarray]], rows: DetectionRows) -> dict[str, float]:
+    """Mean average precision of what [`detect`] found on `rows`."""
+    found = [{"boxes": predictions[row][0], "scores": predictions[row][1]} for row in rows.rows]
+    return mean_average_precision(found, [{"boxes": boxes} for boxes in rows.boxes])
+
+
+class DetectionTrainer(Trainer):
+    """Trains neck and head; evaluation finds boxes and scores them."""
+
+    def __init__(self, settings: DetectionSettings, **kwargs):
+        super().__init__(data_collator=collate, **kwargs)
+        self.settings = settings
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        rows = eval_dataset or self.eval_dataset
+        predictions, loss = detect(self.model, rows, self.settings)
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"the detector's loss is {loss} after {self.state.epoch:g} epochs: lower learning_rate "
+                f"{self.settings.learning_rate:g}"
+            )
+        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_map": score(predictions, rows)["map"]}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def floating_point_ops(self, inputs) -> int:
+        return 0  # transformers counts them in tokens
+
+
+class BestEpoch(TrainerCallback):
+    """Keeps the neck and head of the epoch with the best validation mAP, and ends training when none gets better.
+
+    Of two epochs with the same, as when nothing is found yet, the one with the lower validation loss is better.
+    """
+
+    # differs from HKU-MedAI/MGCA: there ten epochs that find nothing end the training, whatever the loss does
+
+    def __init__(self, patience: int, epochs: int):
+        self.patience = patience
+        self.epoch, self.best, self.weights = 0, None, {}
+        self.bar = tqdm(total=epochs, desc="training the detector", unit="epoch", delay=2)
+
+    def on_evaluate(self, args, state, control, metrics, model, **kwargs):
+        epoch = round(state.epoch)
+        rank = (metrics["eval_map"], -metrics["eval_loss"])
+        if self.best is None or rank > self.best:
+            self.epoch, self.best = epoch, rank
+            self.weights = {
+                name: value.clone()
+                for name, value in model.state_dict().items()
+                if not name.startswith("vision_model.")
+            }
+        elif epoch - self.epoch >= self.patience:
+            control.should_training_stop = True
+        self.bar.set_postfix(loss=f"{metrics['eval_loss']:.4f}", map=f"{metrics['eval_map']:.3f}", refresh=False)
+        self.bar.update()
+
+
+def train_detector(
+    encoder: FrozenEncoder,
+    images: AnnotatedImages,
+    rows: np.ndarray,
+    seed: int,
+    settings: DetectionSettings,
+    maps: FeatureMaps | None = None,
+) -> DetectionRun:
+    """Trains a detector on some training rows, keeps its best epoch on the validation split, and finds boxes on test.
+
+    Without augmentation and with a frozen encoder the encoder's maps never change: they are computed once.
+
+    Args:
+        encoder ([`~trainers.downstream.features.FrozenEncoder`]): With its `architecture`.
+        images ([`~trainers.downstream.annotated_images.AnnotatedImages`]): With `boxes`.
+        rows (`np.ndarray`): The training rows.
+        seed (`int`): Of the head's weights and of the order of the images.
+        settings ([`DetectionSettings`]): Everything else.
+        maps ([`FeatureMaps`], *optional*): Of all rows concerned and by the same settings, to be shared by several
+            calls; by default they are computed here.
+
+    Raises:
+        ValueError: A box or an image cannot be used, naming the image; the training rows, the validation or the test
+            split have no box; or the loss is not finite.
+    """
+    validation, test = images.rows("validation"), images.rows("test")
+    for name, some in (("training rows", rows), ("validation split", validation), ("test split", test)):
+        if not any(len(checked_boxes(images, row, settings.max_boxes)) for row in some):
+            raise ValueError(
+                f"{images.name}: none of the {len(some)} images of the {name} has a box, and a detector needs one: "
+                "take more of the labels, another draw, or another split"
+            )
+    if maps is None:
+        maps = FeatureMaps(encoder, images, np.concatenate([rows, validation, test]), settings)
+    train_rows, validation_rows, test_rows = (
+        DetectionRows(maps, some, settings.max_boxes) for some in (rows, validation, test)
+    )
+    model, processor = new_detector(encoder, seed, settings)
+    if settings.preset == "fixed":
+        # differs from HKU-MedAI/MGCA: there maps are taken in whatever unit the encoder gives them
+        model.map_scale.copy_(map_scale(model, train_rows, settings.encoding_batch_size))
+    best = BestEpoch(settings.patience, settings.epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=settings.batch_size,
+            num_train_epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="constant",
+            max_grad_norm=0,
+            eval_strategy="epoch",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=settings.device == "cuda",
+            use_cpu=settings.device == "cpu",
+            seed=seed,
+        )
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # several would split the labels, a list, among them
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        trainer = DetectionTrainer(
+            settings,
+            model=model.to(settings.device),
+            args=arguments,
+            train_dataset=train_rows,
+            eval_dataset=validation_rows,
+            callbacks=[best],
+            optimizers=(optimizer, None),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    best.bar.close()
+    model.load_state_dict(best.weights, strict=False)
+    predictions, _ = detect(model, test_rows, settings)
+    metrics = score(predictions, test_rows) | {
+        "validation_map": best.best[0],
+        "best_epoch": float(best.epoch),
+        "epochs": float(round(trainer.state.epoch)),
+    }
+    return DetectionRun(predictions, metrics, model.eval(), processor)
