@@ -21,7 +21,7 @@ from transformers.utils import cached_file, extract_commit_hash
 from .cards import render_card
 from .configuration_medsyn import MedSynConfig
 from .image_processing_medsyn import MedSynImageProcessor
-from .modeling_medsyn import MedSynPreTrainedModel
+from .modeling_medsyn import MedSynPreTrainedModel, without_pooler
 
 PROCESSOR_NAME = "medsyn_image_processor.json"
 # What timm needs to read weights of its own; the rest of its record tells where its authors' weights came from.
@@ -201,6 +201,7 @@ def export_encoders(checkpoint: str | Path, out: str | Path, revision: str | Non
         "processor": processor,
         "processor_name": PROCESSOR_NAME,
         "enlarged": enlarged_to(model),
+        "pooler_left_out": bool(without_pooler(config.text_config)),
     }
     inherited = checkpoint_card_data(checkpoint, revision)
     if not is_folder:
@@ -249,6 +250,6 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"{out}/image: timm.create_model('local-dir:{out}/image', pretrained=True) or AutoModel.from_pretrained; "
         f"features equal those of the checkpoint\n"
-        f"{out}/text: AutoModel.from_pretrained('{out}/text', add_pooling_layer=False) and AutoTokenizer"
+        f"{out}/text: AutoModel.from_pretrained and AutoTokenizer; {out}/text/README.md shows how"
     )
     return 0

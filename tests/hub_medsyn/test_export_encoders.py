@@ -14,6 +14,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
+    ElectraConfig,
     TimmWrapperModel,
     VisionTextDualEncoderProcessor,
     pipeline,
@@ -268,6 +269,25 @@ def test_what_the_cards_and_the_docs_tell_runs_as_it_stands(tmp_path, monkeypatc
     assert not torch.allclose(*told[0]["similarities"][0])
 
 
+def test_the_card_of_a_text_encoder_that_never_had_a_pooler_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(60, 50).save("film.png")
+    electra = ElectraConfig(
+        vocab_size=130,
+        hidden_size=16,
+        embedding_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    model = ConVIRTModel.from_encoders("resnet10t", electra, tiny_tokenizer(), image_size=32)
+    save_checkpoint(tmp_path / "checkpoint", model, MedSynImageProcessor(size=32))
+    assert main(["checkpoint", "--out", "encoders"]) == 0
+    assert "pool" not in (tmp_path / "encoders" / "text" / "README.md").read_text()
+    blocks = python_blocks(Path("encoders") / "text" / "README.md")
+    assert run_block(blocks[0])["tokens"].shape[-1] == 16 and len(blocks) == 2
+
+
 def run_block(block: str) -> dict:
     names: dict = {}
     exec(compile(block, "block", "exec"), names)
@@ -281,7 +301,6 @@ def test_an_encoder_that_does_not_come_back_is_not_written(tmp_path, monkeypatch
     def forgetful(name, **settings):
         model = create(name, **settings)
         if name.startswith("local-dir:"):
-            torch.nn.init.zeros_(model.norm.bias.data.fill_(1))
             model.norm.weight.data.mul_(2)
         return model
 
