@@ -98,7 +98,8 @@ class MedSynImageProcessor(BaseImageProcessor):
         num_channels (`int`, *optional*, defaults to 3): 3 repeats the grey image, 1 does not.
 
     Raises:
-        ValueError: If the crop is larger than the square, or the channels are neither 1 nor 3.
+        ValueError: If `size` has no `longest_edge`, the crop is larger than the square, or the channels are neither 1
+            nor 3.
     """
 
     model_input_names = ["pixel_values"]
@@ -113,7 +114,9 @@ class MedSynImageProcessor(BaseImageProcessor):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        side = size if isinstance(size, int) else size["longest_edge"]
+        side = size if isinstance(size, int) else size.get("longest_edge")
+        if side is None:
+            raise ValueError(f"size {size} has no longest_edge; pass the square's side as a number, such as size=224")
         crop = crop_size["height"] if isinstance(crop_size, dict) else crop_size
         if crop is not None and crop > side:
             raise ValueError(f"crop_size {crop} is larger than size {side}; pass a size of at least {crop}")

@@ -116,6 +116,8 @@ def test_unusable_images_are_named(image, message):
 def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="larger than size 16"):
         MedSynImageProcessor(size=16, crop_size=20)
+    with pytest.raises(ValueError, match="has no longest_edge; .* size=224"):
+        MedSynImageProcessor(size={"height": 16, "width": 16})
     with pytest.raises(ValueError, match="num_channels 2"):
         MedSynImageProcessor(num_channels=2)
     with pytest.raises(ValueError, match="takes no do_flip"):
