@@ -253,7 +253,10 @@ def write_report(rows: list[dict], args: argparse.Namespace, argv: list[str]) ->
         "# What the models know of real films without a label",
         f"Made by `python benchmarks/real_alignment.py {shown}`.",
     ]
-    parts.append(__doc__.split("\n\n", 1)[1].strip() + " In brackets: 95 % bootstrap intervals over patients.")
+    parts.append(
+        __doc__.split("\n\n", 1)[1].strip()
+        + " In brackets: 95 % bootstrap intervals over patients, or over reports where they look for films."
+    )
     for (dataset, task), part in table.groupby(["dataset", "task"], sort=False):
         main = part[part["metric"].isin(["macro AUROC"])] if task == "zero-shot" else part
         if task == "zero-shot":

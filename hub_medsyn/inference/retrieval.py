@@ -226,14 +226,14 @@ def retrieval_metrics(
     return metrics
 
 
-def nearest(query_embeds: Tensor, index_embeds: Tensor, k: int, chunk_size: int = 65536) -> tuple[Tensor, Tensor]:
+def nearest(query_embeds: Tensor, index_embeds: Tensor, k: int, chunk_size: int = CHUNK) -> tuple[Tensor, Tensor]:
     """The k rows of an index that have the largest products with each query.
 
     Args:
         query_embeds (`torch.Tensor` of shape `(queries, dim)`): From [`embed_images`] or [`embed_texts`].
         index_embeds (`torch.Tensor` of shape `(rows, dim)`): What is searched.
         k (`int`): How many rows a query gets.
-        chunk_size (`int`, *optional*, defaults to 65536): Rows that are compared at once.
+        chunk_size (`int`, *optional*, defaults to 1024): Queries, and rows, of a block, as in [`retrieval_ranks`].
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: Scores and row numbers, `(queries, k)` each, the best first.
@@ -243,14 +243,17 @@ def nearest(query_embeds: Tensor, index_embeds: Tensor, k: int, chunk_size: int 
     """
     if not 1 <= k <= len(index_embeds):
         raise ValueError(f"k={k} of an index with {len(index_embeds)} rows; pass k between 1 and that")
-    scores = query_embeds.new_empty(len(query_embeds), 0)
-    numbers = torch.empty(len(query_embeds), 0, dtype=torch.long, device=query_embeds.device)
-    for rows in _slices(len(index_embeds), chunk_size):
-        block = query_embeds @ index_embeds[rows].T  # (queries, chunk)
-        places = torch.arange(len(index_embeds), device=block.device)[rows].expand_as(block)
-        scores, numbers = torch.cat([scores, block], 1), torch.cat([numbers, places], 1)
-        scores, kept = scores.topk(min(k, scores.shape[1]), dim=1)
-        numbers = numbers.gather(1, kept)
+    scores = query_embeds.new_empty(len(query_embeds), k)
+    numbers = torch.empty(len(query_embeds), k, dtype=torch.long, device=query_embeds.device)
+    for queries in tqdm(list(_slices(len(query_embeds), chunk_size)), desc="nearest", unit="block", delay=2):
+        best, places = scores[queries, :0], numbers[queries, :0]
+        for rows in _slices(len(index_embeds), chunk_size):
+            block = query_embeds[queries] @ index_embeds[rows].T  # (chunk of queries, chunk of rows)
+            block, place = block.topk(min(k, block.shape[1]), dim=1)
+            best, places = torch.cat([best, block], 1), torch.cat([places, place + rows.start], 1)
+            best, kept = best.topk(min(k, best.shape[1]), dim=1)
+            places = places.gather(1, kept)
+        scores[queries], numbers[queries] = best, places
     return scores, numbers
 
 
