@@ -12,6 +12,7 @@ from torch import nn
 from transformers import TrainerControl
 
 from hub_medsyn import MedSynImageProcessor
+from hub_medsyn.loss_segmentation import mixed_loss
 from hub_medsyn.metrics.dice import dice, mask_counts
 from tests.trainers.downstream.test_segmentation_models import small_channels, tiny_encoder
 from trainers.downstream.annotated_images import AnnotatedImages
@@ -144,6 +145,18 @@ def test_a_run_is_its_seed_and_its_rows(run, encoder, images):
     assert one.validation_losses != other.validation_losses
     plain = train_segmenter(encoder, images, rows, 3, replace(short, augment=False))
     assert plain.validation_losses != one.validation_losses
+
+
+def test_the_decoder_of_the_lowest_validation_loss_comes_back(encoder, images):
+    wild = replace(QUICK, epochs=6, learning_rate=0.3)
+    trained = train_segmenter(encoder, images, images.rows("train"), 0, wild)
+    losses = trained.validation_losses
+    assert np.argmin(losses) < len(losses) - 1  # else this would show nothing
+    held = FilmsAndMasks(images, images.rows("validation"), trained.processor)
+    batch = held.batch([held[place] for place in range(len(held))])
+    with torch.no_grad():
+        loss = mixed_loss(trained.model(batch["pixel_values"])[:, 0], batch["masks"])
+    assert loss.item() == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_a_vit_is_decoded_too(images):
