@@ -15,12 +15,12 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperMo
 PREFIXES = ("module.", "timm_model.", "vision_model.timm_model.")
 SAVE_AGAIN = (
     "python -c \"import torch; s = torch.load('{file}', map_location='cpu', weights_only=False); "
-    "torch.save(s.get('state_dict', s), '{stem}-tensors.pt')\""
+    "torch.save(s.get('state_dict', s.get('model', s)), '{stem}-tensors.pt')\""
 )
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads the tensors of a Lightning checkpoint, of a plain state dict or of a `.safetensors` file.
+    """Reads the tensors of a plain state dict, one under `state_dict` (Lightning) or `model` (DeiT), or `.safetensors`.
 
     Nothing of a torch file is run: it is read with `weights_only=True`, and no class beyond torch's own short list is
     allowed, however harmless.
@@ -52,13 +52,17 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
             "instead:\n"
             f"  {command}"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+    entries = content if isinstance(content, dict) else {}
+    inner = next((name for name in ("state_dict", "model") if isinstance(entries.get(name), dict)), None)
+    state = entries if inner is None else entries[inner]
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and isinstance(name, str)}
+    if not tensors:
         holds = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} holds no tensors by name, alone or under 'state_dict', only: {holds or 'nothing'}")
-    others = [name for name in content if name != "state_dict"] if state is not content else []
-    others += [name for name, value in state.items() if not isinstance(value, Tensor)]
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}, others
+        raise ValueError(
+            f"{path} holds no tensors by name, alone or under 'state_dict' or 'model', only: {holds or 'nothing'}"
+        )
+    others = [] if inner is None else [str(name) for name in entries if name != inner]
+    return tensors, others + [str(name) for name in state if name not in tensors]
 
 
 def load_image_weights(encoder: nn.Module, path: str | Path) -> None:

@@ -226,6 +226,15 @@ def test_from_encoders_reads_torchvision_weights_by_order(tmp_path):
     assert model.config.frozen_text_layers == 0  # random text weights are not frozen
 
 
+@pytest.mark.parametrize("inner", ["state_dict", "model"])
+def test_weights_are_found_under_the_names_that_trainers_give_them(inner, tmp_path):
+    weights = timm.create_model("resnet10t").state_dict()
+    torch.save({inner: weights, "epoch": 3}, tmp_path / "weights.pth")
+    settings = {"image_weights": tmp_path / "weights.pth", "image_size": 32}
+    model = ConVIRTModel.from_encoders("resnet10t", tiny_text_config(), tiny_tokenizer(), **settings)
+    assert torch.equal(model.vision_model.timm_model.conv1[0].weight, weights["conv1.0.weight"])
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     def assemble(image, **settings):
         return ConVIRTModel.from_encoders(image, tiny_text_config(), tokenizer=tiny_tokenizer(), **settings)
@@ -240,7 +249,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     torch.save({"weights": Image.new("L", (2, 2))}, tmp_path / "pickle.pth")
     with pytest.raises(ValueError, match="pickle.pth is refused: .* can run any code"):
         assemble("mobilenetv2_100", image_weights=tmp_path / "pickle.pth")
-    for content in ([torch.ones(2)], torch.ones(2), {"state_dict": 3}):
+    for content in ([torch.ones(2)], torch.ones(2), {"state_dict": 3}, {1: torch.ones(2)}):
         torch.save(content, tmp_path / "other.pth")
         with pytest.raises(ValueError, match="other.pth holds no tensors by name"):
             assemble("mobilenetv2_100", image_weights=tmp_path / "other.pth")
