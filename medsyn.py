@@ -9,7 +9,8 @@ import sys
 COMMANDS = {
     "build": ("dataset_builder.build:main", "reports in, a synthetic chest-radiograph dataset out"),
     "pretrain": ("trainers.pretrain:main", "train an image and a text encoder on such a dataset"),
-    "probe": ("trainers.downstream.linear_probe:main", "measure frozen encoders with a linear head"),
+    "evaluate": ("trainers.downstream.evaluate:main", "measure frozen encoders: classify, segment, detect"),
+    "probe": ("trainers.downstream.linear_probe:main", "the same with a linear head alone"),
     "convert": ("hub_medsyn.convert:main", "read the published checkpoint of a method"),
     "export-encoders": ("hub_medsyn.export_encoders:main", "write a checkpoint's encoders for timm and transformers"),
     "data": ("dataset_builder.radiographs.prepare:main", "read real radiographs from their official downloads"),

@@ -6,10 +6,12 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from trainers.downstream.image_set import (
     UNREADABLE,
@@ -41,6 +43,18 @@ class AnnotatedImages(ImageSet):
     finding: str | None = None
     boxes: Callable[[int], np.ndarray] | None = None
     mask: Callable[[int], np.ndarray] | None = None
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """Whether a row has a box, or, where no boxes were read, a mask with a pixel inside, `(n, 1)` bool."""
+        rows = tqdm(range(len(self.ids)), desc=f"annotations of {self.name}", unit="image", delay=2, leave=False)
+        found = [len(self.boxes(row)) > 0 if self.boxes else self.mask(row).any() for row in rows]
+        return np.array(found)[:, None]
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """The name of the column of `shown`."""
+        return (self.finding or "a finding",)
 
 
 def annotated_from_dataset(
@@ -90,7 +104,7 @@ def annotated_from_dataset(
         without |= np.asarray(values.is_null())
         known |= set(pc.struct_field(pc.list_flatten(values), "finding").to_pylist())
     _check_findings(f"dataset {name}", findings, known)
-    kept = np.flatnonzero(~without) if unannotated == "drop" else np.arange(len(table))
+    kept = _kept(without, unannotated)
     ids = [str(value) for value in table["image_id"]]
     patients = np.array([str(value) for value in table[patient_column]])
 
@@ -184,7 +198,7 @@ def annotated_from_csv(
     without = np.zeros(len(table), dtype=bool)
     for column in kinds:
         without |= np.asarray((table[column] == "") & ~looked)
-    kept = np.flatnonzero(~without) if unannotated == "drop" else np.arange(len(table))
+    kept = _kept(without, unannotated)
     files = list(table[file_column])
 
     boxes = mask = None
@@ -266,7 +280,14 @@ def _check_findings(where: str, findings: Sequence[str] | None, known: set[str])
             raise ValueError(f"{where} annotates no {finding!r}; it annotates {', '.join(sorted(known)) or 'nothing'}")
 
 
+def _kept(without: np.ndarray, unannotated: str) -> np.ndarray:
+    if unannotated not in UNANNOTATED:
+        raise ValueError(f"unannotated {unannotated!r} is none of {', '.join(UNANNOTATED)}")
+    return np.flatnonzero(~without) if unannotated == "drop" else np.arange(len(without))
+
+
 def _annotated(ids, encoded, patients, splits, kept, without, shares, seed, **rest) -> AnnotatedImages:
+    """The rows `kept` of a source, with what became of those `without` an annotation."""
     left = tuple(ids[row] for row in np.flatnonzero(without))
     left_out, notes = {}, ()
     if left and len(kept) < len(ids):

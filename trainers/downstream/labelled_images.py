@@ -26,6 +26,31 @@ class LabelledImages(ImageSet):
     labels: tuple[str, ...] = field(kw_only=True)
     targets: np.ndarray = field(kw_only=True)
 
+    @property
+    def shown(self) -> np.ndarray:
+        """Whether a row shows a label, `(n, labels)` bool."""
+        return self.targets == 1
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """The names of the columns of `shown`."""
+        return self.labels
+
+    def one_label_each(self) -> None:
+        """Checks that labels exclude each other.
+
+        Raises:
+            ValueError: An image has none of them, several, or one that is uncertain; their number and the first are
+                told.
+        """
+        odd = np.flatnonzero((self.targets == 1).sum(axis=1) + 2 * np.isnan(self.targets).any(axis=1) != 1)
+        if len(odd):
+            raise ValueError(
+                f"{self.name}: {len(odd)} of {len(self.ids)} images do not have exactly one of the labels "
+                f"{', '.join(self.labels)}: {some([self.ids[row] for row in odd])}; name labels that exclude each "
+                "other with --labels, or leave out --exclusive"
+            )
+
     def with_labels(
         self, names: Sequence[str] | None = None, min_positives: int = 5
     ) -> tuple[LabelledImages, dict[str, str]]:

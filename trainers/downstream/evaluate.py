@@ -1,0 +1,249 @@
+"""`medsyn evaluate`: what small heads learn from frozen encoders, with 1, 10 and 100 % of the labels."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainers.downstream.options import TRAINING, named, parse
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trainers.downstream.features import FrozenEncoder
+    from trainers.downstream.image_set import ImageSet
+
+Draws = list[tuple[float, int, "np.ndarray"]]
+
+
+def main(argv: list[str] | None = None, command: str = "evaluate") -> int:
+    """Runs `medsyn evaluate` and returns its exit code: 0 done, 1 failed with one sentence on stderr."""
+    args = parse(argv, command)
+    try:
+        print(run(args))
+    except (ValueError, OSError) as error:
+        print(f"medsyn {command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> str:
+    """Measures as `args` says, writes the results and returns the table."""
+    from trainers.downstream.card_results import add_to_card, eval_results
+    from trainers.downstream.label_budget import budget_notes, budget_rows
+    from trainers.downstream.paper_tables import write_tables
+    from trainers.downstream.results import results_frame, results_table, write_results
+
+    if args.update_cards:
+        cards = {name: Path(what) / "README.md" for name, what in map(named, args.encoder) if Path(what).is_dir()}
+        for card in cards.values():
+            if not card.is_file():
+                raise FileNotFoundError(f"there is no model card {card} for --update-cards")
+    images, notes = _labelled(args) if args.task == "classify" else _annotated(args)
+    notes += images.told()
+    draws: Draws = []
+    for budget in dict.fromkeys(args.budget):
+        seeds = range(args.seed, args.seed + (1 if budget == 100 else args.seeds))
+        rows = {seed: budget_rows(images, budget, seed) for seed in seeds}
+        notes += budget_notes(images, budget, rows)
+        draws += [(budget, seed, some) for seed, some in rows.items()]
+    measure = {"classify": _classify, "segment": _segment, "detect": _detect}[args.task]
+    rows = measure(args, images, draws, notes)
+
+    notes = sorted(notes)
+    table = results_table(rows) + "".join(f"\n- {note}" for note in notes)
+    settings = vars(args) | {"notes": notes, "images": images.counts()}
+    settings |= {"left_out": {why: list(ids) for why, ids in images.left_out.items()}}
+    write_results(args.out, rows, table, settings)
+    write_tables(results_frame(rows), args.out)
+    for name, card in cards.items() if args.update_cards else ():
+        add_to_card(card, eval_results(rows, name))
+    return table
+
+
+def _labelled(args: argparse.Namespace):
+    """The images of a classification and what is to be told of their labels."""
+    from trainers.downstream.image_set import patient_splits
+    from trainers.downstream.labelled_images import images_from_csv, images_from_dataset
+
+    if args.dataset.endswith(".csv"):
+        patient = args.patient_column or "patient_id"
+        columns = (args.file_column, args.labels_column, args.split_column, patient)
+        images = images_from_csv(args.dataset, *columns, args.skip_missing, args.unlabelled)
+    else:
+        patient = args.patient_column or "subject_id"
+        images = images_from_dataset(args.dataset, args.config, patient, args.uncertain, args.unlabelled)
+    if args.resplit:
+        note = f"patients are split anew, {' : '.join(f'{share:g}' for share in args.resplit)}, seed {args.seed}"
+        splits = patient_splits(images.patients, args.resplit, args.seed)
+        images = replace(images, splits=splits, notes=(*images.notes, note))
+    images, left_out = images.with_labels(args.labels, args.min_positives)
+    notes = [f"left out: {name} ({why})" for name, why in left_out.items()]
+    if args.exclusive:
+        images.one_label_each()
+    validation = images.targets[images.rows("validation")]
+    for column, label in enumerate(images.labels):
+        lacking = [
+            word for value, word in ((1, "positives"), (0, "negatives")) if not (validation[:, column] == value).any()
+        ]
+        if lacking:
+            notes.append(f"{label} has no {' and no '.join(lacking)} in validation: no part in choosing a head")
+    return images, notes
+
+
+def _annotated(args: argparse.Namespace):
+    """The images of a segmentation or detection and what is to be told of their annotations."""
+    from trainers.downstream.annotated_images import annotated_from_csv, annotated_from_dataset
+
+    common = {"unannotated": args.unannotated, "shares": args.resplit, "seed": args.seed}
+    if args.dataset.endswith(".csv"):
+        images = annotated_from_csv(
+            args.dataset,
+            args.boxes_column if args.task == "detect" else None,
+            args.mask_column if args.task == "segment" else None,
+            args.findings,
+            args.file_column,
+            args.split_column,
+            args.patient_column or "patient_id",
+            args.annotated_column,
+            skip_missing=args.skip_missing,
+            **common,
+        )
+    else:
+        kind = {"detect": "boxes", "segment": "masks"}[args.task]
+        patient = args.patient_column or "subject_id"
+        images = annotated_from_dataset(args.dataset, args.findings, args.config, patient, (kind,), **common)
+    shown = {split: int(images.shown[images.rows(split)].sum()) for split in images.counts()}
+    told = ", ".join(f"{shown[split]} of {count} {split} images" for split, count in images.counts().items())
+    notes = [f"with {images.shown_names[0]}: {told}"]
+    absent = [split for split in ("train", "test") if not shown[split]]
+    if absent:
+        raise ValueError(
+            f"{images.name}: no image of {' and '.join(absent)} shows {images.shown_names[0]} ({told}); take other "
+            "--findings, or split the patients anew with --resplit"
+        )
+    return images, notes
+
+
+def _encoders(args: argparse.Namespace):
+    """Each encoder with the first digits of its weights' hash, loaded when its turn comes."""
+    from trainers.downstream.features import load_encoder
+
+    for name, what in map(named, args.encoder):
+        encoder = load_encoder(what, name, args.image_size, args.seed)
+        yield encoder, encoder.weights_hash()[:12]
+
+
+def _settings(args: argparse.Namespace, kind: type):
+    """A dataclass of settings with what was given on the command line, the rest by its own defaults."""
+    given = {name: getattr(args, name) for name in (*TRAINING, "augment", "neck_width", "resize", "preset")}
+    given |= {"batch_size": args.train_batch_size, "cache": args.maps, "device": args.device}
+    known = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in given.items() if name in known and value is not None})
+
+
+def _model_folder(args: argparse.Namespace, encoder: FrozenEncoder, budget: float, seed: int) -> Path:
+    name = re.sub(r"[^\w.+-]+", "_", encoder.name)
+    return Path(args.out) / "models" / f"{name}-{budget:g}-{seed}"
+
+
+def _classify(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
+    from tqdm import tqdm
+
+    from trainers.downstream.classifier_folder import save_classifier
+    from trainers.downstream.features import cached_features
+    from trainers.downstream.logistic_head import fit_head
+    from trainers.downstream.probe_results import ProbeRun, result_rows
+    from trainers.downstream.trained_head import HeadSettings, train_head
+
+    validation, test, runs = images.rows("validation"), images.rows("test"), []
+    settings = _settings(args, HeadSettings)
+    with tqdm(total=len(args.encoder) * len(draws), desc="fitting heads", unit="head") as bar:
+        for encoder, weights in _encoders(args):
+            folder = args.cache or Path(args.out) / "features"
+            table = cached_features(encoder, images, folder, args.batch_size, args.device)
+            for budget, seed, rows in draws:
+                if args.head == "trained":
+                    head = train_head(encoder, images, table, rows, seed, settings, args.exclusive)
+                else:
+                    known = images.targets[rows], table[validation], images.targets[validation]
+                    head = fit_head(table[rows], *known, exclusive=args.exclusive)
+                constant = tuple(images.labels[label] for label in head.constant)
+                base = (encoder.name, weights, budget, seed)
+                runs.append(ProbeRun(*base, head(table[test]), len(rows), head.penalty, constant))
+                if args.save_models:
+                    folder = _model_folder(args, encoder, budget, seed)
+                    save_classifier(folder, encoder, *head.plain(), images.labels, args.exclusive)
+                bar.update()
+    for budget, seed, constant in {(run.budget, run.seed, run.constant) for run in runs if run.constant}:
+        notes.append(f"{budget:g} %, seed {seed}: nothing to learn {', '.join(constant)} from, scored as chance")
+    return result_rows(images, runs, args.resamples, args.seed, args.exclusive)
+
+
+def _needs_findings(images: ImageSet, draws: Draws) -> None:
+    without = [f"{budget:g} % with seed {seed}" for budget, seed, rows in draws if not images.shown[rows].any()]
+    if without:
+        raise ValueError(
+            f"{images.name}: no training image shows {images.shown_names[0]} in {len(without)} of {len(draws)} draws "
+            f"({', '.join(without)}): take a larger --budget or another --seed"
+        )
+
+
+def _segment(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
+    from hub_medsyn.metrics.macro_auroc import patient_draws
+    from trainers.downstream.results import MeasuredRun, measured_rows, weighted_means
+    from trainers.downstream.segmentation import SegmentationSettings, train_segmenter
+
+    _needs_findings(images, draws)
+    settings, runs = _settings(args, SegmentationSettings), []
+    resamples = patient_draws(images.patients[images.rows("test")], args.resamples, args.seed)
+    for encoder, weights in _encoders(args):
+        for budget, seed, rows in draws:
+            run = train_segmenter(encoder, images, rows, seed, settings)
+            metrics = {name: run.metrics[name] for name in ("dice_per_image", "dice_dataset", "dice_official")}
+            samples = {"dice_per_image": weighted_means(run.dice, resamples)}
+            runs.append(MeasuredRun(encoder.name, weights, budget, seed, len(rows), metrics, samples))
+            if args.save_models:
+                folder = _model_folder(args, encoder, budget, seed)
+                run.model.save_pretrained(folder)
+                run.processor.save_pretrained(folder)
+    return measured_rows(images, "segmentation", runs)
+
+
+def _detect(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
+    import numpy as np
+
+    from hub_medsyn.metrics.macro_auroc import patient_draws
+    from hub_medsyn.metrics.mean_average_precision import IOU_THRESHOLDS
+    from trainers.downstream.detection import DetectionSettings, FeatureMaps, checked_boxes, train_detector
+    from trainers.downstream.detection_bootstrap import match, resampled_map
+    from trainers.downstream.results import MeasuredRun, measured_rows
+
+    _needs_findings(images, draws)
+    settings, runs, test = _settings(args, DetectionSettings), [], images.rows("test")
+    settings = replace(settings, encoding_batch_size=args.batch_size)
+    resamples = patient_draws(images.patients[test], args.resamples, args.seed)
+    boxes = [checked_boxes(images, row) for row in test]
+    for encoder, weights in _encoders(args):
+        used = np.unique(np.concatenate([*(rows for *_, rows in draws), images.rows("validation"), test]))
+        maps = FeatureMaps(encoder, images, used, settings)
+        for budget, seed, rows in draws:
+            run = train_detector(encoder, images, rows, seed, settings, maps)
+            metrics = {"map_40_75": run.metrics["map"]}
+            metrics |= {name: run.metrics[name] for name in ("map_50", "map_75", "map_official")}
+            found = match([run.predictions[row] for row in test], boxes, IOU_THRESHOLDS)
+            samples = {"map_40_75": resampled_map(found, resamples)}
+            runs.append(MeasuredRun(encoder.name, weights, budget, seed, len(rows), metrics, samples))
+            if args.save_models:
+                folder = _model_folder(args, encoder, budget, seed)
+                run.model.save_pretrained(folder)
+                run.processor.save_pretrained(folder)
+    return measured_rows(images, "detection", runs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
