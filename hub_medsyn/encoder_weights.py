@@ -20,7 +20,7 @@ SAVE_AGAIN = (
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads the tensors of a plain state dict, one under `state_dict` (Lightning) or `model` (DeiT), or `.safetensors`.
+    """Reads tensors by name: a state dict, one under `state_dict` (Lightning) or `model` (DeiT), or `.safetensors`.
 
     Nothing of a torch file is run: it is read with `weights_only=True`, and no class beyond torch's own short list is
     allowed, however harmless.
