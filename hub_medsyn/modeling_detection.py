@@ -82,17 +82,32 @@ class FeaturePyramid(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.coarse = nn.MaxPool2d(2)
-        self.fine = nn.ConvTranspose2d(channels, channels // 2, 2, stride=2)
+        self.fine = nn.ConvTranspose2d(channels, channels // 2, 2, stride=2, bias=False)  # a BatchNorm follows
         self.channels = [channels, channels, channels // 2]
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         return [self.coarse(maps[0]), maps[0], self.fine(maps[0])]
 
 
+class YoloOutput(nn.Conv2d):
+    """1 x 1 convolution to 5 numbers and the classes of each anchor; `prior` is the objectness it starts with, where
+    given."""
+
+    def __init__(self, channels: int, anchors: int, classes: int, prior: float | None = None):
+        self.anchors, self.prior = anchors, prior  # reset_parameters, which super().__init__ calls, reads them
+        super().__init__(channels, anchors * (5 + classes), 1)
+
+    @torch.no_grad()
+    def reset_parameters(self):
+        super().reset_parameters()
+        if self.prior is not None:
+            self.bias.view(self.anchors, -1)[:, 4] = -math.log(1 / self.prior - 1)
+
+
 class YoloScale(nn.Module):
     """Six convolutions, 1 x 1 and 3 x 3 in turn, and the output; the fifth is the route to the next scale."""
 
-    def __init__(self, channels: int, width: int, outputs: int):
+    def __init__(self, channels: int, width: int, output: YoloOutput):
         super().__init__()
         self.route = nn.Sequential(
             ConvNorm(channels, width, 1),
@@ -102,7 +117,7 @@ class YoloScale(nn.Module):
             ConvNorm(2 * width, width, 1),
         )
         self.last = ConvNorm(width, 2 * width, 3)
-        self.output = nn.Conv2d(2 * width, outputs, 1)
+        self.output = output
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         route = self.route(features)  # (images, width, h, w)
@@ -112,13 +127,14 @@ class YoloScale(nn.Module):
 class YoloHead(nn.Module):
     """YOLOv3 on three maps, coarsest first (Redmon and Farhadi 2018, section 2.3)."""
 
-    def __init__(self, channels: list[int], width: int, outputs: int):
+    def __init__(self, channels: list[int], width: int, anchors: int, classes: int, prior: float | None = None):
         super().__init__()
         widths = [width, width // 2, width // 4]
         laterals = [0, width // 2, width // 4]
         self.laterals = nn.ModuleList([ConvNorm(widths[scale - 1], laterals[scale], 1) for scale in (1, 2)])
+        outputs = [YoloOutput(2 * width, anchors, classes, prior) for width in widths]
         self.scales = nn.ModuleList(
-            [YoloScale(channels[scale] + laterals[scale], widths[scale], outputs) for scale in range(3)]
+            [YoloScale(channels[scale] + laterals[scale], widths[scale], outputs[scale]) for scale in range(3)]
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -154,20 +170,18 @@ class MedSynForObjectDetection(PreTrainedModel):
         self.stages, channels = detection_stages(self.vision_model.timm_model)
         self.pyramid = FeaturePyramid(*channels) if self.stages is None else None
         self.register_buffer("map_scale", torch.ones(len(channels)))
-        outputs = len(config.anchors[0]) * (5 + config.num_labels)
-        self.head = YoloHead(self.pyramid.channels if self.pyramid else channels, config.neck_width, outputs)
+        # differs from HKU-MedAI/MGCA: there half of all candidates of a new head are above the threshold of 0.5, and
+        # the chance hits among them can outdo the first epochs that find anything
+        prior = PRIOR if config.preset == "fixed" else None
+        channels = self.pyramid.channels if self.pyramid else channels
+        self.head = YoloHead(channels, config.neck_width, len(config.anchors[0]), config.num_labels, prior)
         self.post_init()
         self.eval()
 
     def _init_weights(self, module: nn.Module):
-        """As torch makes them, but for objectness."""
+        """As torch makes them, but for objectness, see [`YoloOutput`]."""
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
             module.reset_parameters()
-        # differs from HKU-MedAI/MGCA: there half of all candidates of a new head are above the threshold of 0.5, and
-        # the chance hits among them can outdo the first epochs that find anything
-        if isinstance(module, YoloScale) and self.config.preset == "fixed":
-            bias = module.output.bias.data.view(len(self.config.anchors[0]), -1)  # (anchors, 5 + classes)
-            bias[:, 4] = -math.log(1 / PRIOR - 1)
 
     def train(self, mode: bool = True):
         super().train(mode)
