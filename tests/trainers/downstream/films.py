@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import datasets
@@ -77,5 +78,79 @@ def write_dataset(folder: Path, uncertain: int = 0) -> Path:
             labels |= {"Edema": -1} if place < uncertain else {}
             image = {"bytes": film(row["labels"], index), "path": None}
             rows.append({"image": image, "image_id": row["name"], "subject_id": row["patient"], "labels": labels})
+        datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "data" / f"{split}-0.parquet")
+    return folder
+
+
+def square_of(label: str) -> tuple[int, int, int, int]:
+    """The box `x0, y0, x1, y1` of a label's square in [`film`]."""
+    row, column = CORNERS[label]
+    return column, row, column + 12, row + 12
+
+
+def mask_of(labels: set[str]) -> bytes:
+    """The squares of `labels` as a PNG mask."""
+    pixels = np.zeros((32, 32), dtype=np.uint8)
+    for label in labels:
+        x0, y0, x1, y1 = square_of(label)
+        pixels[y0:y1, x0:x1] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_annotated_csv(folder: Path, unannotated: int = 0) -> Path:
+    """[`write_csv`] with the squares as boxes and masks; nobody looked at the first `unannotated` rows of each split.
+
+    `looked` is filled where somebody did, and `boxes` is empty, not `[]`, where nothing is to be found.
+    """
+    path, table = write_csv(folder), film_table()
+    (folder / "masks").mkdir()
+    boxes, masks, looked = [], [], []
+    for place, row in zip(table.groupby("split").cumcount(), table.to_dict("records"), strict=True):
+        found = [(label, *square_of(label)) for label in sorted(row["labels"])]
+        cell = [
+            {"label": label, "x": x0 / 32, "y": y0 / 32, "w": (x1 - x0) / 32, "h": (y1 - y0) / 32}
+            for label, x0, y0, x1, y1 in found
+        ]
+        seen = place >= unannotated
+        (folder / "masks" / f"{row['name']}.png").write_bytes(mask_of(row["labels"]))
+        boxes.append(json.dumps(cell) if seen and cell else "")
+        masks.append(f"masks/{row['name']}.png" if seen else "")
+        looked.append("yes" if seen else "")
+    pd.read_csv(path).assign(boxes=boxes, mask=masks, looked=looked).to_csv(path, index=False)
+    return path
+
+
+def write_annotated_dataset(folder: Path, unannotated: int = 0) -> Path:
+    """The same as a folder for `load_dataset`; null columns where nobody looked."""
+    text = datasets.Value("string")
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "image_id": text,
+            "subject_id": text,
+            "boxes": datasets.List({"finding": text, "box": datasets.List(datasets.Value("float32"), length=4)}),
+            "finding_masks": datasets.List({"finding": text, "mask": datasets.Image()}),
+        }
+    )
+    (folder / "data").mkdir(parents=True)
+    for split, part in film_table().groupby("split"):
+        rows = []
+        for place, (index, row) in enumerate(part.iterrows()):
+            labels = sorted(row["labels"])
+            rows.append(
+                {
+                    "image": {"bytes": film(row["labels"], index), "path": None},
+                    "image_id": row["name"],
+                    "subject_id": row["patient"],
+                    "boxes": [{"finding": label, "box": square_of(label)} for label in labels],
+                    "finding_masks": [
+                        {"finding": label, "mask": {"bytes": mask_of({label}), "path": None}} for label in labels
+                    ],
+                }
+            )
+            if place < unannotated:
+                rows[-1] |= {"boxes": None, "finding_masks": None}
         datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "data" / f"{split}-0.parquet")
     return folder
