@@ -13,13 +13,13 @@ LAMBDA_XY = LAMBDA_WH = 2.5
 LAMBDA_EMPTY = 0.5
 
 
-def shape_iou(sizes: Tensor, anchors: Tensor, margin: float = 0.0) -> Tensor:
+def shape_iou(sizes: Tensor, anchors: Tensor, margin: float | Tensor = 0.0) -> Tensor:
     """IoU of boxes and anchors laid on one corner: `(boxes, anchors)`.
 
     Args:
         sizes (`torch.Tensor` of shape `(boxes, 2)`): Width and height.
         anchors (`torch.Tensor` of shape `(anchors, 2)`): Likewise, in the same unit.
-        margin (`float`, *optional*, defaults to 0): Added to every side before areas are taken.
+        margin (`float` or `torch.Tensor` of shape `(2,)`, *optional*, defaults to 0): Added to every width and height.
     """
     sizes, anchors = sizes[:, None] + margin, anchors[None] + margin  # (boxes, 1, 2), (1, anchors, 2)
     overlap = torch.minimum(sizes, anchors).prod(-1)  # (boxes, anchors)
@@ -37,10 +37,14 @@ def yolo_loss(
 ) -> dict[str, Tensor]:
     """The loss of one scale (Redmon and Farhadi 2018, section 2, with squared errors and weights of published code).
 
-    Each box belongs to the cell that holds its centre and to the anchor of this scale most like it in shape; of two
-    boxes that meet there, the later counts, and the classes of both. Anchors of that cell with an IoU above 0.5 that
-    are not the best are left out, all others should be empty. Every part is a sum divided by the number of all cells
-    and anchors, so that a batch without boxes has a loss of emptiness alone.
+    Each box belongs to the cell that holds its centre and to the anchor of this scale most like it in shape, at every
+    scale; of two boxes that meet there, the later counts, and the classes of both. Other anchors of that cell with an
+    IoU above 0.5 are left out, all others should be empty. Every part is a sum divided by the number of all cells and
+    anchors, so that a batch without boxes has a loss of emptiness alone.
+
+    `official` equals the published code, which adds one to the sides of boxes and anchors, as for pixels, where they
+    are measured in cells, and wants the anchor that has to find a box to be empty as well, with half the weight, if
+    its IoU is at most 0.5. `fixed` does neither.
 
     Args:
         output (`torch.Tensor` of shape `(batch, anchors * (5 + classes), rows, columns)`): Of the head.
@@ -49,7 +53,7 @@ def yolo_loss(
         classes (`torch.LongTensor` of shape `(boxes,)`): The number of each box's class.
         anchors (`torch.Tensor` of shape `(anchors, 2)`): Width and height in pixels.
         image_size (`int`): Side of the image in pixels.
-        rule (`str`, *optional*, defaults to `"fixed"`): `official` or `fixed`, see below.
+        rule (`str`, *optional*, defaults to `"fixed"`): `official` or `fixed`.
 
     Returns:
         `dict[str, torch.Tensor]`: `total` = 2.5 (`x` + `y` + `w` + `h`) + `conf` + `cls`, and its parts; scalars.
