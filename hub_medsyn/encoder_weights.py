@@ -65,12 +65,21 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, others + [str(name) for name in state if name not in tensors]
 
 
+def with_channels(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Weights whose first convolution takes grey images, summed over the colours that it was trained on, as timm does
+    it; any others as they are."""
+    first = next((name for name, value in state.items() if value.ndim == 4), None)
+    if channels != 1 or first is None or state[first].shape[1] != 3:
+        return state
+    return {**state, first: timm.models.adapt_input_conv(1, state[first])}
+
+
 def load_image_weights(encoder: nn.Module, path: str | Path) -> None:
     """Loads a classifier's weights into a timm encoder that has no head.
 
     Names are used where they agree. Where they do not (torchvision's MobileNetV2 for timm's `mobilenetv2_100`, say),
     both hold the same layers in the same order: tensors are matched by order, each with the same shape. A head at the
-    end of the file is left out.
+    end of the file is left out, and weights for colours are summed for an encoder of grey images.
 
     Args:
         encoder (`torch.nn.Module`): Made by `timm.create_model(..., num_classes=0)`; its weights are replaced.
@@ -86,6 +95,7 @@ def load_image_weights(encoder: nn.Module, path: str | Path) -> None:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     wanted = {name: value for name, value in encoder.state_dict().items() if not name.endswith("num_batches_tracked")}
+    state = with_channels(state, next((value.shape[1] for value in wanted.values() if value.ndim == 4), 3))
     if not wanted.keys() <= state.keys():
         given = [(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")]
         if len(given) < len(wanted):
@@ -130,7 +140,7 @@ def load_image_encoder(
         deviation that the weights expect, and is absent when they are random.
 
     Raises:
-        ValueError: If `image` is none of the three, or a folder of Transformers holds an encoder of other channels or
+        ValueError: If `image` is none of the three, `num_channels` neither 1 nor 3, or a folder of Transformers holds an encoder of other channels or
             of another fixed size; timm's own weights are adapted to both.
     """
     if Path(image).is_dir() or "/" in image:
@@ -144,6 +154,8 @@ def load_image_encoder(
             "python -c 'import timm; print(timm.list_models())' lists them"
         )
     arguments.pop("num_classes", None)
+    if num_channels not in (1, 3):
+        raise ValueError(f"num_channels={num_channels} is neither 1 nor 3")
     if num_channels != 3:
         arguments["in_chans"] = num_channels
     if timm.get_pretrained_cfg(architecture).fixed_input_size:

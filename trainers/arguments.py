@@ -37,6 +37,9 @@ class ModelArguments:
         },
     )
     image_size: int = field(default=224, metadata={"help": "Side of the images in pixels."})
+    num_channels: int = field(
+        default=3, metadata={"help": "Channels of the images: 3 repeats the grey film, 1 does not.", "choices": [1, 3]}
+    )
     projection_dim: int | None = field(
         default=None,
         metadata={"help": "Width of the shared space; default: the preset's; gloria has none of its own."},

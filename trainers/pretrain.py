@@ -140,12 +140,16 @@ def make_model(model_class, model_arguments, data_arguments, rows):
         preset=model_arguments.preset,
         image_weights=model_arguments.image_weights,
         image_size=model_arguments.image_size,
+        num_channels=model_arguments.num_channels,
         **{name: value for name, value in switches.items() if value is not None},
     )
     # Weights that were trained on other statistics keep them; a random start takes the methods' own 0.5.
     statistics = getattr(model.config.vision_config, "pretrained_cfg", {"mean": 0.5, "std": 0.5})
     images = MedSynImageProcessor(
-        size=model_arguments.image_size, image_mean=statistics["mean"], image_std=statistics["std"]
+        size=model_arguments.image_size,
+        image_mean=statistics["mean"],
+        image_std=statistics["std"],
+        num_channels=model_arguments.num_channels,
     )
     return model, VisionTextDualEncoderProcessor(images, tokenizer)
 

@@ -255,6 +255,19 @@ def test_image_weights_bring_their_statistics(dataset, tmp_path):
     assert AutoProcessor.from_pretrained(out).image_processor.image_mean == pytest.approx([0.485, 0.456, 0.406])
 
 
+def test_grey_images_take_the_sum_of_the_colours_weights(dataset, tmp_path):
+    import timm
+
+    coloured = timm.create_model("resnet10t")
+    torch.save(coloured.state_dict(), tmp_path / "weights.pth")
+    out = tmp_path / "out"
+    more = ["--image_weights", str(tmp_path / "weights.pth"), "--num_channels", "1", "--learning_rate", "0"]
+    assert main(options(dataset, "scratch", out, *more, "--max_steps", "1")) == 0
+    kernel = AutoModel.from_pretrained(out).vision_model.timm_model.conv1[0].weight
+    torch.testing.assert_close(kernel, coloured.conv1[0].weight.sum(1, keepdim=True))
+    assert AutoProcessor.from_pretrained(out).image_processor.num_channels == 1
+
+
 def test_resume_from_the_last_checkpoint(dataset, text_encoder, trained, tmp_path):
     more = ["--save_strategy", "steps", "--save_steps", "3", "--save_total_limit", "2"]
     command = options(dataset, text_encoder, tmp_path, *more)
