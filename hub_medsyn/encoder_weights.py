@@ -140,8 +140,8 @@ def load_image_encoder(
         deviation that the weights expect, and is absent when they are random.
 
     Raises:
-        ValueError: If `image` is none of the three, `num_channels` neither 1 nor 3, or a folder of Transformers holds an encoder of other channels or
-            of another fixed size; timm's own weights are adapted to both.
+        ValueError: If `image` is none of the three, `num_channels` neither 1 nor 3, or a folder of Transformers holds
+            an encoder of other channels or of another fixed size; timm's own weights are adapted to both.
     """
     if Path(image).is_dir() or "/" in image:
         saved = TimmWrapperConfig.from_pretrained(image)
