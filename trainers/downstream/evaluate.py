@@ -141,6 +141,7 @@ def _encoders(args: argparse.Namespace):
 def _settings(args: argparse.Namespace, kind: type):
     """A dataclass of settings with what was given on the command line, the rest by its own defaults."""
     given = {name: getattr(args, name) for name in (*TRAINING, "augment", "neck_width", "resize", "preset")}
+    given["decoder_channels"] = tuple(args.decoder_channels) if args.decoder_channels else None
     given |= {"batch_size": args.train_batch_size, "cache": args.maps, "device": args.device}
     known = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in given.items() if name in known and value is not None})

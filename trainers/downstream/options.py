@@ -15,7 +15,7 @@ OF_TASKS = {
     ("classify",): {"labels": None, "min_positives": 5, "uncertain": "mask", "labels_column": "labels"}
     | {"unlabelled": "absent", "head": "logistic", "exclusive": False, "cache": None},
     ("segment", "detect"): {"findings": None, "unannotated": "drop", "annotated_column": None},
-    ("segment",): {"mask_column": "mask"},
+    ("segment",): {"mask_column": "mask", "decoder_channels": None},
     ("detect",): {"boxes_column": "boxes", "neck_width": None, "resize": None, "preset": None, "maps": None},
     ("classify", "segment"): {"augment": None},
 }
@@ -109,6 +109,8 @@ def _add_located(arguments: argparse.ArgumentParser) -> None:
     add("--findings", nargs="+", help="whose boxes and masks, united, are to be found (default: all)")
     add("--unannotated", choices=("drop", "negative"), help="images at which nobody looked are left out, or count as "
         "having nothing to find (default: drop)")  # fmt: skip
+    add("--decoder-channels", type=int, nargs="+", help="widths of the segmenter's decoder, deepest first (default: "
+        "those of segmentation-models-pytorch)")  # fmt: skip
     add = arguments.add_argument_group("of detection").add_argument
     add("--neck-width", type=int, help="channels of the detector's neck (default: 512)")
     add("--resize", choices=("pad", "stretch"), help="how images become squares (default: pad)")

@@ -1,0 +1,216 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import TimmWrapperModel, pipeline
+
+from tests.fixtures.tiny_models import tiny_image_processor, tiny_vision_config
+from tests.trainers.downstream.films import film_table, write_annotated_csv, write_annotated_dataset, write_csv
+from tests.trainers.downstream.frozen import assert_unchanged
+from trainers.downstream import evaluate
+from trainers.downstream.card_results import add_to_card, eval_results
+from trainers.downstream.features import load_encoder
+from trainers.downstream.linear_probe import main as probe
+from trainers.downstream.options import parser
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """The folder of a tiny ResNet, with a card."""
+    folder = tmp_path_factory.mktemp("encoder") / "tiny"
+    TimmWrapperModel(tiny_vision_config()).save_pretrained(folder)
+    tiny_image_processor(32).to_json_file(folder / "medsyn_image_processor.json")
+    ModelCard(f"---\n{ModelCardData(license='mit', model_name='tiny').to_yaml()}\n---\n\n# Tiny\n").save(
+        folder / "README.md"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    return write_annotated_csv(tmp_path_factory.mktemp("csv"))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_annotated_dataset(tmp_path_factory.mktemp("dataset"), unannotated=2)
+
+
+@pytest.fixture(autouse=True)
+def watched(monkeypatch):
+    """Every encoder that a command loads stays as it was, to the bit."""
+    watches = []
+
+    def loaded(*args):
+        found = load_encoder(*args)
+        watches.append(assert_unchanged(found))
+        watches[-1].__enter__()
+        return found
+
+    monkeypatch.setattr("trainers.downstream.features.load_encoder", loaded)
+    yield watches
+    for watch in watches:
+        watch.__exit__(None, None, None)
+
+
+def encoders(folder):
+    return ["--encoder", f"ours={folder}", "--encoder", f"random=random:{folder}", "--resamples", "40"]
+
+
+def test_probe_is_short_for_classify(encoder, csv, tmp_path, watched):
+    common = [*encoders(encoder), "--dataset", str(csv), "--budget", "20", "100", "--seeds", "2"]
+    common += ["--cache", str(tmp_path / "features")]
+    assert evaluate.main([*common, "--task", "classify", "--out", str(tmp_path / "evaluate")]) == 0
+    assert probe([*common, "--out", str(tmp_path / "probe")]) == 0
+    one, other = (pd.read_parquet(tmp_path / name / "results.parquet") for name in ("evaluate", "probe"))
+    pd.testing.assert_frame_equal(one, other)
+    assert len(watched) == 4
+    differences = one[one["metric"] == "macro_auroc_difference"]
+    assert differences["p_value"].between(0, 1).all() and len(differences) == 2
+    assert "name no label and count as free of all" in (tmp_path / "probe" / "results.md").read_text()
+
+
+def test_a_trained_head_of_exclusive_classes_is_saved_as_a_stock_classifier(tmp_path, capsys):
+    path = write_csv(tmp_path / "films")
+    table = pd.read_csv(path, keep_default_na=False)
+    table["labels"] = np.where(table["labels"].str.contains("Cardiomegaly"), "Cardiomegaly", "Normal")
+    table.to_csv(path, index=False)
+    common = ["--task", "classify", "--exclusive", "--encoder", "random:test_resnet", "--image-size", "32"]
+    common += ["--dataset", str(path)]
+    common += ["--out", str(tmp_path / "out"), "--budget", "100", "--resamples", "40"]
+    training = ["--head", "trained", "--epochs", "60", "--patience", "30"]
+    training += ["--learning-rate", "0.05", "--save-models"]
+    assert evaluate.main([*common, *training]) == 0
+    rows = pd.read_csv(tmp_path / "out" / "results.csv").set_index(["metric", "seed"])["value"]
+    assert rows["accuracy", "0"] > 0.7 and "accuracy" == pd.read_csv(tmp_path / "out" / "results.csv")["metric"][0]
+    (folder,) = (tmp_path / "out" / "models").iterdir()
+    classify = pipeline("image-classification", model=str(folder), device="cpu")
+    test = table[table["split"] == "test"]
+    said = [classify(str(path.parent / name))[0]["label"] for name in test["file"]]
+    assert np.mean(np.array(said) == test["labels"]) == pytest.approx(rows["accuracy", "0"], abs=1e-5)
+    table.loc[0, "labels"] = "Cardiomegaly|Normal"
+    table.to_csv(path, index=False)
+    assert evaluate.main(common) == 1
+    assert "1 of 110 images do not have exactly one of the labels" in capsys.readouterr().err
+
+
+def test_segmentation_measures_every_encoder_and_updates_its_card(encoder, dataset, tmp_path):
+    out = tmp_path / "out"
+    arguments = [*encoders(encoder), "--task", "segment", "--dataset", str(dataset), "--out", str(out)]
+    arguments += ["--budget", "30", "100", "--seeds", "2", "--findings", "Cardiomegaly", "--epochs", "2"]
+    arguments += ["--decoder-channels", "16", "8", "8", "4", "4", "--learning-rate", "0.01", "--update-cards"]
+    assert evaluate.main([*arguments, "--save-models"]) == 0
+    rows = pd.read_parquet(out / "results.parquet")
+    assert rows["metric"][0] == "dice_per_image" and set(rows["task"]) == {"segmentation"}
+    assert {"dice_dataset", "dice_official", "dice_per_image_spread", "dice_per_image_difference"} <= set(
+        rows["metric"]
+    )
+    main = rows[rows["metric"] == "dice_per_image"]
+    assert ((main["ci_low"] <= main["value"]) & (main["value"] <= main["ci_high"])).all()
+    assert rows[rows["metric"] == "dice_per_image_difference"]["p_value"].between(0, 1).all()
+    assert (rows["n"] == 28).all()  # two of the thirty were never looked at
+    said = (out / "results.md").read_text()
+    assert "left out 6 images: not annotated: train000" in said and "with Cardiomegaly: " in said
+    assert len(json.loads((out / "results.json").read_text())["settings"]["left_out"]["not annotated"]) == 6
+    assert len(list((out / "models").iterdir())) == 6
+    found = ModelCard.load(encoder / "README.md").data.eval_results
+    told = {result.metric_args["percent_of_training_patients"]: result.metric_value for result in found}
+    mean = main[(main["encoder"] == "ours") & (main["seed"] == "mean")]
+    assert told == dict(zip(mean["budget"], mean["value"], strict=True))  # to the last digit
+
+
+def test_detection_measures_every_encoder(encoder, csv, tmp_path):
+    out = tmp_path / "out"
+    arguments = [*encoders(encoder), "--task", "detect", "--dataset", str(csv), "--out", str(out), "--budget", "100"]
+    arguments += ["--annotated-column", "looked", "--epochs", "3", "--neck-width", "16", "--learning-rate", "0.01"]
+    assert evaluate.main(arguments) == 0
+    rows = pd.read_parquet(out / "results.parquet")
+    assert rows["metric"][0] == "map_40_75" and set(rows["task"]) == {"detection"}
+    assert {"map_50", "map_75", "map_official", "map_40_75_difference"} <= set(rows["metric"])
+    main = rows[rows["metric"] == "map_40_75"]
+    assert ((main["ci_low"] <= main["value"]) & (main["value"] <= main["ci_high"])).all()
+    shown = film_table().groupby("split")["labels"].agg(lambda labels: sum(map(bool, labels)))
+    told = f"with a finding: {shown['train']} of 60 train images, {shown['validation']} of 20 validation images, "
+    assert told in (out / "results.md").read_text()
+    assert "mAP at IoU .40 to .75 in percent" in (out / "tables.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "detect", "--findings", "Mass", "--dataset", "CSV"], "annotates no 'Mass'"),
+        (["--task", "detect", "--budget", "1", "--findings", "Edema", "--annotated-column", "looked", "--seeds", "6",
+          "--dataset", "CSV"], "draws (1 % with seed"),
+        (["--task", "segment", "--mask-column", "boxes", "--dataset", "CSV"], "masks that"),
+        (["--task", "segment", "--dataset", "CSV", "--epochs", "0", "--budget", "100"], "epochs 0 is not at least 1"),
+        (["--task", "classify", "--update-cards", "--encoder", "FOLDER", "--dataset", "CSV"], "no model card"),
+    ],
+)  # fmt: skip
+def test_failures_are_one_sentence_and_exit_1(arguments, message, csv, tmp_path, capsys):
+    names = {"CSV": str(csv), "FOLDER": str(tmp_path)}
+    arguments = [names.get(argument, argument) for argument in arguments]
+    assert evaluate.main([*arguments, "--encoder", "random:test_resnet", "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("medsyn evaluate: ") and message in error
+
+
+def test_a_split_without_a_finding_is_refused(csv, tmp_path, capsys):
+    table = pd.read_csv(csv, dtype=str, keep_default_na=False)
+    table.loc[table["split"] == "test", "boxes"] = ""
+    table.to_csv(csv.parent / "none.csv", index=False)
+    arguments = ["--task", "detect", "--dataset", str(csv.parent / "none.csv"), "--annotated-column", "looked"]
+    assert evaluate.main([*arguments, "--encoder", "random:test_resnet", "--out", str(tmp_path)]) == 1
+    assert "no image of test shows a finding (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "segment", "--labels", "Edema"], "--labels: of --task classify alone, not of segment"),
+        (["--task", "segment", "--neck-width", "8"], "--neck-width: of --task detect alone"),
+        (["--task", "classify", "--findings", "Edema"], "--findings: of --task segment and detect alone"),
+        (["--task", "detect", "--augment"], "--augment: of --task classify and segment alone"),
+        (["--task", "classify", "--epochs", "5"], "--epochs: of --head trained, and the head is logistic"),
+        (["--task", "detect", "--config", "phantom"], "--config: of a dataset alone"),
+        ([], "--task"),
+    ],
+)
+def test_an_option_that_does_not_apply_is_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--encoder", "x", "--dataset", "films.csv", *arguments])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_every_option_of_probe_is_one_of_evaluate():
+    one, other = (
+        {option: action.help for action in parser(command)._actions for option in action.option_strings}
+        for command in ("probe", "evaluate")
+    )
+    assert one.items() <= other.items() and "--task" in set(other) - set(one)
+
+
+def row(encoder, budget, value, metric="macro_auroc", dataset="nih", **more):
+    base = {"task": "classification", "dataset": dataset, "split_hash": "abc", "encoder": encoder, "weights": "123"}
+    return base | {"budget": budget, "seed": "mean", "metric": metric, "value": value, "n": 10, "n_train": 7} | more
+
+
+def test_a_card_parses_back_to_the_same_numbers(tmp_path):
+    rows = [row("a", budget, value, ci_low=0.1, ci_high=0.95) for budget, value in ((1, 1 / 3), (100, 2 / 3))]
+    rows += [row("a", 100, 0.7, dataset="openi"), row("b", 100, 0.1), row("a", 1, 0.2, metric="auroc:Edema")]
+    results = eval_results(rows, "a")
+    ModelCard(f"---\n{ModelCardData(license='mit').to_yaml()}\n---\n\n# A\n").save(tmp_path / "README.md")
+    add_to_card(tmp_path / "README.md", results)
+    add_to_card(tmp_path / "README.md", eval_results([row("a", 100, 0.75, dataset="openi")], "a"))
+    card = ModelCard.load(tmp_path / "README.md")
+    told = {(found.dataset_name, found.metric_args["percent_of_training_patients"]): found.metric_value
+            for found in card.data.eval_results}  # fmt: skip
+    assert told == {("nih", 1): 1 / 3, ("nih", 100): 2 / 3, ("openi", 100): 0.75}
+    (first,) = [found for found in card.data.eval_results if found.metric_value == 1 / 3]
+    assert first.metric_args["confidence_interval_95"] == [0.1, 0.95] and first.dataset_revision == "abc"
+    assert card.text.strip() == "# A" and card.data.license == "mit"
+    with pytest.raises(ValueError, match="no results of encoder 'c'; there are some of a, b"):
+        eval_results(rows, "c")
+    with pytest.raises(FileNotFoundError, match="no model card"):
+        add_to_card(tmp_path / "gone.md", results)
