@@ -45,7 +45,7 @@ class SegmentationSettings:
         device (`str`, *optional*, defaults to `cpu`): `cpu` or `cuda`.
 
     Raises:
-        ValueError: Epochs, patience or batch size are not positive, or the device is another one.
+        ValueError: Epochs, patience or batch size are not positive, or there is no such device.
     """
 
     epochs: int = 50
@@ -63,6 +63,8 @@ class SegmentationSettings:
                 raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device 'cuda' is asked for and torch sees no GPU; take cpu")
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def train_segmenter(
             callbacks=[best, EpochOfFilms(train)],
         )
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(QuietProgress)
+        trainer.add_callback(OneBar(f"{encoder.name}, {len(rows)} films, seed {seed}"))
         trainer.train()
     model.load_state_dict(best.state, strict=False)
     per_image, metrics = measure(model.eval(), images, processor, settings.batch_size)
@@ -349,8 +351,20 @@ class EpochOfFilms(TrainerCallback):
         self.films.epoch = round(state.epoch or 0)
 
 
-class QuietProgress(ProgressCallback):
-    """The bar alone: 50 epochs of several encoders, budgets and seeds would bury it in numbers."""
+class OneBar(ProgressCallback):
+    """A bar for each training and nothing else: 50 epochs of several encoders, budgets and seeds would bury it."""
+
+    def __init__(self, description: str):
+        super().__init__()
+        self.description = description
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.description)
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        pass
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass

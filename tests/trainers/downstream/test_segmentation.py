@@ -135,7 +135,7 @@ def test_the_numbers_are_of_the_films_at_their_own_size(run, images):
 
 def test_a_run_is_its_seed_and_its_rows(run, encoder, images):
     short = replace(QUICK, epochs=2, augment=True)
-    rows = images.rows("train")[:16]
+    rows = images.rows("train")[:8]
     torch.manual_seed(1)
     one = train_segmenter(encoder, images, rows, 3, short)
     torch.manual_seed(2)
@@ -217,6 +217,16 @@ def test_films_are_turned_by_seed_epoch_and_row_and_masks_with_them(images):
     assert 80 <= moved <= 120
 
 
+def test_each_epoch_turns_its_films_anew(encoder, images, monkeypatch):
+    seen, turn = [], FilmsAndMasks.__getitem__
+    monkeypatch.setattr(
+        FilmsAndMasks, "__getitem__", lambda films, place: seen.append((films.seed, films.epoch)) or turn(films, place)
+    )
+    train_segmenter(encoder, images, images.rows("train")[:8], 5, replace(QUICK, epochs=3, batch_size=4, augment=True))
+    assert [epoch for seed, epoch in seen if seed == 5] == [0] * 8 + [1] * 8 + [2] * 8
+    assert [seed for seed, _ in seen].count(None) == 3 * 8  # films of the validation split are never turned
+
+
 def test_the_best_decoder_is_kept_and_patience_ends():
     layer = nn.Linear(1, 1)
     best, control = BestDecoder(layer, patience=2), TrainerControl()
@@ -254,3 +264,16 @@ def test_what_cannot_be_trained_on_is_named(encoder, images):
 def test_settings_that_mean_nothing_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} '?{value}"):
         replace(QUICK, **{name: value})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_not_passed_over():
+    with pytest.raises(ValueError, match="torch sees no GPU"):
+        replace(QUICK, device="cuda")
+
+
+def test_a_training_shows_one_bar_and_no_numbers(encoder, images, capfd):
+    train_segmenter(encoder, images, images.rows("train")[:8], 5, replace(QUICK, epochs=1))
+    out, err = capfd.readouterr()
+    assert "resnet, 8 films, seed 5: 100%" in err
+    assert out == "" and "loss" not in err
