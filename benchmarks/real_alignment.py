@@ -114,7 +114,7 @@ def row(dataset: str, task: str, model: str, metric: str, value: float, ci=(None
 
 def retrieval_rows(models: dict, args: argparse.Namespace) -> list[dict]:
     """Film to report and back among the films and the different reports of the test patients."""
-    from hub_medsyn.inference.retrieval import model_similarity, ranks_from_similarity
+    from hub_medsyn.inference.retrieval import embed_images, embed_texts, model_similarity, ranks_from_similarity
 
     table, films = read_set(args.real_data, "openi_iu", args.limit)
     table["text"] = table[args.text_columns].agg(" ".join, axis=1).str.strip()
@@ -124,11 +124,18 @@ def retrieval_rows(models: dict, args: argparse.Namespace) -> list[dict]:
     seen = table["text"][table["split"] != "test"].value_counts()
     counts = [float(seen.get(text, 0)) for text in distinct]
     similarities = {"commonest report first": np.tile(counts, (len(test), 1))}  # the same order for every film
+    rows = []
     for name, (model, processor) in models.items():
+        for kind, embeds in (
+            ("films", embed_images(model, processor, images)),
+            ("reports", embed_texts(model, processor, distinct)),
+        ):
+            pairs = len(embeds) * (len(embeds) - 1)
+            cosine = float(embeds.sum(0).square().sum() - len(embeds)) / pairs  # features have unit length
+            rows.append(row("openi_iu", "spread", name, kind, cosine, n=len(test)))
         similarity = model_similarity(model, processor, images, distinct)  # (films, reports)
         similarities[name] = similarity
         similarities[f"{name}, centred"] = similarity - similarity.mean(0, keepdim=True)
-    rows = []
     for name, similarity in similarities.items():
         result = ranks_from_similarity(similarity, own)
         for way, task, ranks, groups in (
@@ -137,7 +144,7 @@ def retrieval_rows(models: dict, args: argparse.Namespace) -> list[dict]:
         ):
             if name.endswith(", centred") and way == "text_to_image":
                 continue  # a report ranks films as before
-            chance = {} if rows and any(one["task"] == task for one in rows) else result.chance()
+            chance = {} if any(one["task"] == task for one in rows) else result.chance()
             for metric, values, statistic in (
                 *((f"recall_at_{k}", ranks <= k, np.mean) for k in (1, 5, 10)),
                 ("median_rank", ranks, np.median),
@@ -273,6 +280,7 @@ def write_report(rows: list[dict], args: argparse.Namespace, argv: list[str]) ->
 
 
 TITLES = {"film to report": "Film to report", "report to film": "Report to film"}
+TITLES |= {"spread": "Mean cosine between two films, and between two reports"}
 TITLES |= {"zero-shot": "Findings by prompts, AUROC", "pointing": "Pointing game"}
 UNITS = {"report to film": "different reports", "pointing": "findings with boxes"}
 

@@ -48,6 +48,7 @@ def test_every_part_stands_beside_chance_and_baselines(real_data, tmp_path):
     trained = {"ConVIRT", "GLoRIA"}
     assert models["report to film"] == {"chance", "commonest report first", *trained}
     assert models["film to report"] == models["report to film"] | {f"{name}, centred" for name in trained}
+    assert models["spread"] == trained
     assert models["zero-shot"] == {"chance", "ridge on pixels, told the labels", *trained}
     assert models["pointing"] == {"chance (share of the film in boxes)", "middle of the film", "GLoRIA"}
     pointing = table[table["task"] == "pointing"].set_index(["model", "metric"])["value"]
