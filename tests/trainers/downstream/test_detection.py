@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,6 +94,10 @@ def test_a_detector_on_a_frozen_random_encoder_finds_planted_squares(squares):
     assert before < 0.02
     assert run.metrics["map"] > 0.2 and run.metrics["map_50"] > 0.4
     assert run.metrics["validation_map"] > 0.2 and 1 < run.metrics["best_epoch"] <= run.metrics["epochs"] <= 12
+    validation = squares.rows("validation")
+    rows_of_validation = DetectionRows(FeatureMaps(encoder, squares, validation, settings), validation, 10)
+    kept = score(detect(run.model, rows_of_validation, settings)[0], rows_of_validation)
+    assert kept["map"] == pytest.approx(run.metrics["validation_map"], rel=1e-3)  # of the best epoch, not the last
     assert run.predictions.keys() == set(squares.rows("test").tolist())
     assert run.metrics == pytest.approx(
         score(run.predictions, rows) | {key: run.metrics[key] for key in ("validation_map", "best_epoch", "epochs")}
@@ -148,6 +153,16 @@ def test_maps_equal_those_of_single_images(few):
         assert [one.dtype for one in kept] == [torch.float32] * 3
         for one, other in zip(kept, expected, strict=True):
             torch.testing.assert_close(one, other[0], rtol=1e-4, atol=1e-5 * float(one.max()))
+
+
+def test_maps_that_have_no_room_are_refused_at_once(few, monkeypatch, tmp_path):
+    free = SimpleNamespace(available=20_000, free=20_000)  # 24 x (64 x 4 + 32 x 16 + 16 x 64) x 4 bytes are 172 kB
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
+    for cache, where in (("memory", "in memory"), (str(tmp_path), f"in {tmp_path}")):
+        with pytest.raises(ValueError, match=f"maps of 24 images take 0.0 GB, and 0.0 GB are free {where}"):
+            FeatureMaps(tiny_encoder(), few, np.arange(8, 32), replace(SMALL, cache=cache))
+    FeatureMaps(tiny_encoder(), few, np.arange(2), SMALL)
 
 
 def test_stretching_fills_the_square_and_maps_boxes_back(few):
