@@ -25,7 +25,8 @@ class Film:
             unmentioned.
         split (`str`, *optional*): Where the source fixes it.
         view (`str`, *optional*): `PA`, `AP` or what else the source says.
-        boxes (`tuple[Shape, ...]`), masks (`tuple[Region, ...]`): Where the findings are.
+        boxes (`tuple[Shape, ...]`, *optional*), masks (`tuple[Region, ...]`, *optional*): Where the findings are; none
+            if there is nothing to mark, `None` if nobody looked.
         extra (`tuple[str | None, ...]`): The values of `FilmSet.extra`.
     """
 
@@ -35,8 +36,8 @@ class Film:
     labels: tuple[int | None, ...]
     split: str | None = None
     view: str | None = None
-    boxes: tuple[Shape, ...] = ()
-    masks: tuple[Region, ...] = ()
+    boxes: tuple[Shape, ...] | None = ()
+    masks: tuple[Region, ...] | None = ()
     extra: tuple[str | None, ...] = ()
 
 

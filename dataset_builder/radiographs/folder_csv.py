@@ -90,8 +90,8 @@ def read_folder_csv(
                 labels=tuple(int(label in present[number]) for label in labels),
                 split=split,
                 view=(row[view_column] or None) if view_column else None,
-                boxes=parse_boxes(row[boxes_column], box_units, where) if boxes_column else (),
-                masks=(MaskFile(mask_column, root / mask),) if mask else (),
+                boxes=parse_boxes(row[boxes_column], box_units, where) if boxes_column and row[boxes_column] else None,
+                masks=(MaskFile(mask_column, root / mask),) if mask else None,
             )
         )
     funnel = {"rows": len(rows)} | ({"with_labels": len(films)} if dropped else {})

@@ -85,7 +85,7 @@ def read_nih(root: str | Path) -> FilmSet:
                 labels=tuple(int(label in present) for label in LABELS),
                 split="test" if name in lists["test_list.txt"] else None,
                 view=row["View Position"] or None,
-                boxes=tuple(boxes.get(name, ())),
+                boxes=tuple(boxes[name]) if name in boxes else None,  # few films were marked at all
             )
         )
     table = {film.image_id for film in films} | {Path(name).stem for name in in_no_list}

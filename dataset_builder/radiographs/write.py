@@ -74,7 +74,7 @@ def film_row(film: Film, labels: Sequence[str], extra: Sequence[str], settings: 
         return Outcome(None, (UNREADABLE, f"{film.image_id} ({error})"))
     mended: Counter = Counter()
     boxes = []
-    for shape in film.boxes:
+    for shape in film.boxes or ():
         try:
             box, cut = box_in_image(shape, image.original, image.size, settings.fix_boxes)
         except BoxError as error:
@@ -85,7 +85,7 @@ def film_row(film: Film, labels: Sequence[str], extra: Sequence[str], settings: 
         mended["boxes_cut_at_the_edge"] += cut
         boxes.append({"finding": shape.finding, "box": list(box)})
     masks: dict = {}
-    for region in film.masks:
+    for region in film.masks or ():
         try:
             pixels = draw_mask(region, image.original, image.size)
         except (ValueError, OSError) as error:
@@ -104,6 +104,10 @@ def film_row(film: Film, labels: Sequence[str], extra: Sequence[str], settings: 
             {"finding": finding, "mask": {"bytes": _png(mask), "path": None}} for finding, mask in masks.items()
         ],
     }
+    if film.boxes is None:
+        row["boxes"] = None
+    if film.masks is None:
+        row["finding_masks"] = None
     return Outcome(row, mended=mended, empty_mask=not all(mask.any() for mask in masks.values()))
 
 
@@ -114,7 +118,7 @@ def _png(mask) -> bytes:
 
 
 def _row_bytes(row: dict) -> int:
-    return len(row["image"]["bytes"]) + sum(len(mask["mask"]["bytes"]) for mask in row["finding_masks"])
+    return len(row["image"]["bytes"]) + sum(len(mask["mask"]["bytes"]) for mask in row["finding_masks"] or ())
 
 
 def outcomes(films: Sequence[Film], read, workers: int) -> Iterator[Outcome]:
@@ -217,8 +221,8 @@ def write_splits(
             subjects.add(film.subject_id)
             for name, value in zip(films.labels, film.labels, strict=True):
                 counts[name][LABEL_VALUES[value]] += 1
-            written.boxes.update(box["finding"] for box in outcome.row["boxes"])
-            written.masks.update(mask["finding"] for mask in outcome.row["finding_masks"])
+            written.boxes.update(box["finding"] for box in outcome.row["boxes"] or ())
+            written.masks.update(mask["finding"] for mask in outcome.row["finding_masks"] or ())
         shards = writer.close()
         written.ids[split] = ids
         written.labels[split] = counts

@@ -141,7 +141,7 @@ def test_nih(tmp_path):
     assert found["00000001_000"]["boxes"] == [
         {"finding": "Infiltration", "box": [256.5 / 16, 512.25 / 16, 384.5 / 16, 576.25 / 16]}
     ]
-    assert found["00000002_000"]["boxes"][0]["box"] == [0, 0, 64, 64] and found["00000003_000"]["boxes"] == []
+    assert found["00000002_000"]["boxes"][0]["box"] == [0, 0, 64, 64] and found["00000003_000"]["boxes"] is None
     assert manifest["boxes"] == {"Infiltration": 1, "Mass": 1}
     official, _ = prepared(tmp_path / "official", "nih", "--root", tmp_path / "nih", "--split", "official")
     assert set(official) == {"train", "test"} and len(official["train"]) == 26
