@@ -8,7 +8,7 @@ import torch
 
 from hub_medsyn.loss_yolo import RULES, decode, non_maximum_suppression, select, yolo_loss
 
-# What YOLOLoss of HKU-MedAI/MGCA (commit 680fe4a, mgca/models/yolo_loss.py) makes of three boxes at the coarsest scale
+# What YOLOLoss of HKU-MedAI/MGCA (commit 680fe4a, yolo_loss.py) makes of three boxes at the coarsest scale
 # of a 224-pixel image: the head's output at the boxes' cells, and the parts of the loss that depend on nothing else.
 ANCHORS = torch.tensor([[62.46154, 48.46154], [84.0, 106.615387], [200.846161, 175.538467]])
 IMAGES = torch.tensor([0, 0, 1])
