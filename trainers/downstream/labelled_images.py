@@ -171,6 +171,8 @@ def images_from_dataset(
 
 def _unlabelled(images: LabelledImages, without: np.ndarray, rule: str) -> LabelledImages:
     """Does with the images that name no label what `rule`, one of `UNLABELLED`, says, and says so."""
+    if rule not in UNLABELLED:
+        raise ValueError(f"unlabelled {rule!r} is none of {', '.join(UNLABELLED)}")
     ids = tuple(images.ids[row] for row in np.flatnonzero(without))
     if not ids:
         return images

@@ -128,3 +128,27 @@ def test_a_budget_takes_whole_patients_in_proportion(tmp_path):
     np.testing.assert_array_equal(budget_rows(images, 20, 0), draws[0])
     with pytest.raises(ValueError, match="budget of 0 %"):
         budget_rows(images, 0, seed=0)
+
+
+def test_images_that_name_no_label_are_counted_left_out_or_refused(tmp_path):
+    table = film_table()
+    without = [f"images/{name}.png" for name in table["name"][table["labels"].map(len) == 0]]
+    path, folder = write_csv(tmp_path / "csv"), str(write_dataset(tmp_path / "dataset"))
+    absent = images_from_csv(path)
+    assert absent.left_out == {} and len(absent.ids) == 110
+    (note,) = absent.told()
+    assert note == (
+        f"{len(without)} images name no label and count as free of all: {', '.join(without[:5])}, ... "
+        "(--unlabelled absent)"
+    )
+    dropped = images_from_csv(path, unlabelled="drop")
+    assert dropped.left_out == {"no label": tuple(without)} and (dropped.targets.sum(axis=1) > 0).all()
+    assert dropped.ids == [name for name in absent.ids if name not in without]
+    assert dropped.told() == [f"left out {len(without)} images: no label: {', '.join(without[:5])}, ..."]
+    assert dropped.encoded(40) == absent.encoded(absent.ids.index(dropped.ids[40]))
+    assert len(images_from_dataset(folder, unlabelled="drop").ids) == 110 - len(without)
+    for read in (images_from_csv, lambda path, unlabelled: images_from_dataset(folder, unlabelled=unlabelled)):
+        with pytest.raises(ValueError, match=f"{len(without)} of 110 images have no label: .*--unlabelled drop"):
+            read(path, unlabelled="error")
+    with pytest.raises(ValueError, match="unlabelled 'maybe' is none of absent, drop, error"):
+        images_from_csv(path, unlabelled="maybe")
