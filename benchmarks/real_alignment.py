@@ -5,7 +5,8 @@ findings and the pointing game on NIH ChestX-ray14, all of it, since nothing lea
 chance, the same models before any training (`untrained`), and baselines that need no model: the commonest report for
 every film, the middle of the film for every word, and a ridge regression on 24 x 24 pixels, which unlike the rest is
 told the training films' labels. Where a row says `centred`, each report's mean over the films is taken off its scores:
-what a model says of all real films alike, which ranks the same reports first for every film, is then no answer.
+what a model says of all real films alike, which ranks the same reports first for every film, is then no answer. `attended` is for
+GLoRIA the share of a film's regions that a word's attention in the local loss is spread over: at 1 it is on all alike.
 """
 
 from __future__ import annotations
@@ -206,8 +207,11 @@ def zero_shot_rows(models: dict, name: str, args: argparse.Namespace) -> list[di
 
 def pointing_rows(models: dict, args: argparse.Namespace) -> list[dict]:
     """How often the hottest pixel for a finding's name lies in one of its boxes, and how the inside stands out."""
+    import torch
+
     from hub_medsyn.inference.grounding import contrast_to_noise_ratio, ground, pointing_game, pointing_game_chance
     from hub_medsyn.inference.prompts import FINDING_PROMPTS
+    from hub_medsyn.loss_gloria import word_attention
 
     table, films = read_set(args.real_data, "nih_cxr14", None)
     table = table[table["boxes"] != ""].reset_index(drop=True).head(args.limit or len(table))
@@ -220,6 +224,15 @@ def pointing_rows(models: dict, args: argparse.Namespace) -> list[dict]:
             by_label.setdefault(box["label"], []).append(corners)
         cases += [(image, label, corners, patient) for label, corners in by_label.items()]
     patients = [patient for *_, patient in cases]
+
+    def attended_share(model, processor, image, text: str) -> float:
+        """Of how many of the regions, as a share, a word's attention is spread out: 1 where it is the same for all."""
+        inputs = processor(text=[text], images=[image], return_tensors="pt")
+        with torch.inference_mode():
+            features = model.encode(inputs)
+        weights = word_attention(features["regions"], features["words"], features["word_mask"])
+        weights = weights[features["word_mask"]][1:].double()  # (words, regions), the opening token apart
+        return float((torch.special.entr(weights).sum(-1).exp() / weights.shape[-1]).mean())
 
     def rows_of(name: str, hits: list[float], contrast: list[float] | None) -> list[dict]:
         ci = interval(np.array(hits), patients, args.seed)
@@ -238,12 +251,17 @@ def pointing_rows(models: dict, args: argparse.Namespace) -> list[dict]:
     for name, (model, processor) in models.items():
         if type(model).__name__ == "ConVIRTModel":
             continue  # it compares whole films with whole texts
-        hits, contrast = [], []
+        hits, contrast, shares = [], [], []
         for image, label, boxes, _ in cases:
             heat = ground(model, processor, image, FINDING_PROMPTS[label].positive[0])
+            if type(model).__name__ == "GLoRIAModel":
+                shares.append(attended_share(model, processor, image, FINDING_PROMPTS[label].positive[0]))
             hits.append(float(pointing_game(heat, boxes)))
             contrast.append(contrast_to_noise_ratio(heat, boxes))
         rows += rows_of(name, hits, contrast)
+        if shares:
+            ci = interval(np.array(shares), patients, args.seed)
+            rows.append(row("nih_cxr14", "pointing", name, "attended", float(np.mean(shares)), ci, len(cases)))
     return rows
 
 
@@ -286,9 +304,9 @@ UNITS = {"report to film": "different reports", "pointing": "findings with boxes
 
 
 def shorten(word: str) -> str:
-    """A word of the command line without folders."""
+    """A word of the command line without the folders that hold it."""
     name, sign, path = word.rpartition("=")
-    return name + sign + (Path(path).name if "/" in path and Path(path).exists() else path)
+    return name + sign + ("/".join(Path(path).parts[-2:]) if sign and Path(path).exists() else Path(path).name)
 
 
 def cell(one: dict) -> str:
