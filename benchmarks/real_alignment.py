@@ -6,8 +6,8 @@ chance, the same models before any training (`untrained`), and baselines that ne
 every film, the middle of the film for every word, and a ridge regression on 24 x 24 pixels, which unlike the rest is
 told the training films' labels. Where a row says `centred`, each report's mean over the films is taken off its scores:
 what a model says of all real films alike, which ranks the same reports first for every film, is then no answer.
-`attended` is for GLoRIA the share of a film's regions that a word's attention in the local loss is spread over: at 1 it
-is on all alike.
+`attended` is for GLoRIA the share of a film's regions that a word's attention in the local loss is spread over: at 1
+it is on all alike.
 """
 
 from __future__ import annotations
