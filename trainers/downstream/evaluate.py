@@ -220,8 +220,9 @@ def _detect(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: lis
 
     from hub_medsyn.metrics.macro_auroc import patient_draws
     from hub_medsyn.metrics.mean_average_precision import IOU_THRESHOLDS
-    from trainers.downstream.detection import DetectionSettings, FeatureMaps, checked_boxes, train_detector
+    from trainers.downstream.detection import checked_boxes, train_detector
     from trainers.downstream.detection_bootstrap import match, resampled_map
+    from trainers.downstream.detection_maps import DetectionSettings, FeatureMaps
     from trainers.downstream.results import MeasuredRun, measured_rows
 
     _needs_findings(images, draws)
