@@ -49,7 +49,7 @@ def parser(command: str = "evaluate") -> argparse.ArgumentParser:
         add("--task", choices=TASKS, required=True, help="what the head has to learn")
     add("--encoder", action="append", required=True, metavar="[NAME=]WHAT", help="repeatable; a checkpoint folder, an "
         "exported timm encoder's folder, a timm model's name, or that name@FILE of weights; random: before a folder "
-        "or name takes the same shape untrained; the first encoder is compared with every other")  # fmt: skip
+        "or name takes the same shape untrained; one named X(Y) is compared with X, any other with the first")  # fmt: skip
     add("--dataset", required=True, help="a folder or name for datasets.load_dataset, or a CSV with one image a row")
     add("--patient-column", help="whose image a row is (default: subject_id of a dataset, patient_id of a CSV)")
     add("--out", default="results", help="folder of results.{csv,parquet,md,json} and tables.{md,tex} (default: "
@@ -61,6 +61,8 @@ def parser(command: str = "evaluate") -> argparse.ArgumentParser:
         "(default: %(default)s)")  # fmt: skip
     add("--resplit", type=float, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"), help="split the patients anew, by "
         "these shares, instead of as the data say")  # fmt: skip
+    add("--allow-leaks", action="store_true", help="take a split in which patients or images stand twice, as some "
+        "published ones, and count them in the results, instead of refusing it")  # fmt: skip
     add("--image-size", type=int, default=224, help="pixels a side for encoders that carry no image processor of ours "
         "(default: %(default)s)")  # fmt: skip
     add("--batch-size", type=int, default=32, help="images an encoder sees at once (default: %(default)s)")

@@ -1,4 +1,5 @@
-"""Results of several runs in the layout of the paper's Tables 1 to 3: an encoder a row, data set by budget a column.
+"""Results of several runs in the layout of the paper's Tables 1 to 3: an encoder a row, data set by budget a column,
+every data set with its own metric.
 
 `python -m trainers.downstream.paper_tables results/* --out tables` reads the `results.parquet` of each folder.
 """
@@ -7,57 +8,70 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
-from trainers.downstream.results import MAIN_METRICS
-
-CAPTION = (
-    "{metric} in percent, a frozen encoder with {budgets} % of the training patients' labels; the mean over draws. "
-    "Arrows: the change from {first}, from unrounded values; * where 0 is outside the 95 % interval of the paired "
+METRICS = {"macro_auroc": "AUC", "accuracy": "ACC", "dice_per_image": "Dice", "map_40_75": "mAP"}
+CAPTION = "{task} in percent, a frozen encoder with {budgets} % of the training patients' labels; the mean over seeds."
+ARROWS = (
+    " Arrows: the change {changes}, from unrounded values; * where 0 is outside the 95 % interval of the paired "
     "bootstrap over test patients."
 )
 
 
-def cells(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The numbers of one table.
+def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The numbers of one table: of each data set its first metric of `METRICS`, as accuracy where classes are
+    exclusive.
 
     Args:
         rows (`pd.DataFrame`): Of one or more runs, in the columns of `results.parquet`.
-        metric (`str`): One of `MAIN_METRICS`.
+        task (`str`): One of those in `rows`.
 
     Returns:
-        `pd.DataFrame` with a row an encoder and columns `(dataset, budget, part)`, where `part` is `value`, `change`
-        (from the first encoder) and `clear` (1 where the interval of the change is without 0), unrounded.
+        `tuple[pd.DataFrame, dict[str, str]]`: A row an encoder and columns `(dataset, metric, budget, part)`, where
+        `part` is `value`, `change` (from the encoder's reference) and `clear` (1 where the interval of the change is
+        without 0), unrounded; and the reference of each encoder that has one.
 
     Raises:
-        ValueError: A number stands twice, as when a folder is given twice.
+        ValueError: A number stands twice, as when a folder is given twice; a data set comes with two splits; or an
+            encoder is compared with two others.
     """
-    mean = rows[rows["seed"].astype(str) == "mean"]
-    found = {}
-    for name, part in ((metric, "value"), (f"{metric}_difference", "change")):
-        for row in mean[mean["metric"] == name].to_dict("records"):
-            key = (row["encoder"], (row["dataset"], float(row["budget"])))
-            if part in found.setdefault(key, {}):
+    mean = rows[(rows["seed"].astype(str) == "mean") & (rows["task"] == task)]
+    found, references = {}, {}
+    for dataset, some in mean.groupby("dataset", sort=False):
+        if some["split_hash"].nunique() > 1:
+            raise ValueError(
+                f"{dataset} comes with the splits {', '.join(some['split_hash'].unique())}: numbers of several test "
+                "splits do not belong in one column"
+            )
+        metric = next(name for name in some["metric"] if name in METRICS)
+        for row in some[some["metric"].isin([metric, f"{metric}_difference"])].to_dict("records"):
+            part = "value" if row["metric"] == metric else "change"
+            cell = found.setdefault((row["encoder"], (dataset, metric, float(row["budget"]))), {})
+            if part in cell:
                 raise ValueError(
-                    f"{metric} of {row['encoder']} on {row['dataset']} at {row['budget']:g} % stands twice: give each "
-                    "run once, and one run of a data set"
+                    f"{metric} of {row['encoder']} on {dataset} at {row['budget']:g} % stands twice: give each run "
+                    "once, and one run of a data set"
                 )
-            # A difference is the first encoder less this one; the change is this one less the first.
-            found[key][part] = row["value"] if part == "value" else -row["value"]
+            cell[part] = row["value"] if part == "value" else -row["value"]  # a difference is the reference less it
             if part == "change":
-                found[key]["clear"] = float(row["ci_low"] > 0 or row["ci_high"] < 0)
-    columns = sorted(
-        {column for _, column in found}, key=lambda column: (list(mean["dataset"]).index(column[0]), column[1])
-    )
+                cell["clear"] = float(row["ci_low"] > 0 or row["ci_high"] < 0)
+                if references.setdefault(row["encoder"], row["reference"]) != row["reference"]:
+                    raise ValueError(
+                        f"{row['encoder']} is compared with {references[row['encoder']]} in one run and with "
+                        f"{row['reference']} in another: give every run the same first encoder"
+                    )
+    datasets = list(dict.fromkeys(dataset for _, (dataset, *_) in found))
+    columns = sorted({column for _, column in found}, key=lambda column: (datasets.index(column[0]), column[2]))
     index = list(dict.fromkeys(encoder for encoder, _ in found))
     table = {
         (*column, part): [found.get((encoder, column), {}).get(part) for encoder in index]
         for column in columns
         for part in ("value", "change", "clear")
     }
-    return pd.DataFrame(table, index=index, dtype=float)
+    return pd.DataFrame(table, index=index, dtype=float), references
 
 
 def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str], missing: str) -> str:
@@ -72,30 +86,30 @@ def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str], missing: str) 
     return f"{text} {arrow}{size}" + ("*" if clear else "")
 
 
-def markdown_table(rows: pd.DataFrame, metric: str) -> str:
-    """The table of one metric in Markdown, its caption below."""
-    table = cells(rows, metric)
-    columns = list(dict.fromkeys(column[:2] for column in table.columns))
-    lines = [f"| encoder | {' | '.join(f'{name} {budget:g} %' for name, budget in columns)} |"]
+def markdown_table(rows: pd.DataFrame, task: str) -> str:
+    """The table of one task in Markdown, its caption below."""
+    table, references = cells(rows, task)
+    columns = list(dict.fromkeys(column[:3] for column in table.columns))
+    lines = [f"| encoder | {' | '.join(f'{name} ({METRICS[metric]}) {part:g} %' for name, metric, part in columns)} |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for encoder, row in table.iterrows():
         lines.append(f"| {encoder} | {' | '.join(_cell(row, column, ('↑', '↓'), '-') for column in columns)} |")
-    return "\n".join([*lines, "", _caption(table, columns, metric)])
+    return "\n".join([*lines, "", _caption(columns, references, task)])
 
 
-def latex_table(rows: pd.DataFrame, metric: str) -> str:
-    """The same in LaTeX, for `booktabs` and `multirow`-free: the data sets span their budgets."""
-    table = cells(rows, metric)
-    columns = list(dict.fromkeys(column[:2] for column in table.columns))
-    spans = {name: sum(column[0] == name for column in columns) for name, _ in columns}
+def latex_table(rows: pd.DataFrame, task: str) -> str:
+    """The same in LaTeX, for `booktabs`: a data set's name spans its budgets."""
+    table, references = cells(rows, task)
+    columns = list(dict.fromkeys(column[:3] for column in table.columns))
+    spans = Counter(f"{name} ({METRICS[metric]})" for name, metric, _ in columns)
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escaped(_caption(table, columns, metric))}}}",
+        rf"\caption{{{_escaped(_caption(columns, references, task))}}}",
         rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
         r"\toprule",
         "".join(rf" & \multicolumn{{{span}}}{{c}}{{{_escaped(name)}}}" for name, span in spans.items()) + r" \\",
-        "".join(rf" & {budget:g}\%" for _, budget in columns) + r" \\",
+        "".join(rf" & {budget:g}\%" for *_, budget in columns) + r" \\",
         r"\midrule",
     ]
     arrows = (r"$\uparrow$", r"$\downarrow$")
@@ -105,23 +119,34 @@ def latex_table(rows: pd.DataFrame, metric: str) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
 
 
-def _caption(table: pd.DataFrame, columns: list[tuple[str, float]], metric: str) -> str:
-    budgets = ", ".join(f"{budget:g}" for budget in sorted({budget for _, budget in columns}))
-    return CAPTION.format(metric=MAIN_METRICS[metric][0], budgets=budgets, first=table.index[0])
+def _caption(columns: list[tuple[str, str, float]], references: dict[str, str], task: str) -> str:
+    budgets = ", ".join(f"{budget:g}" for budget in sorted({budget for *_, budget in columns}))
+    caption = CAPTION.format(task=task.capitalize(), budgets=budgets)
+    if not references:
+        return caption
+    compared = {}
+    for encoder, reference in references.items():
+        compared.setdefault(reference, []).append(encoder)
+    changes = "; ".join(
+        f"from {reference}" + (f" of {', '.join(others)}" if len(compared) > 1 else "")
+        for reference, others in compared.items()
+    )
+    return caption + ARROWS.format(changes=changes)
 
 
 def _escaped(text: str) -> str:
-    return "".join({"\\": r"\textbackslash{}"}.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(signs.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
 
 
 def write_tables(rows: pd.DataFrame, folder: str | Path) -> str:
-    """Writes `tables.md` and `tables.tex` of every metric that `rows` hold, and returns the former."""
-    metrics = [metric for metric in MAIN_METRICS if (rows["metric"] == metric).any()]
+    """Writes `tables.md` and `tables.tex`, a table each task in `rows`, and returns the former."""
+    tasks = list(rows["task"].unique())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join(markdown_table(rows, metric) for metric in metrics) + "\n"
+    text = "\n\n".join(markdown_table(rows, task) for task in tasks) + "\n"
     (folder / "tables.md").write_text(text, encoding="utf-8")
-    latex = "\n\n".join(latex_table(rows, metric) for metric in metrics) + "\n"
+    latex = "\n\n".join(latex_table(rows, task) for task in tasks) + "\n"
     (folder / "tables.tex").write_text(latex, encoding="utf-8")
     return text
 
@@ -131,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = argparse.ArgumentParser(
         prog="python -m trainers.downstream.paper_tables",
         description="Joins the results of several runs of `medsyn evaluate` into Markdown and LaTeX tables: a row an "
-        "encoder, a column a data set and budget, changes from the first encoder.",
+        "encoder, a column a data set and budget, and changes from the encoder that each was compared with.",
     )
     arguments.add_argument("folders", nargs="+", help="folders that `medsyn evaluate --out` wrote")
     arguments.add_argument("--out", default="tables", help="folder of tables.{md,tex} (default: %(default)s)")

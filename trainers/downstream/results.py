@@ -14,7 +14,7 @@ from hub_medsyn.metrics.macro_auroc import confidence_interval
 from trainers.downstream.image_set import ImageSet
 
 COLUMNS = ("task", "dataset", "split_hash", "encoder", "weights", "budget", "seed", "metric", "value", "ci_low")
-COLUMNS += ("ci_high", "n", "n_train", "penalty", "p_value")
+COLUMNS += ("ci_high", "n", "n_train", "penalty", "reference", "p_value")
 # The number of a task that its tables show, as the tables call it, and the task's name in a model card.
 MAIN_METRICS = {
     "macro_auroc": ("Macro AUROC", "image-classification"),
@@ -59,8 +59,8 @@ def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[
     - The run's details, without interval.
     - `<metric>` of `seed` `mean`: the mean over seeds; each resample of the test patients averages the seeds.
       `<metric>_spread` beside it: the standard deviation over seeds (absent for one seed).
-    - `<metric>_difference`: the first encoder less the named one, both averaged over seeds, on the same test images
-      and the same resamples (a paired comparison), with its two-sided p-value.
+    - `<metric>_difference`: the `reference` of [`compared_with`] less the named encoder, both averaged over seeds, on
+      the same test images and the same resamples (a paired comparison), with its two-sided p-value.
     """
     common = {"task": task, "dataset": images.name, "split_hash": images.split_hash(), "n": images.counts()["test"]}
     rows, means, samples = [], {}, {}
@@ -84,11 +84,14 @@ def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[
             rows.append(row | {"metric": metric, "value": means[group, metric]} | interval)
             if len(values) > 1:
                 rows.append(row | {"metric": f"{metric}_spread", "value": float(np.std(values, ddof=1))})
+    encoders = list(dict.fromkeys(run.encoder for run in runs))
     for (budget, encoder), members in groups.items():
-        first = (budget, runs[0].encoder)
-        if encoder == runs[0].encoder:
+        reference = compared_with(encoder, encoders)
+        if reference is None:
             continue
+        first = (budget, reference)
         row = common | {"encoder": encoder, "weights": members[0].weights, "budget": budget, "seed": "mean"}
+        row |= {"reference": reference}
         for metric in members[0].metrics:
             row |= {"metric": f"{metric}_difference"}
             row |= {"value": means[first, metric] - means[(budget, encoder), metric]}
@@ -98,6 +101,15 @@ def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[
             difference = samples[first, metric] - samples[(budget, encoder), metric]
             rows.append(row | _interval(difference) | {"p_value": paired_p_value(difference)})
     return rows
+
+
+def compared_with(encoder: str, encoders: list[str]) -> str | None:
+    """Which of `encoders` one is compared with: the paper's `GLoRIA(SD)` with `GLoRIA`, where there is one, and any
+    other with the first, which itself has none (`None`)."""
+    plain = encoder.partition("(")[0].rstrip()
+    if plain != encoder and plain in encoders:
+        return plain
+    return None if encoder == encoders[0] else encoders[0]
 
 
 def _interval(samples: np.ndarray | None) -> dict[str, float]:
@@ -155,26 +167,32 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
                 + (f" ± {short(spread)}" if spread is not None else "")
             )
         lines.append(f"| {encoder} | {' | '.join(cells)} |")
-    for encoder in encoders[1:]:
+    for encoder in encoders:
+        reference = compared_with(encoder, encoders)
+        if reference is None:
+            continue
         cells = []
         for budget in budgets:
             row = mean.loc[f"{metric}_difference", encoder, budget]
             cells.append(f"{short(row['value'], '+')} [{short(row['ci_low'], '+')}, {short(row['ci_high'], '+')}]")
-        lines.append(f"| *{encoders[0]} less {encoder}* | {' | '.join(cells)} |")
+        lines.append(f"| *{reference} less {encoder}* | {' | '.join(cells)} |")
     labels = [name.removeprefix("auroc:") for name in table["metric"].unique() if name.startswith("auroc:")]
+    number = seeds.groupby("budget")["seed"].nunique()
+    told = ", ".join(f"{number[budget]} at {budget:g} %" for budget in budgets)
     over = f" over {len(labels)} labels ({', '.join(labels)})" if metric == "macro_auroc" else ""
     lines += [
         "",
         f"{MAIN_METRICS[metric][0]}{over} on the {table['n'].iloc[0]} test images of "
-        f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); the mean of {seeds['seed'].nunique()} "
-        "draws of the training patients, ± their standard deviation, and in brackets the 95 % bootstrap interval over "
-        "test patients of that mean. At 100 % there is nothing to draw. Differences are paired on equal test images.",
+        f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); the mean over seeds, "
+        f"{told} of them, ± their standard deviation, and in brackets the 95 % bootstrap interval over test patients "
+        "of that mean. A seed draws the training patients of a budget and the first weights of a trained head. "
+        "Differences are paired on equal test images.",
     ]
     return "\n".join(lines)
 
 
 def short(value: float, sign: str = "") -> str:
-    """A number below 1 in three digits, without its 0."""
+    """A number of at most 1 in three digits, without a leading 0."""
     return f"{value:{sign}.3f}".replace("0.", ".", 1)
 
 

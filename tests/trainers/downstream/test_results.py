@@ -8,6 +8,7 @@ from trainers.downstream.labelled_images import images_from_csv
 from trainers.downstream.paper_tables import cells, latex_table, main, markdown_table
 from trainers.downstream.results import (
     MeasuredRun,
+    compared_with,
     measured_rows,
     paired_p_value,
     results_table,
@@ -84,30 +85,75 @@ def test_the_papers_layout_has_changes_from_unrounded_values(images, tmp_path, c
     write_results(tmp_path / "two", others, "", {})
     assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "tables")]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("| encoder | films 100 % | other_set 10 % | other_set 100 % |")
+    assert told.startswith("| encoder | films (Dice) 100 % | other_set (Dice) 10 % | other_set (Dice) 100 % |")
+    assert "the change from a, from unrounded values" in told
     frame = pd.concat([pd.read_parquet(tmp_path / name / "results.parquet") for name in ("one", "two")])
-    table = cells(frame, "dice_per_image")
-    for column in (("films", 100.0), ("other_set", 10.0), ("other_set", 100.0)):
+    table, references = cells(frame, "segmentation")
+    dice = "dice_per_image"
+    assert references == {"b": "a"}
+    for column in (("films", dice, 100.0), ("other_set", dice, 10.0), ("other_set", dice, 100.0)):
         value, change = table[(*column, "value")], table[(*column, "change")]
         assert change["b"] == pytest.approx(value["b"] - value["a"], abs=1e-15) and np.isnan(change["a"])
-    assert table["films", 100.0, "clear"]["b"] in (0, 1) and table["other_set", 10.0, "clear"]["b"] == 1
-    worse = 100 * table["other_set", 10.0, "change"]["b"]
-    assert f"{100 * table['other_set', 10.0, 'value']['b']:.1f} ↓{-worse:.1f}*" in told
+    assert table["films", dice, 100.0, "clear"]["b"] in (0, 1)
+    assert table["other_set", dice, 10.0, "clear"]["b"] == 1
+    worse = 100 * table["other_set", dice, 10.0, "change"]["b"]
+    assert f"{100 * table['other_set', dice, 10.0, 'value']['b']:.1f} ↓{-worse:.1f}*" in told
     latex = (tmp_path / "tables" / "tables.tex").read_text()
-    assert latex == latex_table(frame, "dice_per_image") + "\n" and markdown_table(frame, "dice_per_image") in told
-    assert r" & \multicolumn{1}{c}{films} & \multicolumn{2}{c}{other\_set} \\" in latex
+    assert latex == latex_table(frame, "segmentation") + "\n" and markdown_table(frame, "segmentation") in told
+    assert r" & \multicolumn{1}{c}{films (Dice)} & \multicolumn{2}{c}{other\_set (Dice)} \\" in latex
     assert rf"$\downarrow${-worse:.1f}* " in latex and latex.count("&") == 4 * 3 - 1  # four lines, two data set spans
     assert main([str(tmp_path / "one"), str(tmp_path / "one"), "--out", str(tmp_path / "x")]) == 1
     assert "stands twice" in capsys.readouterr().err
 
 
+def runs_named(images, metric, values):
+    """One run an encoder, whose `metric` is the same whatever the test images are."""
+    n = len(patient_draws(images.patients[images.rows("test")], 9, 0))
+    return [
+        MeasuredRun(name, "w", 100, 0, 6, {metric: value}, {metric: np.full(n, value)})
+        for name, value in values.items()
+    ]
+
+
+def test_variants_are_compared_with_their_own_method_and_data_sets_keep_their_metric(images):
+    names = ["Random", "GLoRIA", "GLoRIA(SD)", "MGCA (phantom)", "MGCA", "x(y)"]
+    assert [compared_with(name, names) for name in names] == [None, "Random", "GLoRIA", "MGCA", "Random", "Random"]
+    values = {"Random": 0.5, "GLoRIA": 0.8, "GLoRIA(SD)": 0.7}
+    rows = measured_rows(images, "classification", runs_named(images, "macro_auroc", values))
+    exclusive = runs_named(images, "accuracy", {name: value - 0.1 for name, value in values.items()})
+    for run in exclusive:
+        run.metrics["macro_auroc"] = 0.99
+    rows += [row | {"dataset": "covidx"} for row in measured_rows(images, "classification", exclusive)]
+    told = markdown_table(pd.DataFrame(rows), "classification")
+    assert told.startswith("| encoder | films (AUC) 100 % | covidx (ACC) 100 % |")  # one table, as the paper's first
+    assert "| GLoRIA(SD) | 70.0 ↓10.0* | 60.0 ↓10.0* |" in told and "| GLoRIA | 80.0 ↑30.0* | 70.0 ↑30.0* |" in told
+    assert "the change from Random of GLoRIA; from GLoRIA of GLoRIA(SD), from unrounded" in told
+    table = results_table([row for row in rows if row["dataset"] == "films"])
+    assert "| *GLoRIA less GLoRIA(SD)* | +.100 [+.100, +.100] |" in table
+
+
+def test_runs_that_do_not_belong_in_one_table_are_refused(images):
+    one = pd.DataFrame(
+        measured_rows(images, "segmentation", runs_named(images, "dice_per_image", {"a": 0.5, "b": 0.4}))
+    )
+    two = pd.DataFrame(
+        measured_rows(images, "segmentation", runs_named(images, "dice_per_image", {"c": 0.5, "b": 0.4}))
+    )
+    with pytest.raises(ValueError, match="films comes with the splits .*, 123: numbers of several test splits"):
+        markdown_table(pd.concat([one, two.assign(split_hash="123")]), "segmentation")
+    with pytest.raises(ValueError, match="b is compared with a in one run and with c in another"):
+        markdown_table(pd.concat([one, two.assign(dataset="other")]), "segmentation")
+    alone = pd.DataFrame(measured_rows(images, "segmentation", runs_named(images, "dice_per_image", {"a": 0.5})))
+    assert "Arrows" not in markdown_table(alone, "segmentation")
+
+
 def test_small_changes_are_not_hidden_or_made_up_by_rounding():
-    base = {"task": "t", "dataset": "d", "budget": 1.0, "seed": "mean"}
+    base = {"task": "t", "dataset": "d", "split_hash": "h", "budget": 1.0, "seed": "mean"}
     rows = [base | {"encoder": "a", "metric": "accuracy", "value": 0.88049}]
     rows += [base | {"encoder": "b", "metric": "accuracy", "value": 0.89951}]
     rows += [base | {"encoder": "b", "metric": "accuracy_difference", "value": 0.88049 - 0.89951,
-                     "ci_low": -0.1, "ci_high": 0.1}]  # fmt: skip
-    assert "| b | 90.0 ↑1.9 |" in markdown_table(pd.DataFrame(rows), "accuracy")  # of 88.0 and 90.0
+                     "ci_low": -0.1, "ci_high": 0.1, "reference": "a"}]  # fmt: skip
+    assert "| b | 90.0 ↑1.9 |" in markdown_table(pd.DataFrame(rows), "t")  # of 88.0 and 90.0
 
 
 def test_parquet_holds_all_digits_and_csv_six(images, tmp_path):
