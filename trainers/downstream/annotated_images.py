@@ -66,6 +66,7 @@ def annotated_from_dataset(
     unannotated: str = "drop",
     shares: Sequence[float] | None = None,
     seed: int = 0,
+    allow_leaks: bool = False,
 ) -> AnnotatedImages:
     """Reads a dataset with the columns `boxes` (`List({finding, box})`), `finding_masks` (`List({finding, mask})`), or
     both.
@@ -83,6 +84,7 @@ def annotated_from_dataset(
             or have nothing to find (`negative`).
         shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
         seed (`int`, *optional*, defaults to 0): Of that split.
+        allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
 
     Raises:
         FileNotFoundError: There is no such dataset.
@@ -141,6 +143,7 @@ def annotated_from_dataset(
         mask=mask,
         shares=shares,
         seed=seed,
+        allow_leaks=allow_leaks,
     )
     return found
 
@@ -158,6 +161,7 @@ def annotated_from_csv(
     skip_missing: bool = False,
     shares: Sequence[float] | None = None,
     seed: int = 0,
+    allow_leaks: bool = False,
 ) -> AnnotatedImages:
     """Reads a CSV with one image a row and, in further columns, its boxes, its mask, or both.
 
@@ -179,6 +183,7 @@ def annotated_from_csv(
         skip_missing (`bool`, *optional*, defaults to `False`): Leave out images that do not exist.
         shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
         seed (`int`, *optional*, defaults to 0): Of that split.
+        allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
 
     Raises:
         FileNotFoundError: The CSV, an image or a mask.
@@ -242,6 +247,7 @@ def annotated_from_csv(
         mask=mask,
         shares=shares,
         seed=seed,
+        allow_leaks=allow_leaks,
         missing=missing,
     )
     return found

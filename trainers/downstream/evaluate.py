@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> str:
 
     notes = sorted(notes)
     table = results_table(rows) + "".join(f"\n- {note}" for note in notes)
-    settings = vars(args) | {"notes": notes, "images": images.counts()}
+    settings = vars(args) | {"notes": notes, "images": images.counts(), "leaks": images.leaks()}
     settings |= {"left_out": {why: list(ids) for why, ids in images.left_out.items()}}
     write_results(args.out, rows, table, settings)
     write_tables(results_frame(rows), args.out)
@@ -67,20 +67,16 @@ def run(args: argparse.Namespace) -> str:
 
 def _labelled(args: argparse.Namespace):
     """The images of a classification and what is to be told of their labels."""
-    from trainers.downstream.image_set import patient_splits
     from trainers.downstream.labelled_images import images_from_csv, images_from_dataset
 
+    common = {"shares": args.resplit, "seed": args.seed, "allow_leaks": args.allow_leaks}
     if args.dataset.endswith(".csv"):
         patient = args.patient_column or "patient_id"
         columns = (args.file_column, args.labels_column, args.split_column, patient)
-        images = images_from_csv(args.dataset, *columns, args.skip_missing, args.unlabelled)
+        images = images_from_csv(args.dataset, *columns, args.skip_missing, args.unlabelled, **common)
     else:
         patient = args.patient_column or "subject_id"
-        images = images_from_dataset(args.dataset, args.config, patient, args.uncertain, args.unlabelled)
-    if args.resplit:
-        note = f"patients are split anew, {' : '.join(f'{share:g}' for share in args.resplit)}, seed {args.seed}"
-        splits = patient_splits(images.patients, args.resplit, args.seed)
-        images = replace(images, splits=splits, notes=(*images.notes, note))
+        images = images_from_dataset(args.dataset, args.config, patient, args.uncertain, args.unlabelled, **common)
     images, left_out = images.with_labels(args.labels, args.min_positives)
     notes = [f"left out: {name} ({why})" for name, why in left_out.items()]
     if args.exclusive:
@@ -100,6 +96,7 @@ def _annotated(args: argparse.Namespace):
     from trainers.downstream.annotated_images import annotated_from_csv, annotated_from_dataset
 
     common = {"unannotated": args.unannotated, "shares": args.resplit, "seed": args.seed}
+    common["allow_leaks"] = args.allow_leaks
     if args.dataset.endswith(".csv"):
         images = annotated_from_csv(
             args.dataset,

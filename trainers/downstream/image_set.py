@@ -29,16 +29,19 @@ class ImageSet:
 
     Args:
         name (`str`): What the tables call it.
-        ids (`list[str]`): One a row, unique.
+        ids (`list[str]`): One a row, unique in its split.
         encoded (`Callable[[int], bytes]`): The file of a row, as PNG, JPEG and the like.
         patients (`np.ndarray` of shape `(n,)`, str): Whose image it is.
-        splits (`np.ndarray` of shape `(n,)`, str): `train`, `validation` or `test`; no patient is in two.
+        splits (`np.ndarray` of shape `(n,)`, str): `train`, `validation` or `test`.
         missing (`tuple[str, ...]`): Rows of the source that were skipped since their image does not exist.
         left_out (`dict[str, tuple[str, ...]]`): Why other rows of the source take no part, and their ids.
         notes (`tuple[str, ...]`): What else a reader of results must know of the set, a sentence each.
+        allow_leaks (`bool`, *optional*, defaults to `False`): Take a set whose patients or images cross splits, as
+            some published splits do, and count them, see [`~ImageSet.leaks`].
 
     Raises:
-        ValueError: An id stands twice, a patient is in two splits, or a split is empty.
+        ValueError: An id stands twice in a split, a patient or an image is in two splits and `allow_leaks` is not set,
+            or a split is empty.
     """
 
     name: str
@@ -49,21 +52,28 @@ class ImageSet:
     missing: tuple[str, ...] = field(default=(), kw_only=True)
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    allow_leaks: bool = field(default=False, kw_only=True)
 
     def __post_init__(self):
         table = pd.DataFrame({"id": self.ids, "patient": self.patients, "split": self.splits})
-        if table["id"].duplicated().any():
-            raise ValueError(f"{self.name}: image {table['id'][table['id'].duplicated()].iloc[0]!r} stands twice")
-        crossing = table.groupby("patient")["split"].nunique()
-        if (crossing > 1).any():
-            where = sorted(table["split"][table["patient"] == crossing.idxmax()].unique())
-            raise ValueError(
-                f"{self.name}: patient {crossing.idxmax()!r} is in {' and '.join(where)} ({int((crossing > 1).sum())} "
-                "patients cross splits): a split by patient is needed"
-            )
+        twice = table.duplicated(["id", "split"])
+        if twice.any():
+            raise ValueError(f"{self.name}: image {table['id'][twice].iloc[0]!r} stands twice")
+        for column, what in () if self.allow_leaks else (("patient", "patient"), ("id", "image")):
+            crossing = table.groupby(column)["split"].nunique()
+            if (crossing > 1).any():
+                where = sorted(table["split"][table[column] == crossing.idxmax()].unique())
+                raise ValueError(
+                    f"{self.name}: {what} {crossing.idxmax()!r} is in {' and '.join(where)} "
+                    f"({int((crossing > 1).sum())} {what}s cross splits): split by patient, for example with "
+                    "--resplit, or take a published split as it is with --allow-leaks"
+                )
         for split in SPLITS:
             if not (self.splits == split).any():
-                raise ValueError(f"{self.name} has no images in its {split} split; it has {self.counts()}")
+                raise ValueError(
+                    f"{self.name} has no images in its {split} split; it has {self.counts()}: split the patients anew "
+                    "with --resplit, or let medsyn data prepare --split patient draw one, which keeps a fixed test set"
+                )
 
     def rows(self, split: str) -> np.ndarray:
         """The row numbers of a split."""
@@ -72,6 +82,16 @@ class ImageSet:
     def counts(self) -> dict[str, int]:
         """The number of images of each split."""
         return {split: int((self.splits == split).sum()) for split in SPLITS}
+
+    def leaks(self) -> dict[str, int]:
+        """How many `patients` and `images` are in more than one split, and how many `test_patients` are in train."""
+        table = pd.DataFrame({"id": self.ids, "patient": self.patients, "split": self.splits})
+        found = {
+            what: int((table.groupby(column)["split"].nunique() > 1).sum())
+            for what, column in (("patients", "patient"), ("images", "id"))
+        }
+        trained = set(self.patients[self.rows("train")])
+        return found | {"test_patients": len(trained & set(self.patients[self.rows("test")]))}
 
     def split_hash(self) -> str:
         """Twelve hex digits that name who is in which split."""
@@ -109,10 +129,18 @@ class ImageSet:
             raise ValueError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
 
     def told(self) -> list[str]:
-        """A sentence on each kind of image that takes no part, with its number and its first ids, and the notes."""
+        """A sentence on each kind of image that takes no part, with its number and its first ids, on leaks, and the
+        notes."""
         kinds = {"skipped {} missing images": self.missing}
         kinds |= {f"left out {{}} images: {why}": ids for why, ids in self.left_out.items()}
-        return [f"{what.format(len(ids))}: {some(ids)}" for what, ids in kinds.items() if ids] + list(self.notes)
+        told = [f"{what.format(len(ids))}: {some(ids)}" for what, ids in kinds.items() if ids]
+        leaks = self.leaks()
+        if any(leaks.values()):
+            told.append(
+                f"warning: the split leaks: {leaks['patients']} patients and {leaks['images']} images are in more "
+                f"than one split, {leaks['test_patients']} of the test patients in train too (--allow-leaks)"
+            )
+        return told + list(self.notes)
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from trainers.downstream.image_set import ImageSet, csv_table, dataset_table, existing_files, some
+from trainers.downstream.image_set import (
+    ImageSet,
+    csv_table,
+    dataset_table,
+    existing_files,
+    patient_splits,
+    some,
+)
 
 UNCERTAIN = {"mask": np.nan, "absent": 0.0, "present": 1.0}
 UNLABELLED = ("absent", "drop", "error")
@@ -98,34 +105,42 @@ def images_from_csv(
     patient_column: str = "patient_id",
     skip_missing: bool = False,
     unlabelled: str = "absent",
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    allow_leaks: bool = False,
 ) -> LabelledImages:
     """Reads a CSV with one image a row: its file relative to the CSV, its labels joined by `|`, its split and patient.
 
     A label that a row does not name is absent from it. Splits are `train`, `valid`, `val`, `dev` or `validation`, and
-    `test`. Rows that name no label at all are, as `unlabelled` says, free of all of them (`absent`), left out (`drop`)
-    or an error; they are counted in the notes.
+    `test`; where `shares` of train, validation and test are given, the patients are split anew with `seed`, and the
+    column is not read. Rows that name no label at all are, as `unlabelled` says, free of all of them (`absent`), left
+    out (`drop`) or an error; they are counted in the notes.
 
     Raises:
         FileNotFoundError: The CSV, or images that it names and `skip_missing` does not forgive.
         ValueError: A column is missing, the file is not UTF-8, or what [`LabelledImages`] raises.
     """
     path = Path(path)
-    table = csv_table(path, (file_column, labels_column, patient_column), split_column)
+    table = csv_table(path, (file_column, labels_column, patient_column), None if shares else split_column)
     table, missing = existing_files(path, table, file_column, skip_missing)
     present = [{label.strip() for label in cell.split("|") if label.strip()} for cell in table[labels_column]]
     labels = tuple(sorted(set().union(*present)))
     files = list(table[file_column])
-    images = LabelledImages(
+    return _labelled(
         name=path.stem,
         ids=files,
         encoded=lambda row: (path.parent / files[row]).read_bytes(),
         labels=labels,
         targets=np.array([[float(label in row) for label in labels] for row in present]),
         patients=table[patient_column].to_numpy(dtype=str),
-        splits=table[split_column].to_numpy(dtype=str),
+        splits=None if shares else table[split_column].to_numpy(dtype=str),
         missing=missing,
+        without=np.array([not row for row in present]),
+        unlabelled=unlabelled,
+        shares=shares,
+        seed=seed,
+        allow_leaks=allow_leaks,
     )
-    return _unlabelled(images, np.array([not row for row in present]), unlabelled)
 
 
 def images_from_dataset(
@@ -134,6 +149,9 @@ def images_from_dataset(
     patient_column: str = "subject_id",
     uncertain: str = "mask",
     unlabelled: str = "absent",
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    allow_leaks: bool = False,
 ) -> LabelledImages:
     """Reads a dataset with the columns of `medsyn-cxr` and the splits train, validation and test.
 
@@ -145,6 +163,9 @@ def images_from_dataset(
             of that label, `absent` and `present` decide. A label that the report does not mention (null) is absent.
         unlabelled (`str`, *optional*, defaults to `absent`): What becomes of an image whose labels are all null:
             `absent`, `drop` or `error`.
+        shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
+        seed (`int`, *optional*, defaults to 0): Of that split.
+        allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
 
     Raises:
         FileNotFoundError: There is no such dataset.
@@ -157,40 +178,49 @@ def images_from_dataset(
     without = np.isnan(codes).all(axis=1)
     codes[np.isnan(codes)] = 0
     images = table.select_columns(["image"])
-    labelled = LabelledImages(
+    return _labelled(
         name=Path(name).name,
         ids=list(columns["image_id"].astype(str)),
-        encoded=lambda row: images[row]["image"]["bytes"],
+        encoded=lambda row: images[int(row)]["image"]["bytes"],
         labels=labels,
         targets=np.where(codes == -1, UNCERTAIN[uncertain], codes),
         patients=columns[patient_column].to_numpy(dtype=str),
         splits=splits,
+        without=without,
+        unlabelled=unlabelled,
+        shares=shares,
+        seed=seed,
+        allow_leaks=allow_leaks,
     )
-    return _unlabelled(labelled, without, unlabelled)
 
 
-def _unlabelled(images: LabelledImages, without: np.ndarray, rule: str) -> LabelledImages:
-    """Does with the images that name no label what `rule`, one of `UNLABELLED`, says, and says so."""
-    if rule not in UNLABELLED:
-        raise ValueError(f"unlabelled {rule!r} is none of {', '.join(UNLABELLED)}")
-    ids = tuple(images.ids[row] for row in np.flatnonzero(without))
-    if not ids:
-        return images
-    if rule == "error":
+def _labelled(
+    name, ids, encoded, targets, patients, splits, without, unlabelled, shares, seed, **rest
+) -> LabelledImages:
+    """The rows of a source, with those `without` any label treated as `unlabelled`, one of `UNLABELLED`, says."""
+    if unlabelled not in UNLABELLED:
+        raise ValueError(f"unlabelled {unlabelled!r} is none of {', '.join(UNLABELLED)}")
+    odd = tuple(ids[row] for row in np.flatnonzero(without))
+    kept, left_out, notes = np.arange(len(ids)), {}, ()
+    if odd and unlabelled == "error":
         raise ValueError(
-            f"{images.name}: {len(ids)} of {len(images.ids)} images have no label: {some(ids)}; if all are absent "
-            "there, say --unlabelled absent, else --unlabelled drop"
+            f"{name}: {len(odd)} of {len(ids)} images have no label: {some(odd)}; if all are absent there, say "
+            "--unlabelled absent, else --unlabelled drop"
         )
-    if rule == "absent":
-        note = f"{len(ids)} images name no label and count as free of all: {some(ids)} (--unlabelled absent)"
-        return replace(images, notes=(*images.notes, note))
-    rows = np.flatnonzero(~without)
-    return replace(
-        images,
-        ids=[images.ids[row] for row in rows],
-        encoded=lambda row: images.encoded(rows[row]),
-        targets=images.targets[rows],
-        patients=images.patients[rows],
-        splits=images.splits[rows],
-        left_out=images.left_out | {"no label": ids},
+    if odd and unlabelled == "absent":
+        notes = (f"{len(odd)} images name no label and count as free of all: {some(odd)} (--unlabelled absent)",)
+    elif odd:
+        kept, left_out = np.flatnonzero(~without), {"no label": odd}
+    if shares:
+        notes += (f"patients are split anew, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
+    return LabelledImages(
+        name=name,
+        ids=[ids[row] for row in kept],
+        encoded=lambda row: encoded(kept[row]),
+        targets=targets[kept],
+        patients=patients[kept],
+        splits=patient_splits(patients[kept], shares, seed) if shares else splits[kept],
+        left_out=left_out,
+        notes=notes,
+        **rest,
     )

@@ -165,6 +165,24 @@ def test_a_split_without_a_finding_is_refused(csv, tmp_path, capsys):
     assert "no image of test shows a finding (" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_a_split_that_leaks_is_refused_or_its_leaks_stand_in_the_results(task, encoder, csv, tmp_path, capsys):
+    table = pd.read_csv(csv, dtype=str, keep_default_na=False)
+    again = table[table["split"] == "train"].iloc[:3].assign(split="test")  # of two patients
+    leaking = csv.parent / "leaking.csv"
+    pd.concat([table, again]).to_csv(leaking, index=False)
+    arguments = ["--task", task, "--dataset", str(leaking), "--encoder", str(encoder), "--budget", "100"]
+    arguments += ["--resamples", "20", "--out", str(tmp_path / "out")]
+    arguments += ["--epochs", "1", "--annotated-column", "looked"] if task == "detect" else []
+    assert evaluate.main(arguments) == 1
+    assert "(2 patients cross splits)" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert evaluate.main([*arguments, "--allow-leaks"]) == 0
+    settings = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]
+    assert settings["leaks"] == {"patients": 2, "images": 3, "test_patients": 2} and settings["allow_leaks"]
+    told = "warning: the split leaks: 2 patients and 3 images are in more than one split"
+    assert any(note.startswith(told) for note in settings["notes"]) and told in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

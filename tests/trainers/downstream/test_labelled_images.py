@@ -152,3 +152,51 @@ def test_images_that_name_no_label_are_counted_left_out_or_refused(tmp_path):
             read(path, unlabelled="error")
     with pytest.raises(ValueError, match="unlabelled 'maybe' is none of absent, drop, error"):
         images_from_csv(path, unlabelled="maybe")
+
+
+def leaking(tmp_path):
+    """A CSV in which train-0 is in validation too, and an image of train, with its patient, in test too."""
+    path = write_csv(tmp_path)
+    change(path, 61, "patient_id", "train-0")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    pd.concat([table, table.iloc[[7]].assign(split="test")]).to_csv(path, index=False)
+    return path
+
+
+def test_a_split_that_leaks_is_refused_or_counted(tmp_path):
+    path = leaking(tmp_path)
+    with pytest.raises(ValueError, match=r"is in .* and .* \(2 patients cross splits\).*--resplit.*--allow-leaks"):
+        images_from_csv(path)
+    images = images_from_csv(path, allow_leaks=True)
+    assert images.leaks() == {"patients": 2, "images": 1, "test_patients": 1}
+    assert images.told()[0] == (
+        "warning: the split leaks: 2 patients and 1 images are in more than one split, 1 of the test patients in "
+        "train too (--allow-leaks)"
+    )
+    assert images.counts() == SIZES | {"test": SIZES["test"] + 1}
+    assert images.with_labels()[0].leaks() == images.leaks()
+
+
+def test_an_image_in_two_splits_is_refused_though_its_patients_differ(tmp_path):
+    path = leaking(tmp_path)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["patient_id"] = [f"p{row}" for row in range(len(table))]
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="image 'images/train007.png' is in test and train .1 images cross splits"):
+        images_from_csv(path)
+    assert images_from_csv(path, allow_leaks=True).leaks() == {"patients": 0, "images": 1, "test_patients": 0}
+
+
+def test_a_set_without_leaks_tells_of_none(tmp_path):
+    images = images_from_csv(write_csv(tmp_path), allow_leaks=True)
+    assert not any(images.leaks().values()) and images.told() == images_from_csv(tmp_path / "films.csv").told()
+
+
+def test_patients_are_split_anew_though_a_split_is_empty(tmp_path):
+    path = write_csv(tmp_path)
+    change(path, slice(None), "split", "train")
+    with pytest.raises(ValueError, match="no images in its validation split.*--resplit"):
+        images_from_csv(path)
+    images = images_from_csv(path, shares=(3, 1, 1), seed=2)
+    assert images.counts() == {"train": 66, "validation": 22, "test": 22} and not any(images.leaks().values())
+    assert images.notes[-1] == "patients are split anew, 3 : 1 : 1, seed 2"
