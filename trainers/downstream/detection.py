@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from hub_medsyn import MedSynDetectionImageProcessor, MedSynForObjectDetection
 from hub_medsyn.metrics.mean_average_precision import mean_average_precision
 from trainers.downstream.annotated_images import AnnotatedImages
 from trainers.downstream.detection_maps import DetectionSettings, FeatureMaps, new_detector
 from trainers.downstream.features import FrozenEncoder
+from trainers.downstream.head_training import training_arguments
 
 OVERHANG = 1.0  # pixel by which rounding may put a box's edge outside its image
 
@@ -96,7 +97,11 @@ def map_scale(model: MedSynForObjectDetection, rows: DetectionRows, batch_size: 
     """
     squares = 0.0
     for batch in DataLoader(rows, batch_size=batch_size, collate_fn=collate):
-        maps = batch["feature_maps"] if "feature_maps" in batch else model.encode_maps(batch["pixel_values"])
+        maps = (
+            batch["feature_maps"]
+            if "feature_maps" in batch
+            else model.encode_maps(batch["pixel_values"].to(model.device))
+        )
         squares += torch.stack([one.double().square().mean((1, 2, 3)).sum() for one in maps])  # (maps,)
     if not (squares > 0).all():
         raise ValueError(
@@ -226,35 +231,18 @@ def train_detector(
         DetectionRows(maps, some, settings.max_boxes) for some in (rows, validation, test)
     )
     model, processor = new_detector(encoder, seed, settings)
+    model.to(settings.device)
     if settings.preset == "fixed":
         # differs from HKU-MedAI/MGCA: there maps are taken in whatever unit the encoder gives them
         model.map_scale.copy_(map_scale(model, train_rows, settings.encoding_batch_size))
     best = BestEpoch(settings.patience, settings.epochs)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=settings.batch_size,
-            num_train_epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant",
-            max_grad_norm=0,
-            eval_strategy="epoch",
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=settings.device == "cuda",
-            use_cpu=settings.device == "cpu",
-            seed=seed,
-        )
-        arguments._n_gpu = min(arguments.n_gpu, 1)  # several would split the labels, a list, among them
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         trainer = DetectionTrainer(
             settings,
-            model=model.to(settings.device),
-            args=arguments,
+            model=model,
+            args=training_arguments(folder, settings, seed),
             train_dataset=train_rows,
             eval_dataset=validation_rows,
             callbacks=[best],

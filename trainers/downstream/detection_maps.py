@@ -17,6 +17,7 @@ from transformers import TimmWrapperConfig
 from hub_medsyn import MedSynDetectionImageProcessor, MedSynForObjectDetection
 from trainers.downstream.annotated_images import AnnotatedImages
 from trainers.downstream.features import FrozenEncoder
+from trainers.downstream.head_training import check_training
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,13 @@ class DetectionSettings:
     device: str = "cpu"
 
     def __post_init__(self):
-        for name in ("batch_size", "epochs", "patience", "max_boxes", "encoding_batch_size"):
+        check_training(self)
+        for name in ("max_boxes", "encoding_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
         for name in ("score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
 
 
 def new_detector(

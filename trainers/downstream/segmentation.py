@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from hub_medsyn import MedSynImageProcessor
 from hub_medsyn.image_processing_medsyn import to_grey
@@ -23,6 +22,7 @@ from hub_medsyn.loss_segmentation import mixed_loss
 from hub_medsyn.metrics.dice import dice, mask_counts, official_dice
 from trainers.downstream.annotated_images import AnnotatedImages
 from trainers.downstream.features import FrozenEncoder
+from trainers.downstream.head_training import EpochOf, LowestLoss, check_training, training_arguments
 from trainers.downstream.segmentation_models import build_segmenter, decoder_state
 
 TURN, ZOOM, SHARE = 10.0, 0.1, 0.5  # degrees, relative size, and how often: ShiftScaleRotate as MGCA sets it
@@ -58,13 +58,7 @@ class SegmentationSettings:
     device: str = "cpu"
 
     def __post_init__(self):
-        for name in ("epochs", "patience", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device 'cuda' is asked for and torch sees no GPU; take cpu")
+        check_training(self)
 
 
 @dataclass(frozen=True)
@@ -122,28 +116,18 @@ def train_segmenter(
         )
     validation = FilmsAndMasks(images, images.rows("validation"), processor)
     model = build_segmenter(encoder, seed, settings.decoder_channels)
-    best = BestDecoder(model, settings.patience)
+    best = LowestLoss(lambda: decoder_state(model), settings.patience)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=SegmenterWithLoss(model),
-            args=TrainingArguments(
-                output_dir=folder,
-                num_train_epochs=settings.epochs,
-                per_device_train_batch_size=settings.batch_size,
+            args=training_arguments(
+                folder,
+                settings,
+                seed,
                 per_device_eval_batch_size=settings.batch_size,
-                lr_scheduler_type="constant",
-                max_grad_norm=0.0,
-                eval_strategy="epoch",
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
                 label_names=["masks"],
-                remove_unused_columns=False,
                 prediction_loss_only=True,
-                dataloader_pin_memory=False,
-                use_cpu=settings.device == "cpu",
-                seed=seed,
             ),
             data_collator=train.batch,
             train_dataset=train,
@@ -152,9 +136,9 @@ def train_segmenter(
                 torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay),
                 None,
             ),
-            callbacks=[best, EpochOfFilms(train)],
+            callbacks=[best, EpochOf(train)],
         )
-        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(OneBar(f"{encoder.name}, {len(rows)} films, seed {seed}"))
         trainer.train()
     model.load_state_dict(best.state, strict=False)
@@ -320,35 +304,6 @@ class SegmenterWithLoss(nn.Module):
     def forward(self, pixel_values: Tensor, masks: Tensor) -> dict[str, Tensor]:
         logits = self.segmenter(pixel_values)[:, 0]  # (batch, side, side)
         return {"loss": mixed_loss(logits, masks), "logits": logits}
-
-
-class BestDecoder(TrainerCallback):
-    """Keeps the decoder of the lowest validation loss in memory, and stops after `patience` epochs without a lower."""
-
-    def __init__(self, segmenter: nn.Module, patience: int):
-        self.segmenter, self.patience = segmenter, patience
-        self.losses: list[float] = []
-        self.state: dict[str, Tensor] = {}
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        loss = metrics["eval_loss"]
-        if not math.isfinite(loss):
-            raise ValueError(f"the validation loss is {loss} after epoch {len(self.losses) + 1}; lower learning_rate")
-        if loss < min(self.losses, default=math.inf):
-            self.state = decoder_state(self.segmenter)
-        self.losses.append(loss)
-        if len(self.losses) - 1 - int(np.argmin(self.losses)) >= self.patience:
-            control.should_training_stop = True
-
-
-class EpochOfFilms(TrainerCallback):
-    """Tells the films which epoch begins."""
-
-    def __init__(self, films: FilmsAndMasks):
-        self.films = films
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.films.epoch = round(state.epoch or 0)
 
 
 class OneBar(ProgressCallback):

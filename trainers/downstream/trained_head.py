@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from dataclasses import dataclass
 
@@ -10,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer
 
 from hub_medsyn import MedSynImageProcessor
 from hub_medsyn.image_processing_medsyn import to_grey
 from trainers.downstream.features import FrozenEncoder
+from trainers.downstream.head_training import EpochOf, LowestLoss, check_training, training_arguments
 from trainers.downstream.labelled_images import LabelledImages
 
 MARGIN = 256 / 224  # films are this much larger than the crop that training takes of them
@@ -36,7 +36,7 @@ class HeadSettings:
         device (`str`, *optional*, defaults to `cpu`): `cpu` or `cuda`.
 
     Raises:
-        ValueError: Epochs, patience or batch size are not positive, or the device is another one.
+        ValueError: Epochs, patience or batch size are not positive, or there is no such device.
     """
 
     epochs: int = 50
@@ -48,11 +48,7 @@ class HeadSettings:
     device: str = "cpu"
 
     def __post_init__(self):
-        for name in ("epochs", "patience", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
+        check_training(self)
 
 
 @dataclass(frozen=True)
@@ -115,28 +111,17 @@ def train_head(
         torch.manual_seed(seed)
         head = nn.Linear(pooled.shape[1], targets.shape[1])
     train = Crops(encoder, images, rows, targets, seed) if settings.augment else Rows(pooled, targets, rows)
-    best = BestHead(head, settings.patience)
+    best = LowestLoss(lambda: {name: value.clone() for name, value in head.state_dict().items()}, settings.patience)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=ProbeWithLoss(encoder, head, exclusive),
-            args=TrainingArguments(
-                output_dir=folder,
-                num_train_epochs=settings.epochs,
-                per_device_train_batch_size=settings.batch_size,
+            args=training_arguments(
+                folder,
+                settings,
+                seed,
                 per_device_eval_batch_size=256,
-                lr_scheduler_type="constant",
-                max_grad_norm=0.0,
-                eval_strategy="epoch",
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
                 label_names=["targets"],
-                remove_unused_columns=False,
                 prediction_loss_only=True,
-                dataloader_pin_memory=False,
-                disable_tqdm=True,
-                use_cpu=settings.device == "cpu",
-                seed=seed,
             ),
             data_collator=train.batch,
             train_dataset=train,
@@ -145,10 +130,9 @@ def train_head(
                 torch.optim.AdamW(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
                 None,
             ),
-            callbacks=[best, EpochOfRows(train)],
+            callbacks=[best, EpochOf(train)],
         )
-        for printer in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(printer)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     known = images.targets[rows]
     constant = [k for k in range(known.shape[1]) if len(np.unique(known[~np.isnan(known[:, k]), k])) < 2]
@@ -212,32 +196,3 @@ class Crops(Rows):
         top, left = rng.integers(0, len(square) - side + 1, 2)
         pixels = self.processor.normalize_squares(square[None, top : top + side, left : left + side])[0]
         return {"pixel_values": torch.from_numpy(pixels), "targets": self.targets[row]}
-
-
-class EpochOfRows(TrainerCallback):
-    """Tells the rows which epoch begins."""
-
-    def __init__(self, rows: Rows):
-        self.rows = rows
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.rows.epoch = round(state.epoch or 0)
-
-
-class BestHead(TrainerCallback):
-    """Keeps the head of the lowest validation loss in memory, and stops after `patience` epochs without a lower."""
-
-    def __init__(self, head: nn.Linear, patience: int):
-        self.head, self.patience = head, patience
-        self.losses: list[float] = []
-        self.state: dict[str, Tensor] = {}
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        loss = metrics["eval_loss"]
-        if not math.isfinite(loss):
-            raise ValueError(f"the validation loss is {loss} after epoch {len(self.losses) + 1}; lower learning_rate")
-        if loss < min(self.losses, default=math.inf):
-            self.state = {name: value.clone() for name, value in self.head.state_dict().items()}
-        self.losses.append(loss)
-        if len(self.losses) - 1 - int(np.argmin(self.losses)) >= self.patience:
-            control.should_training_stop = True
