@@ -1,4 +1,5 @@
-"""CheXpert as Stanford ships it, full or small: `train.csv`, `valid.csv` and the films beside them.
+"""CheXpert as Stanford ships it: `train.csv`, `valid.csv` and the films beside them, or the four folders
+`CheXpert-v1.0 batch 1 (validate & csv)` to `batch 4 (train 3)` of the full download, as they come.
 
 A patient's id is the `patient00001` of the path. `valid.csv`, read by three radiologists, is the test set, as GLoRIA
 and MGCA use it, since the labels of the official test set came late.
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dataset_builder.findings import CHEXPERT_LABELS
-from dataset_builder.radiographs.film_set import Film, FilmSet, OfficialSplit, find_file, table_rows
+from dataset_builder.radiographs.film_set import Film, FilmSet, OfficialSplit, file_in, find_file, table_rows
 
 NAME = "chexpert"
 UNCERTAIN_RULES = ("official", "keep", "absent", "present")
@@ -25,6 +26,7 @@ OFFICIAL_UNCERTAIN = {
     "Pleural Effusion": 1,
 }
 OFFICIAL_UNMENTIONED = 0
+_BATCHES = "CheXpert-v1.0 batch *"  # the first holds the tables and `valid/`, the others the patients of `train/`
 TASKS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 _VALUES = {"": None, "1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
 
@@ -42,7 +44,8 @@ def read_chexpert(
     Reads the tables of CheXpert.
 
     Args:
-        root (`str` or `Path`): The folder of `train.csv` and `valid.csv` (`CheXpert-v1.0` or `CheXpert-v1.0-small`).
+        root (`str` or `Path`): The folder of `train.csv` and `valid.csv` (`CheXpert-v1.0` or `CheXpert-v1.0-small`),
+            or that of the four batches.
         any_view (`bool`, *optional*, defaults to `False`): Keep lateral films too.
         uncertain (`str`, *optional*, defaults to `"official"`): `official`: `OFFICIAL_UNCERTAIN`, and null becomes 0.
             `keep`: labels as in the table. `absent`, `present`: -1 becomes 0 or 1 for all labels, and null 0.
@@ -57,8 +60,11 @@ def read_chexpert(
     root = Path(root)
     if uncertain not in UNCERTAIN_RULES:
         raise ValueError(f"uncertain {uncertain!r} is not one of {', '.join(UNCERTAIN_RULES)}")
-    rows = _read(find_file(root, "train.csv"), root, uncertain, None)
-    test = _read(find_file(root, "valid.csv"), root, uncertain, "test")
+    batches = sorted(root.glob(_BATCHES))
+    tables = next((folder for folder in (root, *batches) if (folder / "train.csv").is_file()), root)
+    patients = {folder.name: folder for batch in batches for folder in batch.glob("patient*")}
+    rows = _read(find_file(tables, "train.csv"), patients, uncertain, None)
+    test = _read(find_file(tables, "valid.csv"), {}, uncertain, "test")
     funnel = {"rows": len(rows) + len(test)}
     left_out = {}
     kept = [row for row in rows + test if any_view or row.frontal]
@@ -91,7 +97,8 @@ class _Row:
         self.film, self.frontal, self.raw = film, frontal, raw
 
 
-def _read(path: Path, root: Path, uncertain: str, split: str | None) -> list[_Row]:
+def _read(path: Path, patients: dict[str, Path], uncertain: str, split: str | None) -> list[_Row]:
+    """The rows of a table, whose films are in the folders of `patients` or, of others, beside it."""
     rows = []
     for number, row in table_rows(path, "Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS):
         parts = PurePosixPath(row["Path"]).parts
@@ -104,11 +111,14 @@ def _read(path: Path, root: Path, uncertain: str, split: str | None) -> list[_Ro
         odd = [row[name] for name in CHEXPERT_LABELS if row[name] not in _VALUES]
         if odd:
             raise ValueError(f"{path}, row {number}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
+        file = file_in(path.parent, "/".join(parts[folder:]), f"{path}, row {number}")
+        if parts[folder + 1] in patients:
+            file = patients[parts[folder + 1]].joinpath(*parts[folder + 2 :])
         raw = tuple(_VALUES[row[name]] for name in CHEXPERT_LABELS)
         film = Film(
             image_id="/".join(parts[folder + 1 :]).rsplit(".", 1)[0],
             subject_id=parts[folder + 1],
-            path=root.joinpath(*parts[folder:]),
+            path=file,
             labels=apply_rule(raw, uncertain),
             split=split,
             view=row["AP/PA"] if row["AP/PA"] in ("AP", "PA") else None,
@@ -134,7 +144,8 @@ def five_by_200(rows: list[_Row], task_images: int = 200) -> list[int]:
     The row numbers of CheXpert 5x200: for each task, frontal films on which of 13 labels it alone is present.
 
     "No Finding" is not looked at, null counts as absent, and a film with any label of -1 does not qualify. Draws as
-    `DataFrame.sample(n, random_state=0)` does, which GLoRIA and MGCA call.
+    `DataFrame.sample(n, random_state=0)` does, which MGCA calls; GLoRIA draws without a seed and published no list, so
+    that its 1,000 films are not known.
 
     Raises:
         ValueError: Too few such films.
@@ -158,7 +169,7 @@ def official_chexpert(
     rows: list[_Row], test: list[_Row], any_view: bool, task_images: int, validation_rows: int
 ) -> OfficialSplit:
     """
-    The lists of GLoRIA and MGCA, with their leak.
+    MGCA's lists, with their leak, which GLoRIA's lines share (its own draw has no seed).
 
     Of `train.csv` less 5x200, `validation_rows` rows are drawn by position and then taken out of the training rows by
     index label. The two differ once 5x200 has left gaps in the index, so most validation rows stay in training too,

@@ -1,7 +1,7 @@
 """COVIDx from the lists of COVID-Net: text files of `patientid filename label source`, a film a line.
 
-The lists 9A (and 7A, 8A) tell normal, pneumonia and COVID-19 apart; 6 (and the B lists) only positive and negative of
-COVID-19. A patient's number counts within its source, so the subject is `source/patientid`.
+The lists up to 5 and those called A tell normal, pneumonia and COVID-19 apart; 6 and those called B only positive and
+negative of COVID-19. A patient's number counts within its source, so the subject is `source/patientid`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dataset_builder.radiographs.film_set import Film, FilmSet, OfficialSplit, find_file
+from dataset_builder.radiographs.film_set import Film, FilmSet, OfficialSplit, file_in, find_file
 from dataset_builder.radiographs.splits import shuffled_parts
+from dataset_builder.reports.table import text_lines
 
 NAME = "covidx"
 COVID = "COVID-19"
-# Kind of list -> its words, and the label that each makes true. MGCA's rule "normal 0, pneumonia 1, else 2" is for the
-# A lists; on list 6 it would call every film COVID-19.
-LABELS = {
-    "A": {"normal": "Normal", "pneumonia": "Pneumonia", "COVID-19": COVID},
-    "B": {"negative": None, "positive": COVID},
-}
+# The words of a list, and the label that each makes true. MGCA's rule "normal 0, pneumonia 1, else 2" is for lists of
+# the first kind; on one of the second it would call every film COVID-19.
+LABELS = (
+    {"normal": "Normal", "pneumonia": "Pneumonia", "COVID-19": COVID},
+    {"negative": None, "positive": COVID},
+)
+SOURCES = {"rnsa": "rsna"}  # the lists spell it both ways, and its ids are the same
 
 
 def read_covidx(root: str | Path, version: str = "9A") -> FilmSet:
@@ -35,29 +37,30 @@ def read_covidx(root: str | Path, version: str = "9A") -> FilmSet:
         ValueError: A line of another form or with another label.
     """
     root = Path(root)
-    words = LABELS["A" if version.upper().endswith("A") else "B"]
-    labels = tuple(label for label in words.values() if label)
+    words: dict[str, str | None] = {}  # those of the kind to which the first line belongs
     films: dict[str, Film] = {}
-    names, repeated = [], []
+    names, listed, repeated = [], [], []
     for split in ("train", "test"):
         name = f"{split}_COVIDx{version}.txt"
         path = find_file(root, name, f"labels/{name}")
         names.append(name)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(text_lines(path), start=1):
             if not line.strip():
                 continue
             match = re.fullmatch(r"(\S+) (.+) (\S+) (\S+)", line.strip())  # file names may hold blanks
+            words = words or next((kind for kind in LABELS if match and match[3] in kind), {})
             if match is None or match[3] not in words:
                 raise ValueError(
                     f"{path}, line {number}: does not read `patientid filename label source` with a label of "
-                    f"{', '.join(words)}; is this a list of version {version}?"
+                    f"{' or '.join(', '.join(kind) for kind in ([words] if words else LABELS))}"
                 )
             patient, file, word, source = match.groups()
+            source = SOURCES.get(source, source)
             film = Film(
                 image_id=f"{split}/{file}",
                 subject_id=f"{source}/{patient}",
-                path=root / split / file,
-                labels=tuple(int(label == words[word]) for label in labels),
+                path=file_in(root / split, file, f"{path}, line {number}"),
+                labels=tuple(int(label == words[word]) for label in words.values() if label),
                 split="test" if split == "test" else None,
                 extra=(source,),
             )
@@ -65,28 +68,28 @@ def read_covidx(root: str | Path, version: str = "9A") -> FilmSet:
                 raise ValueError(f"{path}, line {number}: {file} stands in the list twice, with different words")
             if films[film.image_id] is not film:
                 repeated.append(film.image_id)
+            listed.append(film)
     return FilmSet(
         name=NAME,
         title=f"COVIDx {version}",
         terms="films of several sources, each under its own terms; see the README of COVID-Net",
-        labels=labels,
+        labels=tuple(label for label in words.values() if label),
         films=list(films.values()),
-        funnel={"lines": len(films) + len(repeated), "films": len(films)},
+        funnel={"lines": len(listed), "films": len(films)},
         left_out={"repeated_lines": repeated} if repeated else {},
         source={"tables": names, "version": version},
         extra=("source",),
-        official={"official": lambda: official_covidx(list(films.values()))},
+        official={"official": lambda: official_covidx(listed)},
     )
 
 
-def official_covidx(films: list[Film]) -> OfficialSplit:
-    """MGCA's lists: the training list cut 80 / 20 by image, and the test list."""
-    listed = [film for film in films if film.split is None]
-    train, validation = shuffled_parts(len(listed), 0, train=0.8)
-    return OfficialSplit(
-        {
-            "train": [listed[k] for k in train],
-            "validation": [listed[k] for k in validation],
-            "test": [film for film in films if film.split == "test"],
-        }
-    )
+def official_covidx(listed: list[Film]) -> OfficialSplit:
+    """MGCA's lists: the lines of the training list cut 80 / 20, and the test list; a film once in each."""
+    lines = [film for film in listed if film.split is None]
+    train, validation = shuffled_parts(len(lines), 0, train=0.8)
+    splits = {
+        "train": [lines[k] for k in train],
+        "validation": [lines[k] for k in validation],
+        "test": [film for film in listed if film.split == "test"],
+    }
+    return OfficialSplit({split: list(dict.fromkeys(films)) for split, films in splits.items()})

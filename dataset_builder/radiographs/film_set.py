@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dataset_builder.radiographs.regions import Region, Shape
 from dataset_builder.reports.table import csv_rows
@@ -110,6 +110,19 @@ def find_file(root: Path, *names: str) -> Path:
     if found is None:
         raise FileNotFoundError(f"{root} holds no {' or '.join(names)}; name the folder of the unpacked download")
     return found
+
+
+def file_in(folder: Path, name: str, where: str) -> Path:
+    """
+    The file that a table names, relative to `folder`.
+
+    Raises:
+        ValueError: The name leads out of the folder: a table from elsewhere could have any image of this machine
+            packed, and an absolute path would stand in the data set as the image's id; names `where`.
+    """
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise ValueError(f"{where}: {name[:80]!r} leads out of {folder}; name files inside the folder, relative to it")
+    return folder / name
 
 
 def table_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dataset_builder.radiographs.film_set import Film, FilmSet, coordinates, find_file, some, table_rows
+from dataset_builder.radiographs.film_set import Film, FilmSet, coordinates, file_in, find_file, some, table_rows
 from dataset_builder.radiographs.regions import MaskFile, Rectangle
 from dataset_builder.reports.table import SPLITS
 
@@ -86,12 +86,12 @@ def read_folder_csv(
             Film(
                 image_id=row[file_column],
                 subject_id=row[patient_column],
-                path=root / row[file_column],
+                path=file_in(root, row[file_column], where),
                 labels=tuple(int(label in present[number]) for label in labels),
                 split=split,
                 view=(row[view_column] or None) if view_column else None,
                 boxes=parse_boxes(row[boxes_column], box_units, where) if boxes_column and row[boxes_column] else None,
-                masks=(MaskFile(mask_column, root / mask),) if mask else None,
+                masks=(MaskFile(mask_column, file_in(root, mask, where)),) if mask else None,
             )
         )
     funnel = {"rows": len(rows)} | ({"with_labels": len(films)} if dropped else {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from dataset_builder.radiographs.film_set import (
     some,
 )
 from dataset_builder.radiographs.regions import Rectangle
+from dataset_builder.reports.table import text_lines
 
 NAME = "nih"
 LABELS = (
@@ -135,9 +135,8 @@ def read_boxes(path: str | Path) -> dict[str, list[Rectangle]]:
 
 def _nih_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a table whose header holds commas inside brackets and empty names, and whose rows may be shorter."""
-    opened = gzip.open(path, "rt", newline="", encoding="utf-8-sig") if path.suffix == ".gz" else None
-    with opened or path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
+    rows = csv.reader(text_lines(path), strict=True)
+    try:
         header = [name.strip() for name in next(rows, [])]
         for column in columns:
             if column not in header:
@@ -147,10 +146,12 @@ def _nih_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]
             if len(fields) <= max(places.values()):
                 raise ValueError(f"{path}, row {number}: has {len(fields)} fields, too few; get the file anew")
             yield number, {column: fields[place].strip() for column, place in places.items()}
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num} is not CSV: {error}; get the file anew") from None
 
 
 def _read_list(path: Path) -> set[str]:
-    return set(path.read_text(encoding="utf-8").split())
+    return {line.strip() for line in text_lines(path)} - {""}
 
 
 def official_nih(films: list[Film]) -> OfficialSplit:
@@ -159,4 +160,7 @@ def official_nih(films: list[Film]) -> OfficialSplit:
         "train": [film for film in films if film.split is None],
         "test": [film for film in films if film.split == "test"],
     }
-    return OfficialSplit(parts, ["NIH's official lists hold no validation split; --split patient draws one"])
+    return OfficialSplit(
+        parts,
+        ["NIH's official lists hold no validation split, which medsyn evaluate needs; --split patient draws one"],
+    )

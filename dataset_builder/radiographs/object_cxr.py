@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataset_builder.radiographs.film_set import Film, FilmSet, OfficialSplit, coordinates, find_file, table_rows
+from dataset_builder.radiographs.film_set import (
+    Film,
+    FilmSet,
+    OfficialSplit,
+    coordinates,
+    file_in,
+    find_file,
+    table_rows,
+)
 from dataset_builder.radiographs.regions import Ellipse, Polygon, Rectangle, Shape
 from dataset_builder.radiographs.splits import shuffled_parts
 
@@ -33,12 +41,13 @@ def read_object_cxr(root: str | Path) -> FilmSet:
     for name in ("train", "dev"):
         path = find_file(root, f"{name}.csv")
         for number, row in table_rows(path, "image_name", "annotation"):
-            shapes = parse_annotation(row["annotation"], f"{path}, row {number}")
+            where = f"{path}, row {number}"
+            shapes = parse_annotation(row["annotation"], where)
             films.append(
                 Film(
                     image_id=f"{name}/{Path(row['image_name']).stem}",
                     subject_id=f"{name}/{Path(row['image_name']).stem}",
-                    path=root / name / row["image_name"],
+                    path=file_in(root / name, row["image_name"], where),
                     labels=(int(bool(shapes)),),
                     split="test" if name == "dev" else None,
                     boxes=shapes,

@@ -8,6 +8,8 @@ from dataset_builder.radiographs import chexpert, covidx, folder_csv, nih, objec
 from dataset_builder.radiographs.film_set import FilmSet
 from dataset_builder.radiographs.splits import SHARES
 
+WITH_BOXES = (rsna.NAME, object_cxr.NAME, nih.NAME, folder_csv.NAME)
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -19,22 +21,22 @@ def build_parser() -> argparse.ArgumentParser:
     prepare_parser = commands.add_parser(
         "prepare",
         help=f"write a folder that load_dataset reads, from one of: {names}",
-        description="Write a folder that load_dataset and `medsyn probe --dataset` read. "
+        description="Write a folder that load_dataset and `medsyn evaluate --dataset` read. "
         "`medsyn data prepare NAME --help` tells the options and the layout of one.",
     )
     sets = prepare_parser.add_subparsers(dest="name", required=True, metavar="NAME")
 
-    def add(name: str, text: str, layout: str, splits: list[str], split_help: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, layout: str, splits: list[str], split_help: str):
         sub = sets.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {layout}")
-        common(sub, splits, split_help)
+        common(sub, splits, split_help, boxes=name in WITH_BOXES)
         return sub.add_argument_group(f"{name} alone")
 
     options = add(
         chexpert.NAME,
         "CheXpert (14 labels; valid.csv is the test set)",
-        "--root holds train.csv, valid.csv, train/ and valid/.",
+        "--root holds train.csv, valid.csv, train/ and valid/, or the four batches of the full download.",
         ["patient", "official"],
-        "official: the lists of GLoRIA and MGCA, in which most validation films are in train too",
+        "official: MGCA's lists, in which most validation films are in train too",
     )
     options.add_argument(
         "--uncertain",
@@ -60,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "official: MGCA's lists, 80 / 20 of the training list by image",
     )
     options.add_argument(
-        "--version", default="9A", metavar="V", help="of the lists: 9A (default), 6 (positive or negative), ..."
+        "--version", default="9A", metavar="V", help="of the lists, as in their names: 9A (default), 8B, 6, ..."
     )
     add(
         siim.NAME,
@@ -96,7 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_argument("--view-column", metavar="C", help="holds the view")
     options.add_argument("--boxes-column", metavar="C", help='holds [{"label", "x", "y", "w", "h"}, ...] as JSON')
     options.add_argument(
-        "--box-units", choices=folder_csv.BOX_UNITS, default="share", help="of the image's sides (default), or pixels"
+        "--box-units",
+        choices=folder_csv.BOX_UNITS,
+        default="share",
+        help="in which boxes are told: share (default), from 0 to 1 of the image's width and height, or pixels",
     )
     options.add_argument("--mask-column", metavar="C", help="holds the file of a mask; it names the finding")
     options.add_argument(
@@ -108,22 +113,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def common(parser: argparse.ArgumentParser, splits: list[str], split_help: str) -> None:
+def common(parser: argparse.ArgumentParser, splits: list[str], split_help: str, boxes: bool) -> None:
     """The options that every data set has."""
     parser.add_argument("--root", required=True, metavar="FOLDER", help="the unpacked download")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the folder to make")
     how = parser.add_argument_group("splits")
     text = "patient (default): by a hash of the patient, the fixed test set kept; " if splits[0] == "patient" else ""
-    how.add_argument("--split", choices=splits, default=splits[0], help=text + split_help)
-    how.add_argument("--split-lists", metavar="FOLDER", help="use the saved lists of a prepared folder (its splits/)")
-    how.add_argument("--seed", type=int, default=0, help="of the hash (default: 0)")
+    one = how.add_mutually_exclusive_group()
+    one.add_argument("--split", choices=splits, default=splits[0], help=text + split_help)
+    one.add_argument("--split-lists", metavar="FOLDER", help="use the saved lists of a prepared folder (its splits/)")
+    how.add_argument("--seed", type=int, help="of --split patient's hash (default: 0)")
     how.add_argument(
         "--shares",
         type=float,
         nargs=3,
-        default=list(SHARES),
         metavar=("TRAIN", "VALIDATION", "TEST"),
-        help="of the patients (default: 0.7 0.15 0.15); where the test set is fixed, the first two share the rest",
+        help="of the patients, for --split patient (default: 0.7 0.15 0.15); where the test set is fixed, the first "
+        "two share the rest",
     )
     images = parser.add_argument_group("images")
     images.add_argument(
@@ -140,7 +146,27 @@ def common(parser: argparse.ArgumentParser, splits: list[str], split_help: str) 
     bad.add_argument(
         "--skip-unreadable", action="store_true", help="leave out and count films whose image or mask is broken"
     )
-    bad.add_argument("--fix-boxes", action="store_true", help="cut boxes at the edges, drop those without area, count")
+    if boxes:
+        bad.add_argument(
+            "--fix-boxes", action="store_true", help="cut boxes at the edges, drop those without area, and count both"
+        )
+    parser.set_defaults(fix_boxes=False)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The options; exits with 2 where they do not go together."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers} is below 1")
+    if args.image_size is not None and args.image_size < 1:
+        parser.error(f"--image-size {args.image_size} is below 1")
+    if args.split_lists or args.split != "patient":
+        given = [f"--{name}" for name in ("seed", "shares") if getattr(args, name) is not None]
+        if given:
+            parser.error(f"{' and '.join(given)}: of --split patient alone")
+    args.seed, args.shares = args.seed or 0, args.shares or SHARES
+    return args
 
 
 def read_films(args: argparse.Namespace) -> FilmSet:
@@ -158,7 +184,7 @@ def read_films(args: argparse.Namespace) -> FilmSet:
             file_column=args.file_column,
             patient_column=args.patient_column,
             labels_column=args.labels_column,
-            split_column=args.split_column if args.split == "table" else None,
+            split_column=args.split_column if args.split == "table" and not args.split_lists else None,
             view_column=args.view_column,
             boxes_column=args.boxes_column,
             box_units=args.box_units,

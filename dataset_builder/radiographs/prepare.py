@@ -2,7 +2,7 @@
 
 ```
 medsyn data prepare chexpert --root CheXpert-v1.0-small --out chexpert --image-size 512
-medsyn probe --dataset ./chexpert --encoder ...
+medsyn evaluate --task classify --dataset ./chexpert --encoder ...
 ```
 
 The folder appears whole or not at all: `data/<split>-0000N-of-0000M.parquet`, `splits/<split>.txt` (image ids),
@@ -23,7 +23,7 @@ from dataset_builder.plan import SPLITS
 from dataset_builder.radiographs.card import readme
 from dataset_builder.radiographs.dicom import DicomSupportMissing, is_dicom, require_dicom
 from dataset_builder.radiographs.film_set import SHOWN, Film, FilmSet, OfficialSplit, some
-from dataset_builder.radiographs.options import build_parser, read_films
+from dataset_builder.radiographs.options import parse, read_films
 from dataset_builder.radiographs.splits import (
     SHARES,
     crossing_images,
@@ -240,12 +240,7 @@ def summary(out: Path, manifest: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn data` and returns its exit code: 0 done, 1 failed with one sentence on stderr, 2 bad usage."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.workers < 1:
-        parser.error(f"--workers {args.workers} is below 1")
-    if args.image_size is not None and args.image_size < 1:
-        parser.error(f"--image-size {args.image_size} is below 1")
+    args = parse(argv)
     try:
         manifest = prepare(
             read_films(args),

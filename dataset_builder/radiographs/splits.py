@@ -12,6 +12,7 @@ import numpy as np
 
 from dataset_builder.plan import SPLITS, split_of
 from dataset_builder.radiographs.film_set import Film, some
+from dataset_builder.reports.table import text_lines
 
 SHARES = (0.7, 0.15, 0.15)  # of the patients, as MGCA splits RSNA and SIIM; elsewhere the test set is fixed
 PATIENT_IN_TEST = "patient_in_test"
@@ -153,7 +154,7 @@ def split_by_lists(films: Sequence[Film], folder: Path) -> tuple[dict[str, list[
     for split in SPLITS:
         path = folder / f"{split}.txt"
         if path.is_file():
-            ids = path.read_text(encoding="utf-8").splitlines()
+            ids = [line.rstrip("\r\n") for line in text_lines(path)]
             unknown = [image_id for image_id in ids if image_id not in by_id]
             if unknown:
                 raise ValueError(f"{path} names {len(unknown)} images that are not in the data set: {some(unknown)}")

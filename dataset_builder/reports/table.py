@@ -138,7 +138,7 @@ def _reader(path: Path):
     raise ValueError(f"{path} is none of the tables that can be read ({', '.join(SUFFIXES)}); convert or rename it")
 
 
-def _lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path) -> Iterator[str]:
     """Decoded lines with their ends; a byte that is not UTF-8, or a gzip that breaks off, is named."""
     offset = 0
     number = 0
@@ -162,7 +162,7 @@ def _lines(path: Path) -> Iterator[str]:
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a `.csv` or `.csv.gz` with a header; a broken one raises a `ValueError` that names file and row."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # reports may be longer than the module's 128 KiB
-    rows = csv.reader(_lines(path), strict=True)
+    rows = csv.reader(text_lines(path), strict=True)
     header = None
     number = 0
     try:
@@ -190,7 +190,7 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
 
 def _json_rows(path: Path) -> Iterator[dict]:
     number = 0
-    for line_number, line in enumerate(_lines(path), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         number += 1

@@ -15,6 +15,7 @@ from dataset_builder.radiographs.object_cxr import read_object_cxr
 from dataset_builder.radiographs.prepare import main
 from dataset_builder.radiographs.rsna import read_rsna
 from dataset_builder.radiographs.siim import read_siim
+from dataset_builder.radiographs.splits import shuffled_parts
 from tests.fixtures import radiograph_trees as trees
 
 
@@ -46,6 +47,15 @@ def test_chexpert(tmp_path):
     stored = {r["image_id"]: r["image"]["bytes"] for r in raw}
     if row["image_id"] in stored:
         assert stored[row["image_id"]] == path.read_bytes()  # JPEG bytes as they are
+
+
+def test_chexpert_in_the_batches_of_the_full_download(tmp_path):
+    root = trees.write_chexpert(tmp_path / "small", patients=7, prefix="CheXpert-v1.0")
+    small = read_chexpert(root)
+    batches = read_chexpert(trees.as_batches(root))
+    assert [film.image_id for film in batches.films] == [film.image_id for film in small.films]
+    assert [film.labels for film in batches.films] == [film.labels for film in small.films]
+    assert not any(film.path.is_file() for film in small.films) and all(film.path.is_file() for film in batches.films)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +105,30 @@ def test_covidx_9a_and_6(tmp_path):
     assert len(found) == 24 and len(dataset["test"]) == 6
     films = read_covidx(trees.write_covidx(tmp_path / "six", "6"), "6")
     assert films.labels == ("COVID-19",) and [film.labels for film in films.films[:2]] == [(0,), (1,)]
-    with pytest.raises(ValueError, match="is this a list of version 9A"):
-        (root / "train_COVIDx9A.txt").write_text("1 a.png positive cohen\n")
+    assert read_covidx(trees.write_covidx(tmp_path / "five", "5"), "5").labels == ("Normal", "Pneumonia", "COVID-19")
+    with (root / "train_COVIDx9A.txt").open("a") as file:
+        file.write("1 a.png positive cohen\n")
+    with pytest.raises(ValueError, match="line 21: does not read .* with a label of normal, pneumonia, COVID-19$"):
         read_covidx(root)
+    (root / "train_COVIDx9A.txt").write_text("1 a.png covid cohen\n")
+    with pytest.raises(ValueError, match="a label of normal, pneumonia, COVID-19 or negative, positive"):
+        read_covidx(root)
+
+
+def test_covidx_spells_a_source_in_two_ways_and_may_repeat_a_line(tmp_path):
+    root = trees.write_covidx(tmp_path)
+    path = root / "train_COVIDx9A.txt"
+    lines = path.read_text().splitlines()
+    lines[5] = "t5 train-5.png COVID-19 rnsa"  # a patient of the test list, there of `rsna`
+    path.write_text("\n".join([*lines, lines[7]]) + "\n")
+    films = read_covidx(root)
+    subjects = {film.image_id: film.subject_id for film in films.films}
+    assert subjects["train/train-5.png"] == subjects["test/test-5.png"] == "rsna/t5"
+    assert films.funnel == {"lines": 27, "films": 26} and films.left_out == {"repeated_lines": ["train/train-7.png"]}
+    official = films.official["official"]().films
+    train, _ = shuffled_parts(21, 0, train=0.8)
+    drawn = dict.fromkeys((lines + [lines[7]])[k].rsplit(" ", 2)[0].split(" ", 1)[1] for k in train)
+    assert [film.image_id for film in official["train"]] == [f"train/{name}" for name in drawn]
 
 
 @pytest.mark.parametrize(("marker", "image_format"), [(" -1", "dcm"), ("-1", "png")])
@@ -173,6 +204,37 @@ def test_a_folder_of_something_else_is_told(read, tmp_path):
         read(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["../../secret.png", "/etc/secret.png", "a/../../../secret.png"])
+def test_tables_cannot_name_files_outside_their_folder(name, tmp_path):
+    root = trees.write_object_cxr(tmp_path / "object")
+    (root / "dev.csv").write_text(f"image_name,annotation\n{name},\n")
+    with pytest.raises(ValueError, match="dev.csv, row 1: .*secret.png' leads out of"):
+        read_object_cxr(root)
+    root = trees.write_covidx(tmp_path / "covidx")
+    (root / "test_COVIDx9A.txt").write_text(f"1 {name} normal cohen\n")
+    with pytest.raises(ValueError, match="COVIDx9A.txt, line 1: .*leads out of"):
+        read_covidx(root)
+    root = trees.write_chexpert(tmp_path / "chexpert", patients=1)
+    text = (root / "valid.csv").read_text()
+    (root / "valid.csv").write_text(text.replace("valid/patient64541/study1", "valid/../.."))
+    with pytest.raises(ValueError, match="valid.csv, row 1: .*leads out of"):
+        read_chexpert(root)
+
+
+def test_broken_lists_and_tables_are_named(tmp_path):
+    root = trees.write_nih(tmp_path / "nih")
+    (root / "BBox_List_2017.csv").write_text('Image Index,Finding Label,Bbox [x,y,w,h],,,\n"a.png,Mass,0,0,1,1\n')
+    with pytest.raises(ValueError, match="BBox_List_2017.csv, line 2 is not CSV"):
+        read_nih(root)
+    (root / "test_list.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="test_list.txt is not UTF-8"):
+        read_nih(root)
+    root = trees.write_covidx(tmp_path / "covidx")
+    (root / "test_COVIDx9A.txt").write_bytes("1 \xe9.png normal cohen\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="test_COVIDx9A.txt is not UTF-8"):
+        read_covidx(root)
 
 
 @pytest.mark.real

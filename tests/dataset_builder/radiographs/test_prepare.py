@@ -87,6 +87,8 @@ def test_equal_input_gives_equal_bytes_with_any_number_of_processes(tmp_path):
 def test_saved_lists_make_the_same_split_again(tmp_path):
     root = write_folder(tmp_path / "films", 24)
     assert run(root, tmp_path / "one", "--split", "patient", "--seed", 3) == 0
+    table = tmp_path / "films" / "films.csv"
+    table.write_text(table.read_text().replace("file,split,", "file,holdout,"))  # no split column is needed for this
     assert run(root, tmp_path / "two", "--split-lists", tmp_path / "one" / "splits") == 0
     one, two = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("one", "two"))
     assert one["split_sha256"] == two["split_sha256"] and two["settings"]["split"] == "lists"
@@ -206,6 +208,7 @@ def test_runs_that_overrun_are_named_with_their_film(tmp_path, capsys):
         ({"split": "test"}, "1 patients are in more than one split, for example 'p0' in train and test"),
         ({"patient_id": ""}, "row 1: names no file or no patient"),
         ({"file": "1.png"}, "1 images stand in the tables more than once: 1.png"),
+        ({"file": "../0.png"}, "row 1: '../0.png' leads out of"),
     ],
 )
 def test_bad_rows_are_named(cells, message, tmp_path, capsys):
@@ -251,6 +254,23 @@ def test_without_pydicom_the_extra_is_named_before_any_work(tmp_path, capsys, mo
     assert main(["prepare", "rsna", "--root", str(root), "--out", str(tmp_path / "out")]) == 1
     assert "hub-medsyn[dicom]" in capsys.readouterr().err
     assert issubclass(DicomSupportMissing, ImportError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nih", "--split", "official", "--seed", "1"], "--seed: of --split patient alone"),
+        (["folder-csv", "--shares", "1", "0", "0"], "--shares: of --split patient alone"),
+        (["nih", "--split-lists", "x", "--seed", "1"], "--seed: of --split patient alone"),
+        (["nih", "--split", "official", "--split-lists", "x"], "not allowed with argument"),
+        (["chexpert", "--fix-boxes"], "unrecognized arguments: --fix-boxes"),
+        (["nih", "--workers", "0"], "--workers 0 is below 1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["prepare", *arguments, "--root", "a", "--out", "b"])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_help_names_the_data_sets(capsys):
