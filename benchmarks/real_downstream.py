@@ -94,7 +94,7 @@ def phantoms(args: argparse.Namespace) -> Path:
 def arguments_of(part: str, args: argparse.Namespace) -> list:
     """What `medsyn evaluate` is called with for a part, encoders apart."""
     data = args.real_data
-    heads = ["--epochs", args.epochs, "--budget", ALL, "--train-batch-size", 8]
+    heads = ["--epochs", args.epochs, "--budget", ALL, "--seeds", 1, "--train-batch-size", 8]
     classify = ["--task", "classify", "--seeds", args.seeds, "--cache", args.out / "features"]
     dense = {
         "segment-lungs": ["--task", "segment", "--dataset", data / "covid_cohen" / "covid_cohen.csv"]

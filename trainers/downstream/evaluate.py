@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> str:
     notes += images.told()
     draws: Draws = []
     for budget in dict.fromkeys(args.budget):
-        seeds = range(args.seed, args.seed + (1 if budget == 100 else args.seeds))
+        # At 100 % there are no patients to draw, and a logistic head has no first weights either.
+        once = budget == 100 and args.task == "classify" and args.head == "logistic"
+        seeds = range(args.seed, args.seed + (1 if once else args.seeds))
         rows = {seed: budget_rows(images, budget, seed) for seed in seeds}
         notes += budget_notes(images, budget, rows)
         draws += [(budget, seed, some) for seed, some in rows.items()]
@@ -81,13 +83,12 @@ def _labelled(args: argparse.Namespace):
     notes = [f"left out: {name} ({why})" for name, why in left_out.items()]
     if args.exclusive:
         images.one_label_each()
-    validation = images.targets[images.rows("validation")]
-    for column, label in enumerate(images.labels):
-        lacking = [
-            word for value, word in ((1, "positives"), (0, "negatives")) if not (validation[:, column] == value).any()
-        ]
-        if lacking:
-            notes.append(f"{label} has no {' and no '.join(lacking)} in validation: no part in choosing a head")
+    for split, consequence in (("validation", "no part in choosing a head"), ("test", "no part in macro AUROC")):
+        targets = images.targets[images.rows(split)]
+        for column, label in enumerate(images.labels):
+            lacking = [word for value, word in ((1, "positives"), (0, "negatives")) if value not in targets[:, column]]
+            if lacking:
+                notes.append(f"{label} has no {' and no '.join(lacking)} in {split}: {consequence}")
     return images, notes
 
 
@@ -126,13 +127,13 @@ def _annotated(args: argparse.Namespace):
     return images, notes
 
 
-def _encoders(args: argparse.Namespace):
-    """Each encoder with the first digits of its weights' hash, loaded when its turn comes."""
+def _encoders(args: argparse.Namespace) -> list[tuple[FrozenEncoder, str]]:
+    """Each encoder with the first digits of its weights' hash; all are loaded before the first is measured, so that
+    one that does not load costs no training."""
     from trainers.downstream.features import load_encoder
 
-    for name, what in map(named, args.encoder):
-        encoder = load_encoder(what, name, args.image_size, args.seed)
-        yield encoder, encoder.weights_hash()[:12]
+    loaded = [load_encoder(what, name, args.image_size, args.seed) for name, what in map(named, args.encoder)]
+    return [(encoder, encoder.weights_hash()[:12]) for encoder in loaded]
 
 
 def _settings(args: argparse.Namespace, kind: type):
@@ -159,9 +160,9 @@ def _classify(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: l
     from trainers.downstream.trained_head import HeadSettings, train_head
 
     validation, test, runs = images.rows("validation"), images.rows("test"), []
-    settings = _settings(args, HeadSettings)
+    settings, encoders = _settings(args, HeadSettings), _encoders(args)
     with tqdm(total=len(args.encoder) * len(draws), desc="fitting heads", unit="head") as bar:
-        for encoder, weights in _encoders(args):
+        for encoder, weights in encoders:
             folder = args.cache or Path(args.out) / "features"
             table = cached_features(encoder, images, folder, args.batch_size, args.device)
             for budget, seed, rows in draws:
@@ -195,11 +196,14 @@ def _segment(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: li
     from hub_medsyn.metrics.macro_auroc import patient_draws
     from trainers.downstream.results import MeasuredRun, measured_rows, weighted_means
     from trainers.downstream.segmentation import SegmentationSettings, train_segmenter
+    from trainers.downstream.segmentation_models import build_segmenter
 
     _needs_findings(images, draws)
-    settings, runs = _settings(args, SegmentationSettings), []
+    settings, encoders, runs = _settings(args, SegmentationSettings), _encoders(args), []
+    for encoder, _ in encoders:
+        build_segmenter(encoder, args.seed, settings.decoder_channels)  # refuses before anything is trained
     resamples = patient_draws(images.patients[images.rows("test")], args.resamples, args.seed)
-    for encoder, weights in _encoders(args):
+    for encoder, weights in encoders:
         for budget, seed, rows in draws:
             run = train_segmenter(encoder, images, rows, seed, settings)
             metrics = {name: run.metrics[name] for name in ("dice_per_image", "dice_dataset", "dice_official")}
@@ -219,15 +223,17 @@ def _detect(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: lis
     from hub_medsyn.metrics.mean_average_precision import IOU_THRESHOLDS
     from trainers.downstream.detection import checked_boxes, train_detector
     from trainers.downstream.detection_bootstrap import match, resampled_map
-    from trainers.downstream.detection_maps import DetectionSettings, FeatureMaps
+    from trainers.downstream.detection_maps import DetectionSettings, FeatureMaps, new_detector
     from trainers.downstream.results import MeasuredRun, measured_rows
 
     _needs_findings(images, draws)
     settings, runs, test = _settings(args, DetectionSettings), [], images.rows("test")
     settings = replace(settings, encoding_batch_size=args.batch_size)
     resamples = patient_draws(images.patients[test], args.resamples, args.seed)
-    boxes = [checked_boxes(images, row) for row in test]
-    for encoder, weights in _encoders(args):
+    boxes, encoders = [checked_boxes(images, row) for row in test], _encoders(args)
+    for encoder, _ in encoders:
+        new_detector(encoder, args.seed, settings)  # refuses before anything is trained
+    for encoder, weights in encoders:
         used = np.unique(np.concatenate([*(rows for *_, rows in draws), images.rows("validation"), test]))
         maps = FeatureMaps(encoder, images, used, settings)
         for budget, seed, rows in draws:

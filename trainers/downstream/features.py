@@ -108,7 +108,10 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
             model, config = _seeded(seed, load_image_encoder, source, image_size, image_weights=weights or None)
             arguments = config.model_args or {}
         else:
-            model = timm.create_model(source, pretrained=True, num_classes=0)
+            native = timm.get_pretrained_cfg(source)
+            if native.fixed_input_size and native.input_size[-1] != image_size:
+                arguments = {"img_size": image_size}  # timm resamples the position embeddings
+            model = timm.create_model(source, pretrained=True, num_classes=0, **arguments)
     else:
         raise ValueError(
             f"encoder {spec!r} is neither a folder nor a timm model; `random:resnet50` and a folder that "

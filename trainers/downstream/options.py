@@ -47,16 +47,23 @@ def parser(command: str = "evaluate") -> argparse.ArgumentParser:
         arguments.set_defaults(task="classify")
     else:
         add("--task", choices=TASKS, required=True, help="what the head has to learn")
-    add("--encoder", action="append", required=True, metavar="[NAME=]WHAT", help="repeatable; a checkpoint folder, an "
+    add(
+        "--encoder",
+        action="append",
+        required=True,
+        metavar="[NAME=]WHAT",
+        help="repeatable; a checkpoint folder, an "
         "exported timm encoder's folder, a timm model's name, or that name@FILE of weights; random: before a folder "
-        "or name takes the same shape untrained; one named X(Y) is compared with X, any other with the first")  # fmt: skip
+        "or name takes the same shape untrained; one named X(Y) is compared with X, others with the first",
+    )
     add("--dataset", required=True, help="a folder or name for datasets.load_dataset, or a CSV with one image a row")
     add("--patient-column", help="whose image a row is (default: subject_id of a dataset, patient_id of a CSV)")
     add("--out", default="results", help="folder of results.{csv,parquet,md,json} and tables.{md,tex} (default: "
         "%(default)s)")  # fmt: skip
     add("--budget", type=float, nargs="+", default=[1, 10, 100], metavar="PERCENT", help="of the training patients "
         "whose labels are used (default: 1 10 100)")  # fmt: skip
-    add("--seeds", type=int, default=3, help="draws of each budget below 100 %% (default: %(default)s)")
+    add("--seeds", type=int, default=3, help="runs of each budget, each with its own patients and first "
+        "weights; one at 100 %% with logistic heads (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the first draw, the random encoders and the bootstrap "
         "(default: %(default)s)")  # fmt: skip
     add("--resplit", type=float, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"), help="split the patients anew, by "

@@ -74,7 +74,7 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
     return pd.DataFrame(table, index=index, dtype=float), references
 
 
-def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str], missing: str) -> str:
+def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str, str], missing: str) -> str:
     value, change, clear = (row[(*column, part)] for part in ("value", "change", "clear"))
     if pd.isna(value):
         return missing
@@ -82,7 +82,7 @@ def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str], missing: str) 
     if pd.isna(change):
         return text
     size = f"{abs(100 * change):.1f}"
-    arrow = "" if size == "0.0" else arrows[int(change < 0)]
+    arrow = arrows[2] if size == "0.0" else arrows[int(change < 0)]
     return f"{text} {arrow}{size}" + ("*" if clear else "")
 
 
@@ -93,7 +93,7 @@ def markdown_table(rows: pd.DataFrame, task: str) -> str:
     lines = [f"| encoder | {' | '.join(f'{name} ({METRICS[metric]}) {part:g} %' for name, metric, part in columns)} |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for encoder, row in table.iterrows():
-        lines.append(f"| {encoder} | {' | '.join(_cell(row, column, ('↑', '↓'), '-') for column in columns)} |")
+        lines.append(f"| {encoder} | {' | '.join(_cell(row, column, ('↑', '↓', '±'), '-') for column in columns)} |")
     return "\n".join([*lines, "", _caption(columns, references, task)])
 
 
@@ -112,7 +112,7 @@ def latex_table(rows: pd.DataFrame, task: str) -> str:
         "".join(rf" & {budget:g}\%" for *_, budget in columns) + r" \\",
         r"\midrule",
     ]
-    arrows = (r"$\uparrow$", r"$\downarrow$")
+    arrows = (r"$\uparrow$", r"$\downarrow$", r"$\pm$")
     for encoder, row in table.iterrows():
         line = " & ".join(_cell(row, column, arrows, "--") for column in columns)
         lines.append(rf"{_escaped(str(encoder))} & {line} \\")

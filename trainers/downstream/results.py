@@ -183,8 +183,8 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
     lines += [
         "",
         f"{MAIN_METRICS[metric][0]}{over} on the {table['n'].iloc[0]} test images of "
-        f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); the mean over seeds, "
-        f"{told} of them, ± their standard deviation, and in brackets the 95 % bootstrap interval over test patients "
+        f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); the mean over seeds ({told}), "
+        "± their standard deviation, and in brackets the 95 % bootstrap interval over test patients "
         "of that mean. A seed draws the training patients of a budget and the first weights of a trained head. "
         "Differences are paired on equal test images.",
     ]

@@ -46,6 +46,12 @@ def build_segmenter(
         "classes": 1,
     }
     plain = len({stage["reduction"] for stage in encoder.model.feature_info}) == 1
+    if decoder_channels and len(decoder_channels) != (4 if plain else 5):
+        raise ValueError(
+            f"encoder {encoder.name}: decoder_channels {' '.join(map(str, decoder_channels))} are "
+            f"{len(decoder_channels)} widths, and {'DPT, which a ViT gets,' if plain else 'a U-Net'} has "
+            f"{4 if plain else 5} of them"
+        )
     if plain:
         _check_dpt(encoder)
         # The encoder is made without the classifier that the frozen one lacks too.

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import TimmWrapperModel, pipeline
+from transformers import TimmWrapperConfig, TimmWrapperModel, pipeline
 
 from tests.fixtures.tiny_models import tiny_image_processor, tiny_vision_config
 from tests.trainers.downstream.films import film_table, write_annotated_csv, write_annotated_dataset, write_csv
@@ -80,7 +80,7 @@ def test_a_trained_head_of_exclusive_classes_is_saved_as_a_stock_classifier(tmp_
     common = ["--task", "classify", "--exclusive", "--encoder", "random:test_resnet", "--image-size", "32"]
     common += ["--dataset", str(path)]
     common += ["--out", str(tmp_path / "out"), "--budget", "100", "--resamples", "40"]
-    training = ["--head", "trained", "--epochs", "60", "--patience", "30"]
+    training = ["--head", "trained", "--epochs", "60", "--patience", "30", "--seeds", "1"]
     training += ["--learning-rate", "0.05", "--save-models"]
     assert evaluate.main([*common, *training]) == 0
     rows = pd.read_csv(tmp_path / "out" / "results.csv").set_index(["metric", "seed"])["value"]
@@ -114,7 +114,9 @@ def test_segmentation_measures_every_encoder_and_updates_its_card(encoder, datas
     said = (out / "results.md").read_text()
     assert "left out 6 images: not annotated: train000" in said and "with Cardiomegaly: " in said
     assert len(json.loads((out / "results.json").read_text())["settings"]["left_out"]["not annotated"]) == 6
-    assert len(list((out / "models").iterdir())) == 6
+    assert len(list((out / "models").iterdir())) == 8  # a decoder's first weights are drawn at 100 % too
+    whole = main[(main["budget"] == 100) & (main["encoder"] == "ours") & (main["seed"] != "mean")]
+    assert set(whole["seed"]) == {"0", "1"} and whole["value"].nunique() == 2
     found = ModelCard.load(encoder / "README.md").data.eval_results
     told = {result.metric_args["percent_of_training_patients"]: result.metric_value for result in found}
     mean = main[(main["encoder"] == "ours") & (main["seed"] == "mean")]
@@ -124,17 +126,19 @@ def test_segmentation_measures_every_encoder_and_updates_its_card(encoder, datas
 def test_detection_measures_every_encoder(encoder, csv, tmp_path):
     out = tmp_path / "out"
     arguments = [*encoders(encoder), "--task", "detect", "--dataset", str(csv), "--out", str(out), "--budget", "100"]
-    arguments += ["--annotated-column", "looked", "--epochs", "3", "--neck-width", "16", "--learning-rate", "0.01"]
+    arguments += ["--annotated-column", "looked", "--epochs", "2", "--neck-width", "16", "--learning-rate", "0.01"]
+    arguments += ["--preset", "official", "--seeds", "2"]  # finds something from the start, were it by chance
     assert evaluate.main(arguments) == 0
     rows = pd.read_parquet(out / "results.parquet")
     assert rows["metric"][0] == "map_40_75" and set(rows["task"]) == {"detection"}
     assert {"map_50", "map_75", "map_official", "map_40_75_difference"} <= set(rows["metric"])
     main = rows[rows["metric"] == "map_40_75"]
+    assert len(main) == 6 and main["value"].max() > 0
     assert ((main["ci_low"] <= main["value"]) & (main["value"] <= main["ci_high"])).all()
     shown = film_table().groupby("split")["labels"].agg(lambda labels: sum(map(bool, labels)))
     told = f"with a finding: {shown['train']} of 60 train images, {shown['validation']} of 20 validation images, "
     assert told in (out / "results.md").read_text()
-    assert "mAP at IoU .40 to .75 in percent" in (out / "tables.md").read_text()
+    assert "| encoder | films (mAP) 100 % |" in (out / "tables.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +160,45 @@ def test_failures_are_one_sentence_and_exit_1(arguments, message, csv, tmp_path,
     assert error.startswith("medsyn evaluate: ") and message in error
 
 
+@pytest.mark.parametrize(
+    ("task", "option", "message"),
+    [
+        ("classify", "nowhere", "encoder 'nowhere' is neither a folder nor a timm model"),
+        ("segment", "random:test_resnet", "encoder last: decoder_channels 8 8 8 8 are 4 widths"),
+        ("detect", "COARSE", "and a detector needs 1/32, 1/16, 1/8"),
+    ],
+)
+def test_an_encoder_that_does_not_do_is_refused_before_another_is_measured(
+    task, option, message, csv, dataset, tmp_path, capsys, monkeypatch
+):
+    def measured(*args, **kwargs):
+        raise AssertionError("an encoder was measured")
+
+    for name in ("features.cached_features", "segmentation.train_segmenter", "detection_maps.FeatureMaps"):
+        monkeypatch.setattr(f"trainers.downstream.{name}", measured)
+    arguments = ["--task", task, "--dataset", str(dataset if task == "segment" else csv), "--image-size", "32"]
+    arguments += ["--decoder-channels", "8", "8", "8", "8"] if task == "segment" else []
+    if option == "COARSE":
+        arguments_of = {**tiny_vision_config().model_args, "output_stride": 16}
+        option = str(tmp_path / "coarse")
+        TimmWrapperModel(TimmWrapperConfig(architecture="resnet18", model_args=arguments_of)).save_pretrained(option)
+    first = "random:vit_tiny_patch16_224" if task == "segment" else "random:resnet10t"
+    encoders = ["--encoder", f"first={first}", "--encoder", f"last={option}", "--budget", "100"]
+    assert evaluate.main([*arguments, *encoders, "--out", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_label_without_cases_in_the_test_split_is_named(csv, tmp_path):
+    table = pd.read_csv(csv, dtype=str, keep_default_na=False)
+    test = table["split"] == "test"
+    table.loc[test, "labels"] = table.loc[test, "labels"].str.replace("Edema", "").str.strip("|")
+    table.to_csv(csv.parent / "lacking.csv", index=False)
+    arguments = ["--task", "classify", "--dataset", str(csv.parent / "lacking.csv"), "--min-positives", "0"]
+    arguments += ["--encoder", "random:test_resnet", "--image-size", "32", "--budget", "100", "--resamples", "10"]
+    assert evaluate.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "- Edema has no positives in test: no part in macro AUROC" in (tmp_path / "results.md").read_text()
+
+
 def test_a_split_without_a_finding_is_refused(csv, tmp_path, capsys):
     table = pd.read_csv(csv, dtype=str, keep_default_na=False)
     table.loc[table["split"] == "test", "boxes"] = ""
@@ -173,7 +216,11 @@ def test_a_split_that_leaks_is_refused_or_its_leaks_stand_in_the_results(task, e
     pd.concat([table, again]).to_csv(leaking, index=False)
     arguments = ["--task", task, "--dataset", str(leaking), "--encoder", str(encoder), "--budget", "100"]
     arguments += ["--resamples", "20", "--out", str(tmp_path / "out")]
-    arguments += ["--epochs", "1", "--annotated-column", "looked"] if task == "detect" else []
+    arguments += (
+        ["--epochs", "1", "--seeds", "1", "--neck-width", "16", "--annotated-column", "looked"]
+        if task == "detect"
+        else []
+    )
     assert evaluate.main(arguments) == 1
     assert "(2 patients cross splits)" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert evaluate.main([*arguments, "--allow-leaks"]) == 0

@@ -98,6 +98,25 @@ def test_a_name_with_a_file_of_weights(tmp_path):
         load_encoder(f"test_resnet@{tmp_path / 'gone.pth'}")
 
 
+@pytest.mark.parametrize(("name", "size", "asked"), [
+    ("vit_tiny_patch16_224.augreg_in21k", 64, {"img_size": 64}),
+    ("vit_tiny_patch16_224.augreg_in21k", 224, {}),
+    ("resnet18.a1_in1k", 64, {}),
+])  # fmt: skip
+def test_timms_own_weights_are_fitted_to_the_image_size(name, size, asked, monkeypatch):
+    made, create = [], timm.create_model
+
+    def without_network(name, pretrained, **arguments):
+        made.append(arguments)
+        return create(name, **arguments)
+
+    monkeypatch.setattr("timm.create_model", without_network)
+    encoder = load_encoder(name, image_size=size)
+    assert made == [{"num_classes": 0, **asked}] and encoder.arguments == asked
+    pixels = encoder.processor(np.zeros((80, 60), np.uint8), return_tensors="pt")["pixel_values"]
+    assert encoder.model(pixels).shape == (1, encoder.model.num_features)
+
+
 @pytest.mark.parametrize("spec", ["no_such_model", "random:no_such_model", "folder"])
 def test_what_is_no_encoder_is_refused(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -154,6 +154,8 @@ def test_small_changes_are_not_hidden_or_made_up_by_rounding():
     rows += [base | {"encoder": "b", "metric": "accuracy_difference", "value": 0.88049 - 0.89951,
                      "ci_low": -0.1, "ci_high": 0.1, "reference": "a"}]  # fmt: skip
     assert "| b | 90.0 ↑1.9 |" in markdown_table(pd.DataFrame(rows), "t")  # of 88.0 and 90.0
+    rows[1]["value"], rows[2]["value"] = 0.88089, -0.0004
+    assert "| b | 88.1 ±0.0 |" in markdown_table(pd.DataFrame(rows), "t")
 
 
 def test_parquet_holds_all_digits_and_csv_six(images, tmp_path):

@@ -149,5 +149,9 @@ def test_what_cannot_be_built_on_is_named():
         build_segmenter(tiny_encoder("vit", depth=2))
     with pytest.raises(ValueError, match="patches of 14 pixels"):
         build_segmenter(tiny_encoder("vit", patch_size=14, img_size=28))
-    with pytest.raises(ValueError, match="cannot build on"):
+    with pytest.raises(ValueError, match="decoder_channels 8 8 are 2 widths, and a U-Net has 5 of them"):
         build_segmenter(tiny_encoder("resnet"), decoder_channels=(8, 8))
+    with pytest.raises(ValueError, match="are 5 widths, and DPT, which a ViT gets, has 4 of them"):
+        build_segmenter(tiny_encoder("vit"), decoder_channels=small_channels("resnet"))
+    with pytest.raises(ValueError, match="cannot build on"):
+        build_segmenter(tiny_encoder("resnet"), decoder_channels=(8, 8, 8, 8, -1))
