@@ -37,6 +37,23 @@ def jpeg_size(stream: bytes) -> tuple[int, int, int]:
     raise ValueError("the compressed JPEG frame has no frame header")
 
 
+def check_jpeg_is_whole(stream: bytes, pixels: int, most_a_byte: int | None) -> None:
+    """
+    Checks that a JPEG or JPEG-LS stream has its end, and bytes enough: decoders make the pixels that are missing grey
+    without a word, and from a few bytes as many as the header names.
+
+    Args:
+        stream (`bytes`): The stream, maybe with padding behind its end.
+        pixels (`int`): That it has to unfold to.
+        most_a_byte (`int`, *optional*): Pixels that a byte can hold in this kind of JPEG; `None` if there is no bound.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if b"\xff\xd9" not in stream[-16:] or (most_a_byte and pixels > most_a_byte * len(stream)):
+        raise ValueError("the compressed JPEG frame is cut short")
+
+
 def jpeg_2000_size(stream: bytes) -> tuple[int, int, int]:
     """
     The size that a JPEG 2000 codestream names, bare or in a JP2 file.

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_builder.radiographs.codestream import check_run_lengths, jpeg_2000_size, jpeg_size
+from dataset_builder.radiographs.codestream import check_jpeg_is_whole, check_run_lengths, jpeg_2000_size, jpeg_size
 
 MAX_SIDE = 10_000  # pixels
 MAX_PIXELS = 100_000_000
@@ -29,6 +29,8 @@ SPREAD = (0.1, 99.9)  # percentiles that become black and white where the file n
 _BLOCK_ROWS = 256  # rows that are mapped to grey at a time, which bounds the memory
 _UNCOMPRESSED = {f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2")}  # implicit, explicit, big endian
 _JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81)}  # 80 and 81 are JPEG-LS
+# Pixels that a byte can hold: a Huffman code has a bit at least, a block of 64 pixels two codes, a lossless pixel one.
+_MOST_A_BYTE = {f"1.2.840.10008.1.2.4.{number}": most for number, most in ((50, 256), (51, 256), (57, 8), (70, 8))}
 _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}  # 201 and up are HTJ2K
 _RLE = "1.2.840.10008.1.2.5"
 
@@ -184,7 +186,7 @@ def _number(dataset, tag: str, default: int | None = None) -> int:
 def _check_header(dataset) -> tuple[int, int, int, bool]:
     """(rows, columns, bits stored, signed), after the limits that keep a decoder from unfolding without bound."""
     if "PixelData" not in dataset:
-        raise DicomError("holds no pixels (PixelData)")
+        raise DicomError("holds no pixels (PixelData), or is cut short")
     rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE and rows * columns <= MAX_PIXELS):
         raise DicomError(
@@ -220,6 +222,8 @@ def _check_pixel_data(dataset, rows: int, columns: int) -> None:
             check_run_lengths(frame, rows * columns)
             return
         size = jpeg_size(frame) if syntax in _JPEG else jpeg_2000_size(frame)
+        if syntax in _JPEG and size == (rows, columns, 1):
+            check_jpeg_is_whole(frame, rows * columns, _MOST_A_BYTE.get(syntax))
     except ValueError as error:
         raise DicomError(f"{error}; get the file anew") from None
     if size != (rows, columns, 1):

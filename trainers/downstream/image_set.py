@@ -58,7 +58,11 @@ class ImageSet:
         table = pd.DataFrame({"id": self.ids, "patient": self.patients, "split": self.splits})
         twice = table.duplicated(["id", "split"])
         if twice.any():
-            raise ValueError(f"{self.name}: image {table['id'][twice].iloc[0]!r} stands twice")
+            name, split = table.loc[twice.idxmax(), ["id", "split"]]
+            raise ValueError(
+                f"{self.name}: image {name!r} stands twice in {split}; take one of the two away (a set that was "
+                "prepared with its published leaks cannot be split anew: prepare it with --split patient)"
+            )
         for column, what in () if self.allow_leaks else (("patient", "patient"), ("id", "image")):
             crossing = table.groupby(column)["split"].nunique()
             if (crossing > 1).any():
@@ -213,12 +217,20 @@ def existing_files(
     return table[~absent].reset_index(drop=True), missing
 
 
-def dataset_table(name: str, config: str | None, columns: Sequence[str]) -> tuple[datasets.Dataset, np.ndarray]:
+def dataset_table(
+    name: str, config: str | None, columns: Sequence[str], read_splits: bool = True
+) -> tuple[datasets.Dataset, np.ndarray]:
     """All rows of a dataset, their images left encoded, and the split of each row.
+
+    Args:
+        name (`str`): A folder, or a dataset on the Hub.
+        config (`str`, *optional*): Which of its configs.
+        columns (`Sequence[str]`): What it must have, `image` and `image_id` among them.
+        read_splits (`bool`, *optional*, defaults to `True`): Its splits count, so they must be among `SPLIT_NAMES`.
 
     Raises:
         FileNotFoundError: There is no such dataset.
-        ValueError: A column is missing.
+        ValueError: A column is missing, a split has an unknown name, or rows have no image.
     """
     import datasets
 
@@ -226,10 +238,26 @@ def dataset_table(name: str, config: str | None, columns: Sequence[str]) -> tupl
 
     parts, splits = [], []
     for split, part in load_splits(name, config).items():
+        if read_splits and split not in SPLIT_NAMES:
+            raise ValueError(
+                f"dataset {name}: split {split!r} is none of {', '.join(SPLIT_NAMES)}; rename it, or split the "
+                "patients anew with --resplit"
+            )
         for column in columns:
             if column not in part.column_names:
                 raise ValueError(f"dataset {name} has no column {column!r}; it has {', '.join(part.column_names)}")
         parts.append(part)
         splits += [SPLIT_NAMES.get(split, split)] * len(part)
     table = datasets.concatenate_datasets(parts).cast_column("image", datasets.Image(decode=False))
+    absent = np.flatnonzero(table.data.column("image").is_null())
+    if len(absent):
+        ids = [str(value) for value in table.select(absent)["image_id"]]
+        raise ValueError(
+            f"dataset {name}: {len(absent)} of {len(table)} rows have no image: {some(ids)}; leave them out of it"
+        )
     return table, np.array(splits)
+
+
+def encoded_image(cell: dict) -> bytes:
+    """The file of a cell of `datasets.Image(decode=False)`, which holds it or says where it is."""
+    return Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]

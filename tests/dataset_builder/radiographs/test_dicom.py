@@ -176,6 +176,12 @@ def test_the_measure_sees_memory_that_is_given_back():
         np.ones(40_000_000)  # 320 MB
 
 
+def grown(jpeg: bytes) -> bytes:
+    """The stream with a header that says 9999 x 9999 pixels, over the data of a small film."""
+    at = jpeg.find(b"\xff\xc0") + 5
+    return jpeg[:at] + (9999).to_bytes(2, "big") * 2 + jpeg[at + 4 :]
+
+
 SMALL = film(size=(8, 8))
 HUGE = film(size=(64, 64))
 BAD_FILES = {
@@ -202,6 +208,16 @@ BAD_FILES = {
     "no jpeg": (dicom_bytes(SMALL, syntax=JPEG_BASELINE, frame=b"\0" * 100), "no JPEG"),
     "no j2k": (dicom_bytes(SMALL, syntax=JPEG_2000, frame=b"\0" * 100), "no JPEG 2000"),
     "half a jpeg": (dicom_bytes(SMALL, syntax=JPEG_BASELINE, frame=b"\xff\xd8\xff\xe0\0\x04ab"), "no frame header"),
+    "jpeg cut short": (
+        dicom_bytes(HUGE, syntax=JPEG_BASELINE, frame=compressed(HUGE, JPEG_BASELINE)[:-400]),
+        "JPEG frame is cut short",
+    ),
+    "jpeg of few bytes": (
+        dicom_bytes(
+            SMALL, syntax=JPEG_BASELINE, frame=grown(compressed(SMALL, JPEG_BASELINE)), Rows=9999, Columns=9999
+        ),
+        "JPEG frame is cut short",
+    ),
     "no rle": (dicom_bytes(SMALL, syntax=RLE, frame=b"\xff" * 100), "RLE frame"),
     "video": (
         dicom_bytes(SMALL, syntax="1.2.840.10008.1.2.4.100", frame=b"\0" * 10),
