@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from tqdm import tqdm
+
 from dataset_builder.radiographs.regions import Region, Shape
 from dataset_builder.reports.table import csv_rows
 
@@ -132,7 +134,8 @@ def table_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]
     Raises:
         ValueError: A column is missing, or the file is no CSV.
     """
-    for number, row in enumerate(csv_rows(path), start=1):
+    rows = tqdm(csv_rows(path), desc=f"reading {path.name}", unit="row", delay=2, leave=False)
+    for number, row in enumerate(rows, start=1):
         row = {name.strip(): value.strip() for name, value in row.items()}
         for column in columns if number == 1 else ():
             if column not in row:

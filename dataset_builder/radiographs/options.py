@@ -93,17 +93,32 @@ def build_parser() -> argparse.ArgumentParser:
         "table: as the split column says (default); patient: by a hash, whatever the column says",
     )
     options.add_argument("--csv", metavar="NAME", help="the CSV in --root (default: the only one there)")
-    for column, default in (("file", "file"), ("patient", "patient_id"), ("labels", "labels"), ("split", "split")):
-        options.add_argument(f"--{column}-column", default=default, metavar="C", help=f"default: {default}")
-    options.add_argument("--view-column", metavar="C", help="holds the view")
-    options.add_argument("--boxes-column", metavar="C", help='holds [{"label", "x", "y", "w", "h"}, ...] as JSON')
+    for column, default, holds in (
+        ("file", "file", "image files, relative to --root"),
+        ("patient", "patient_id", "whose film it is; name the column of files if no patients are known"),
+        ("labels", "labels", "the labels that are present, joined by |"),
+        ("split", "split", "train, validation or test"),
+    ):
+        options.add_argument(f"--{column}-column", default=default, metavar="C", help=f"{holds} (default: {default})")
+    options.add_argument("--view-column", metavar="C", help="PA, AP or another view (default: not read)")
+    options.add_argument(
+        "--boxes-column",
+        metavar="C",
+        help='[{"label", "x", "y", "w", "h"}, ...] as JSON, with x and y of the left upper corner; [] if nothing is '
+        "there, empty if nobody looked (default: not read)",
+    )
     options.add_argument(
         "--box-units",
         choices=folder_csv.BOX_UNITS,
         default="share",
         help="in which boxes are told: share (default), from 0 to 1 of the image's width and height, or pixels",
     )
-    options.add_argument("--mask-column", metavar="C", help="holds the file of a mask; it names the finding")
+    options.add_argument(
+        "--mask-column",
+        metavar="C",
+        help="files of masks, relative to --root, empty if nobody looked; the finding is called as the column "
+        "(default: not read)",
+    )
     options.add_argument(
         "--unlabelled",
         choices=folder_csv.UNLABELLED,
@@ -141,7 +156,9 @@ def common(parser: argparse.ArgumentParser, splits: list[str], split_help: str, 
     )
     images.add_argument("--image-format", choices=["png", "jpeg"], default="png", help="of images encoded anew")
     images.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read images (default: 1)")
-    bad = parser.add_argument_group("bad input", "Without these options, each of these ends the run with its name.")
+    bad = parser.add_argument_group(
+        "bad input", "Without these options such films are named and counted, and nothing is written."
+    )
     bad.add_argument("--skip-missing", action="store_true", help="leave out and count films without a file")
     bad.add_argument(
         "--skip-unreadable", action="store_true", help="leave out and count films whose image or mask is broken"
