@@ -18,6 +18,7 @@ from trainers.downstream.image_set import (
     ImageSet,
     csv_table,
     dataset_table,
+    encoded_image,
     existing_files,
     patient_splits,
     some,
@@ -93,7 +94,7 @@ def annotated_from_dataset(
     import datasets
     import pyarrow.compute as pc
 
-    table, splits = dataset_table(name, config, ("image", "image_id", patient_column))
+    table, splits = dataset_table(name, config, ("image", "image_id", patient_column), not shares)
     columns = {kind: {"boxes": "boxes", "masks": "finding_masks"}[kind] for kind in kinds}
     columns = {kind: column for kind, column in columns.items() if column in table.column_names}
     if not columns:
@@ -117,6 +118,9 @@ def annotated_from_dataset(
             np.array([entry["box"] for entry in entries or () if not findings or entry["finding"] in findings])
             for entries in table["boxes"]
         ]
+        for image, found_boxes in zip(ids, by_row, strict=True):
+            if found_boxes.size and (found_boxes.dtype == object or found_boxes.shape[1:] != (4,)):
+                raise ValueError(f"dataset {name}: image {image} has a box that is not four numbers: mend the row")
 
         def boxes(row: int) -> np.ndarray:
             return by_row[kept[row]].reshape(-1, 4).astype(np.float32)
@@ -133,7 +137,7 @@ def annotated_from_dataset(
     found = _annotated(
         name=Path(name).name,
         ids=ids,
-        encoded=lambda row: images[int(row)]["image"]["bytes"],
+        encoded=lambda row: encoded_image(images[int(row)]["image"]),
         patients=patients,
         splits=splits,
         kept=kept,

@@ -12,6 +12,7 @@ from trainers.downstream.image_set import (
     ImageSet,
     csv_table,
     dataset_table,
+    encoded_image,
     existing_files,
     patient_splits,
     some,
@@ -171,17 +172,18 @@ def images_from_dataset(
         FileNotFoundError: There is no such dataset.
         ValueError: A column is missing, or what [`LabelledImages`] raises.
     """
-    table, splits = dataset_table(name, config, ("image", "image_id", "labels", patient_column))
+    table, splits = dataset_table(name, config, ("image", "image_id", "labels", patient_column), not shares)
     labels = tuple(table.features["labels"])
     columns = table.select_columns(["image_id", "labels", patient_column]).to_pandas()
-    codes = np.array([[row[label] for label in labels] for row in columns["labels"]], dtype=np.float64)
+    nothing = dict.fromkeys(labels)  # a null in place of all labels
+    codes = np.array([[(row or nothing)[label] for label in labels] for row in columns["labels"]], dtype=np.float64)
     without = np.isnan(codes).all(axis=1)
     codes[np.isnan(codes)] = 0
     images = table.select_columns(["image"])
     return _labelled(
         name=Path(name).name,
         ids=list(columns["image_id"].astype(str)),
-        encoded=lambda row: images[int(row)]["image"]["bytes"],
+        encoded=lambda row: encoded_image(images[int(row)]["image"]),
         labels=labels,
         targets=np.where(codes == -1, UNCERTAIN[uncertain], codes),
         patients=columns[patient_column].to_numpy(dtype=str),

@@ -161,6 +161,15 @@ def test_bad_datasets_are_named(tmp_path):
     plain.to_parquet(tmp_path / "plain" / "data" / "train-0.parquet")
     with pytest.raises(ValueError, match="no column of boxes or masks; it has image, image_id, subject_id"):
         annotated_from_dataset(str(tmp_path / "plain"))
+    whole = datasets.load_dataset(str(write_annotated_dataset(tmp_path / "whole")))["train"]
+    rows = whole.to_list()
+    rows[2]["boxes"] = [{"finding": "Edema", "box": None}]
+    (tmp_path / "boxes" / "data").mkdir(parents=True)
+    datasets.Dataset.from_list(rows, features=whole.features).to_parquet(
+        tmp_path / "boxes" / "data" / "train-0.parquet"
+    )
+    with pytest.raises(ValueError, match=f"image {rows[2]['image_id']} has a box that is not four numbers"):
+        annotated_from_dataset(str(tmp_path / "boxes"), shares=(1, 1, 1))
 
 
 def test_patients_are_split_anew_whole_and_by_shares(csv, tmp_path):

@@ -1,5 +1,7 @@
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.trainers.downstream.films import SIZES, film_table, write_csv, write_dataset
@@ -97,6 +99,40 @@ def test_labels_with_few_cases_are_left_out_and_named(tmp_path):
         images.with_labels(["Hernia"])
     with pytest.raises(ValueError, match="no label has 50 positives"):
         images.with_labels(min_positives=50)
+
+
+def test_a_dataset_whose_rows_lack_something_is_named_and_films_beside_it_are_read(tmp_path):
+    folder = write_dataset(tmp_path / "dataset")
+    whole = images_from_dataset(str(folder))
+
+    path = folder / "data" / "test-0.parquet"
+    kept = path.read_bytes()
+    table = pq.read_table(path)
+    cells = table["image"].to_pylist()
+    (tmp_path / "film.png").write_bytes(cells[3]["bytes"])
+    cells[3] = {"bytes": None, "path": str(tmp_path / "film.png")}
+    column = table.column_names.index("image")
+    pq.write_table(table.set_column(column, "image", pa.array(cells, table["image"].type)), path)
+    again = images_from_dataset(str(folder))
+    row = int(again.rows("test")[3])
+    assert again.encoded(row) == whole.encoded(row) and again.split_hash() == whole.split_hash()
+
+    cells[3] = cells[5] = None
+    pq.write_table(table.set_column(column, "image", pa.array(cells, table["image"].type)), path)
+    with pytest.raises(ValueError, match=f"2 of 110 rows have no image: {again.ids[row]}, {again.ids[row + 2]}"):
+        images_from_dataset(str(folder))
+    path.write_bytes(kept)
+
+    labels = table["labels"].to_pylist()
+    labels[4] = None
+    column = table.column_names.index("labels")
+    pq.write_table(table.set_column(column, "labels", pa.array(labels, table["labels"].type)), path)
+    assert "no label" in images_from_dataset(str(folder), unlabelled="drop").left_out
+    for split, new in (("train", "train"), ("validation", "validation"), ("test", "extra")):
+        (folder / "data" / f"{split}-0.parquet").rename(folder / "data" / f"{new}-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="split 'extra' is none of train, test, validation"):
+        images_from_dataset(str(folder))
+    assert len(images_from_dataset(str(folder), shares=(60, 20, 20)).ids) == 110
 
 
 def test_the_hashes_tell_splits_and_pixels(tmp_path):
