@@ -16,6 +16,7 @@ from hub_medsyn.image_processing_medsyn import to_grey
 from trainers.downstream.features import FrozenEncoder
 from trainers.downstream.head_training import EpochOf, LowestLoss, check_training, training_arguments
 from trainers.downstream.labelled_images import LabelledImages
+from trainers.downstream.logistic_head import NEVER
 
 MARGIN = 256 / 224  # films are this much larger than the crop that training takes of them
 
@@ -58,7 +59,8 @@ class TrainedHead:
     Args:
         weight (`np.ndarray` of shape `(features, labels)`): The coefficients.
         bias (`np.ndarray` of shape `(labels,)`): The intercepts.
-        constant (`tuple[int, ...]`): Labels without positives or without negatives in training.
+        constant (`tuple[int, ...]`): Labels without positives or without negatives in training, whose score is
+            constant; of exclusive classes those that no training image has, which are never chosen.
         validation_losses (`tuple[float, ...]`): After each epoch.
     """
 
@@ -135,9 +137,16 @@ def train_head(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     known = images.targets[rows]
-    constant = [k for k in range(known.shape[1]) if len(np.unique(known[~np.isnan(known[:, k]), k])) < 2]
-    weight, bias = (value.detach().cpu().numpy() for value in (best.state["weight"], best.state["bias"]))
-    return TrainedHead(weight.T.astype(np.float64), bias.astype(np.float64), tuple(constant), tuple(best.losses))
+    there = [set(known[~np.isnan(known[:, column]), column]) for column in range(known.shape[1])]
+    constant = [
+        column for column, values in enumerate(there) if 1 not in values or (len(values) < 2 and not exclusive)
+    ]
+    weight = best.state["weight"].cpu().numpy().T.astype(np.float64)  # (features, labels)
+    bias = best.state["bias"].cpu().numpy().astype(np.float64)
+    weight[:, constant] = 0  # else they would rank films by the first, random weights
+    if exclusive:
+        bias[constant] = NEVER
+    return TrainedHead(weight, bias, tuple(constant), tuple(best.losses))
 
 
 class ProbeWithLoss(nn.Module):
