@@ -54,11 +54,13 @@ def run(args: argparse.Namespace) -> str:
         notes += budget_notes(images, budget, rows)
         draws += [(budget, seed, some) for seed, some in rows.items()]
     measure = {"classify": _classify, "segment": _segment, "detect": _detect}[args.task]
-    rows = measure(args, images, draws, notes)
+    rows, leaks = measure(args, images, draws, notes), images.leaks()
+    if any(leaks.values()):  # the name goes where no note does: into tables and cards
+        rows = [row | {"dataset": f"{row['dataset']} (split leaks)"} for row in rows]
 
     notes = sorted(notes)
     table = results_table(rows) + "".join(f"\n- {note}" for note in notes)
-    settings = vars(args) | {"notes": notes, "images": images.counts(), "leaks": images.leaks()}
+    settings = vars(args) | {"notes": notes, "images": images.counts(), "leaks": leaks}
     settings |= {"left_out": {why: list(ids) for why, ids in images.left_out.items()}}
     write_results(args.out, rows, table, settings)
     write_tables(results_frame(rows), args.out)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -214,8 +215,11 @@ def test_a_split_that_leaks_is_refused_or_its_leaks_stand_in_the_results(task, e
     again = table[table["split"] == "train"].iloc[:3].assign(split="test")  # of two patients
     leaking = csv.parent / "leaking.csv"
     pd.concat([table, again]).to_csv(leaking, index=False)
-    arguments = ["--task", task, "--dataset", str(leaking), "--encoder", str(encoder), "--budget", "100"]
-    arguments += ["--resamples", "20", "--out", str(tmp_path / "out")]
+    folder = shutil.copytree(encoder, tmp_path / "tiny")
+    card = folder / "README.md"
+    ModelCard("---\nmodel_name: tiny\n---\n\n# Tiny\n").save(card)
+    arguments = ["--task", task, "--dataset", str(leaking), "--encoder", str(folder), "--budget", "100"]
+    arguments += ["--resamples", "20", "--out", str(tmp_path / "out"), "--update-cards"]
     arguments += (
         ["--epochs", "1", "--seeds", "1", "--neck-width", "16", "--annotated-column", "looked"]
         if task == "detect"
@@ -228,6 +232,10 @@ def test_a_split_that_leaks_is_refused_or_its_leaks_stand_in_the_results(task, e
     assert settings["leaks"] == {"patients": 2, "images": 3, "test_patients": 2} and settings["allow_leaks"]
     told = "warning: the split leaks: 2 patients and 3 images are in more than one split"
     assert any(note.startswith(told) for note in settings["notes"]) and told in capsys.readouterr().out
+    for name in ("results.csv", "tables.md", "tables.tex"):
+        assert "leaking (split leaks)" in (tmp_path / "out" / name).read_text()
+    entries = ModelCard.load(card).data.eval_results
+    assert {entry.dataset_name for entry in entries} == {"leaking (split leaks)"}
 
 
 @pytest.mark.parametrize(
