@@ -37,8 +37,10 @@ def parser(command: str = "evaluate") -> argparse.ArgumentParser:
             "to .75), on the test split with a bootstrap interval by patient."
         )
         example = "medsyn evaluate --task detect --encoder ours=runs/gloria --encoder random=random:runs/gloria"
+    task = "" if command == "probe" else f"--task {'|'.join(TASKS)} "
     arguments = argparse.ArgumentParser(
         prog=f"medsyn {command}",
+        usage=f"medsyn {command} {task}--encoder [NAME=]WHAT [--encoder ...] --dataset FOLDER|NAME|CSV [options]",
         description=description,
         epilog=f"example: {example} --dataset ./medsyn-cxr --out results",
     )
@@ -73,7 +75,7 @@ def parser(command: str = "evaluate") -> argparse.ArgumentParser:
     add("--image-size", type=int, default=224, help="pixels a side for encoders that carry no image processor of ours "
         "(default: %(default)s)")  # fmt: skip
     add("--batch-size", type=int, default=32, help="images an encoder sees at once (default: %(default)s)")
-    add("--device", default="cpu", help="where encoders and heads run (default: %(default)s)")
+    add("--device", default="cpu", help="cpu or cuda, where encoders and heads run (default: %(default)s)")
     add("--resamples", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
     add("--save-models", action="store_true", help="write every trained model into models/ in --out")
     add("--update-cards", action="store_true", help="add the results to README.md of each encoder that is a folder")
