@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 
@@ -24,14 +26,15 @@ def decode_runs(text: str, width: int, height: int) -> np.ndarray:
             pixel.
     """
     fields = text.split()
-    if len(fields) % 2 or not all(field.lstrip("-").isdecimal() for field in fields):
+    if len(fields) % 2 or not all(re.fullmatch(r"-?[0-9]{1,30}", field) for field in fields):
         raise ValueError(f"the run lengths are not pairs of whole numbers: {text[:40]!r}")
-    gaps, lengths = np.array(fields, dtype=np.int64).reshape(-1, 2).T  # (runs,), (runs,)
-    if (gaps < 0).any() or (lengths < 1).any():
+    numbers = [int(field) for field in fields]
+    if min(numbers[::2], default=0) < 0 or min(numbers[1::2], default=1) < 1:
         raise ValueError("the run lengths hold a negative gap, or a run without pixels")
+    if sum(numbers) > width * height:  # before numbers that no array holds reach one
+        raise ValueError(f"the run lengths end at pixel {sum(numbers):,} of an image of {width} x {height}")
+    gaps, lengths = np.array(numbers, dtype=np.int64).reshape(-1, 2).T  # (runs,), (runs,)
     ends = np.cumsum(gaps + lengths)
-    if len(ends) and ends[-1] > width * height:
-        raise ValueError(f"the run lengths end at pixel {ends[-1]:,} of an image of {width} x {height}")
     steps = np.zeros(width * height + 1, dtype=np.int8)
     np.add.at(steps, ends - lengths, 1)
     np.add.at(steps, ends, -1)
