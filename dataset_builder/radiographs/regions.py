@@ -47,7 +47,7 @@ class Ellipse(Rectangle):
 
     def draw(self, draw: ImageDraw.ImageDraw, scale: tuple[float, float]) -> None:
         x0, y0, x1, y1 = _scaled(self.corners, scale)
-        draw.ellipse((x0, y0, x1 - 1, y1 - 1), fill=255)
+        draw.ellipse((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), fill=255)  # of a pixel, where it shrank to less
 
 
 @dataclass(frozen=True, slots=True)

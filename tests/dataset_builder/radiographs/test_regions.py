@@ -95,6 +95,11 @@ def test_shapes_have_their_area_and_stay_in_their_box(scale):
         assert np.abs(np.subtract(found, (x0, y0, x1, y1))).max() <= 1
 
 
+def test_an_ellipse_smaller_than_a_pixel_is_one():
+    for corners in ((40, 30, 41, 33), (40, 30, 40, 30)):
+        assert np.argwhere(draw_mask(Ellipse("a", corners), (400, 300), (40, 30))).tolist() == [[3, 4]]
+
+
 def test_a_grid_scales_a_box_to_the_stored_image():
     box, _ = box_in_image(Rectangle("a", (0.25, 0.5, 0.75, 1.0), (1, 1)), (400, 200), (200, 100))
     assert box == (50, 50, 150, 100)
