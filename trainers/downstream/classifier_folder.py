@@ -63,8 +63,22 @@ def save_classifier(
             state[name] = head[id(value)].to(value.dtype)
     model.timm_model.load_state_dict(state)
     model.eval().save_pretrained(folder)
-    stock_processor(encoder.processor).save_pretrained(folder)
-    encoder.processor.to_json_file(Path(folder) / PROCESSOR_NAME)
+    processor = enlarged(encoder.processor, encoder.enlarge)
+    stock_processor(processor).save_pretrained(folder)
+    processor.to_json_file(Path(folder) / PROCESSOR_NAME)
+
+
+def enlarged(processor: MedSynImageProcessor, side: int | None) -> MedSynImageProcessor:
+    """The image processor that shows a film at `side` pixels at once, in place of one that is enlarged afterwards."""
+    if side is None:
+        return processor
+    return MedSynImageProcessor(
+        size=round(processor.size["longest_edge"] * side / processor.output_size),
+        crop_size=side if processor.crop_size else None,
+        image_mean=processor.image_mean,
+        image_std=processor.image_std,
+        num_channels=processor.num_channels,
+    )
 
 
 def stock_processor(processor: MedSynImageProcessor) -> DonutImageProcessor:

@@ -13,7 +13,8 @@ import numpy as np
 import timm
 import torch
 from safetensors.numpy import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, TimmWrapperConfig, TimmWrapperModel
 
@@ -34,6 +35,8 @@ class FrozenEncoder:
         processor (`Callable`): The image processor that makes its `pixel_values` of a list of PIL images.
         architecture (`str`, *optional*): What `timm.create_model` calls it, so that others can build it anew.
         arguments (`dict`, *optional*): What `timm.create_model` takes beside that name and `num_classes`.
+        enlarge (`int`, *optional*): Side to which images are enlarged before they are pooled, as a GLoRIA or MGCA of
+            preset `official` enlarges them to 299 pixels. Segmenters and detectors see them as they are, as there.
     """
 
     name: str
@@ -41,6 +44,14 @@ class FrozenEncoder:
     processor: Callable
     architecture: str | None = None
     arguments: dict = field(default_factory=dict)
+    enlarge: int | None = None
+
+    @torch.no_grad()
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Pooled features `(batch, features)`, float32, of pixels `(batch, 3, height, width)`, in evaluation mode."""
+        if self.enlarge:
+            pixels = F.interpolate(pixels, (self.enlarge,) * 2, mode="bilinear", align_corners=True)
+        return self.model.to(pixels.device).eval()(pixels).float()
 
     def weights_hash(self) -> str:
         """SHA-256 over the names, shapes and values of weights and buffers."""
@@ -79,18 +90,19 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
     """
     random, source = spec.startswith("random:"), spec.removeprefix("random:")
     source, _, weights = source.partition("@")
-    processor, statistics = None, None
+    processor, statistics, enlarge = None, None, None
     if Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
             raise ValueError(f"encoder folder {source} holds no config.json: it is not a checkpoint")
         with open(Path(source) / "config.json", encoding="utf-8") as file:
             ours = str(json.load(file).get("model_type", "")).startswith("medsyn-")
-        config = (
-            AutoConfig.from_pretrained(source).vision_config if ours else TimmWrapperConfig.from_pretrained(source)
-        )
+        whole = AutoConfig.from_pretrained(source) if ours else None
+        config = whole.vision_config if ours else TimmWrapperConfig.from_pretrained(source)
         arguments = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
         statistics = getattr(config, "pretrained_cfg", None)
         architecture = config.architecture
+        if ours and not timm.get_pretrained_cfg(architecture).fixed_input_size:
+            enlarge = getattr(whole, "upsample_size", None) or None  # a ConVIRT has no such setting
         if ours:
             processor = AutoImageProcessor.from_pretrained(source)
         elif (Path(source) / PROCESSOR_NAME).is_file():
@@ -122,7 +134,8 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
         processor = MedSynImageProcessor(
             size=image_size, image_mean=list(normal["mean"]), image_std=list(normal["std"])
         )
-    return FrozenEncoder(name or spec, model.eval().requires_grad_(False), processor, architecture, dict(arguments))
+    model.eval().requires_grad_(False)
+    return FrozenEncoder(name or spec, model, processor, architecture, dict(arguments), enlarge)
 
 
 def _seeded(seed: int, make: Callable, *args, **kwargs):
@@ -136,12 +149,12 @@ def pooled_features(
     encoder: FrozenEncoder, images: LabelledImages, batch_size: int = 32, device: str = "cpu"
 ) -> np.ndarray:
     """The pooled features `(n, features)`, float32, of every image in its row's order."""
-    model, parts = encoder.model.to(device).eval(), []
+    parts = []
     rows = range(len(images.ids))
     for start in tqdm(rows[::batch_size], desc=f"{encoder.name} on {images.name}", unit="batch"):
         batch = [images.open(row) for row in rows[start : start + batch_size]]
         pixels = encoder.processor(batch, return_tensors="pt")["pixel_values"]  # (batch, 3, height, width)
-        parts.append(model(pixels.to(device)).float().cpu().numpy())  # (batch, features)
+        parts.append(encoder.pooled(pixels.to(device)).cpu().numpy())  # (batch, features)
     features = np.concatenate(parts)
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
@@ -161,6 +174,7 @@ def cached_features(
     The file's name is a hash of the three, so that nothing stale can be read; it appears whole or not at all.
     """
     parts = (encoder.weights_hash(), images.pixels_hash, json.dumps(encoder.settings(), sort_keys=True))
+    parts += (f"enlarged to {encoder.enlarge}",) if encoder.enlarge else ()
     path = Path(folder) / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

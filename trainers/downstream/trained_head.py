@@ -155,7 +155,7 @@ class ProbeWithLoss(nn.Module):
     def __init__(self, encoder: FrozenEncoder, head: nn.Linear, exclusive: bool):
         super().__init__()
         self.head, self.exclusive = head, exclusive
-        self.encode = lambda pixels: frozen_features(encoder, pixels)  # no submodule: `train()` does not reach it
+        self.encode = encoder.pooled  # no submodule: `train()` does not reach it
 
     def forward(self, targets: Tensor, features: Tensor | None = None, pixel_values: Tensor | None = None) -> dict:
         logits = self.head(self.encode(pixel_values) if features is None else features)  # (batch, labels)
@@ -164,12 +164,6 @@ class ProbeWithLoss(nn.Module):
         known = ~targets.isnan()
         losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), reduction="none")
         return {"loss": (losses * known).sum() / known.sum().clamp(min=1), "logits": logits}
-
-
-@torch.no_grad()
-def frozen_features(encoder: FrozenEncoder, pixels: Tensor) -> Tensor:
-    """Pooled features `(batch, features)` of pixels `(batch, 3, height, width)`, in evaluation mode."""
-    return encoder.model.to(pixels.device).eval()(pixels).float()
 
 
 class Rows(torch.utils.data.Dataset):

@@ -7,8 +7,9 @@ import torch
 from transformers import TimmWrapperModel
 
 from hub_medsyn import MedSynImageProcessor
-from tests.fixtures.tiny_models import tiny_convirt, tiny_image_processor, tiny_vision_config
+from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_mgca, tiny_vision_config
 from tests.trainers.downstream.films import write_csv
+from trainers.downstream.classifier_folder import save_classifier
 from trainers.downstream.features import FrozenEncoder, cached_features, load_encoder, pooled_features
 from trainers.downstream.labelled_images import images_from_csv
 
@@ -60,6 +61,30 @@ def test_a_checkpoint_gives_its_own_pooled_features_through_its_own_processor(ch
         assert torch.equal(encoder.model(pixels), expected)
     assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
     assert not encoder.model.training
+
+
+@pytest.mark.parametrize("make", [tiny_gloria, tiny_mgca])
+def test_what_a_model_enlarges_before_it_pools_is_enlarged_here_too(make, images, tmp_path):
+    model = make(upsample_size=56).eval()
+    model.save_pretrained(tmp_path / "model")
+    tiny_image_processor(size=32).save_pretrained(tmp_path / "model")
+    encoder = load_encoder(str(tmp_path / "model"))
+    pixels = encoder.processor([images.open(0), images.open(1)], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model.encode_regions(pixels)[0]
+    assert torch.equal(encoder.pooled(pixels), expected) and not torch.equal(encoder.model(pixels), expected)
+    plain = replace(encoder, enlarge=None)
+    different = [cached_features(one, images, tmp_path / "cache") for one in (encoder, plain)]
+    assert (different[0] != different[1]).any()
+    assert load_encoder(f"random:{tmp_path / 'model'}").enlarge == 56
+
+    # The stock classifier shows films at that size at once, which comes near.
+    weight, bias = np.random.default_rng(0).normal(size=(expected.shape[1], 2)), np.zeros(2)
+    save_classifier(tmp_path / "classifier", encoder, weight, bias, ("a", "b"))
+    saved = load_encoder(str(tmp_path / "classifier"))
+    assert saved.processor.output_size == 56 and saved.weights_hash() == encoder.weights_hash()
+    near = saved.pooled(saved.processor([images.open(0), images.open(1)], return_tensors="pt")["pixel_values"])
+    assert (near - expected).norm() < 0.5 * (encoder.model(pixels) - expected).norm()
 
 
 def test_the_random_encoder_has_the_same_shape_and_processor_and_no_training_in_it(checkpoint):
