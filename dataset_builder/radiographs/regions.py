@@ -45,9 +45,17 @@ class Rectangle:
 class Ellipse(Rectangle):
     """A finding in the ellipse that fills a rectangle."""
 
-    def draw(self, draw: ImageDraw.ImageDraw, scale: tuple[float, float]) -> None:
+    def pixels(self, width: int, height: int, scale: tuple[float, float]) -> np.ndarray:
+        """The pixels whose middle is inside, or, where there is none, the one in which the ellipse has its middle."""
         x0, y0, x1, y1 = _scaled(self.corners, scale)
-        draw.ellipse((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), fill=255)  # of a pixel, where it shrank to less
+        middle, radius = ((x0 + x1) / 2, (y0 + y1) / 2), (max(x1 - x0, 1e-6) / 2, max(y1 - y0, 1e-6) / 2)
+        x = np.arange(max(0, int(x0)), min(width, int(x1) + 1))
+        y = np.arange(max(0, int(y0)), min(height, int(y1) + 1))[:, None]
+        mask = np.zeros((height, width), dtype=bool)
+        mask[y, x] = ((x + 0.5 - middle[0]) / radius[0]) ** 2 + ((y + 0.5 - middle[1]) / radius[1]) ** 2 <= 1
+        if not mask.any() and 0 <= middle[0] < width and 0 <= middle[1] < height:
+            mask[int(middle[1]), int(middle[0])] = True
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +170,11 @@ def draw_mask(region: Region, original: tuple[int, int], stored: tuple[int, int]
     if isinstance(region, MaskFile):
         return region.pixels(*stored, original=original)
     grid = region.grid or original
+    scale = (stored[0] / grid[0], stored[1] / grid[1])
+    if isinstance(region, Ellipse):
+        return region.pixels(*stored, scale)
     canvas = Image.new("L", stored)
-    region.draw(ImageDraw.Draw(canvas), (stored[0] / grid[0], stored[1] / grid[1]))
+    region.draw(ImageDraw.Draw(canvas), scale)
     return np.asarray(canvas) > 0
 
 
