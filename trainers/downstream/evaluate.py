@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trainers.downstream.features import FrozenEncoder
     from trainers.downstream.image_set import ImageSet
 
+FEW_PATIENTS = 5
 Draws = list[tuple[float, int, "np.ndarray"]]
 
 
@@ -91,6 +92,11 @@ def _labelled(args: argparse.Namespace):
             lacking = [word for value, word in ((1, "positives"), (0, "negatives")) if value not in targets[:, column]]
             if lacking:
                 notes.append(f"{label} has no {' and no '.join(lacking)} in {split}: {consequence}")
+    test = images.rows("test")
+    for column, label in enumerate(images.labels):
+        patients = len(set(images.patients[test[images.targets[test, column] == 1]]))
+        if 0 < patients < FEW_PATIENTS:
+            notes.append(f"{label} in test is of {patients} patients: an interval by patient says little of so few")
     return images, notes
 
 

@@ -193,11 +193,16 @@ def test_a_label_without_cases_in_the_test_split_is_named(csv, tmp_path):
     table = pd.read_csv(csv, dtype=str, keep_default_na=False)
     test = table["split"] == "test"
     table.loc[test, "labels"] = table.loc[test, "labels"].str.replace("Edema", "").str.strip("|")
+    ill = table.index[test & table["labels"].str.contains("Cardiomegaly")]
+    table.loc[ill, "patient_id"] = [f"ill{place % 3}" for place in range(len(ill))]
     table.to_csv(csv.parent / "lacking.csv", index=False)
     arguments = ["--task", "classify", "--dataset", str(csv.parent / "lacking.csv"), "--min-positives", "0"]
     arguments += ["--encoder", "random:test_resnet", "--image-size", "32", "--budget", "100", "--resamples", "10"]
     assert evaluate.main([*arguments, "--out", str(tmp_path)]) == 0
-    assert "- Edema has no positives in test: no part in macro AUROC" in (tmp_path / "results.md").read_text()
+    told = (tmp_path / "results.md").read_text()
+    assert "- Edema has no positives in test: no part in macro AUROC" in told
+    assert "- Cardiomegaly in test is of 3 patients: an interval by patient says little of so few" in told
+    assert "Edema in test is of" not in told
 
 
 def test_a_split_without_a_finding_is_refused(csv, tmp_path, capsys):
