@@ -173,7 +173,8 @@ def write_report(args: argparse.Namespace) -> None:
         "# Frozen encoders downstream",
         f"Made by `python benchmarks/real_downstream.py --image-size {args.image_size} --epochs {args.epochs} "
         f"--seeds {args.seeds} --seed {args.seed} --phantoms {args.phantoms}`, with an `--encoder` for each row of "
-        "the tables. The encoders are those of [real_input.md](real_input.md); `medsyn evaluate` is explained in "
+        "the tables. The encoders are those of [real_input.md](real_input.md): "
+        "X(phantoms) learnt from phantoms, X from real films of the same patients. `medsyn evaluate` is explained in "
         "[evaluation.md](../evaluation.md). Segmenters and detectors train for at most "
         f"{args.epochs} epochs with one seed.",
     ]
