@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
 import numpy as np
+
+from benchmarks.side_by_side import fastest
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -33,14 +34,6 @@ def main(argv: list[str] | None = None) -> int:
     from trainers.downstream.detection import DetectionSettings, new_detector
     from trainers.downstream.features import load_encoder
 
-    def fastest(work) -> float:
-        seconds = []
-        for _ in range(args.repeats + 1):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds[1:])
-
     pixels = np.random.default_rng(0).integers(0, 256, (args.film, args.film), dtype=np.uint8)
     films = [Image.fromarray(pixels)] * args.batch_size
     boxes = {"boxes": torch.tensor([[0.4, 0.5, 0.2, 0.3]]), "class_labels": torch.tensor([0])}
@@ -58,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
                 model.zero_grad()
                 model(feature_maps=maps, labels=[boxes] * args.batch_size).loss.backward()
 
-            processing = fastest(lambda processor=processor: processor(films))
-            encoding = fastest(lambda model=model, inputs=inputs: model.encode_maps(inputs))
-            learning = fastest(learn)
+            processing = fastest(lambda processor=processor: processor(films), args.repeats)
+            encoding = fastest(lambda model=model, inputs=inputs: model.encode_maps(inputs), args.repeats)
+            learning = fastest(learn, args.repeats)
             gain = (processing + encoding + learning) / learning
             size = sum(one.numel() for one in maps) * 4 / args.batch_size / 1e6
             times = f"{processing:.2f} | {encoding:.2f} | {learning:.2f} | {gain:.1f}"

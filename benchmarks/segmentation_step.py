@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
 import numpy as np
+
+from benchmarks.side_by_side import fastest
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -32,14 +33,6 @@ def main(argv: list[str] | None = None) -> int:
     from trainers.downstream.segmentation import turned
     from trainers.downstream.segmentation_models import build_segmenter
 
-    def fastest(work) -> float:
-        seconds = []
-        for _ in range(args.repeats + 1):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds[1:])
-
     rng = np.random.default_rng(0)
     film = rng.integers(0, 256, (args.size, args.size), dtype=np.uint8)
     mask = film > 127
@@ -48,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         for seed in range(20):
             turned(film, mask, np.random.default_rng(seed))
 
-    turning = fastest(turn) / 20
+    turning = fastest(turn, args.repeats) / 20
     print("| encoder | encoder, s | decoder, s | turning, s | encoder's share | maps of an image, MB |")
     print("|---|---|---|---|---|---|")
     for name in args.encoder:
@@ -64,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             logits = model.segmentation_head(model.decoder(*maps) if vit else model.decoder(maps))
             mixed_loss(logits[:, 0], masks).backward()
 
-        encoding, decoding = fastest(lambda model=model, pixels=pixels: model.encoder(pixels)), fastest(decode)
+        encoding = fastest(lambda model=model, pixels=pixels: model.encoder(pixels), args.repeats)
+        decoding = fastest(decode, args.repeats)
         share = encoding / (encoding + decoding + args.batch_size * turning)
         size = sum(part.numel() for part in parts) * 4 / args.batch_size / 1e6
         times = f"{encoding:.2f} | {decoding:.2f} | {args.batch_size * turning:.3f}"

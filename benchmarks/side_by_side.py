@@ -42,6 +42,17 @@ def processor_seconds(
     return seconds
 
 
+def fastest(function: Callable[[], object], repeats: int) -> float:
+    """Wall seconds of the fastest of `repeats` calls, after one that does not count."""
+    function()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
 def peak_mib(function: Callable[[], object]) -> float:
     """The most memory that `function` holds above what its process held before, in MiB, measured in a forked process.
 
