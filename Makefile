@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format clean
+# The page and a Hub to play with run until Ctrl-C.
+.PHONY: help demo space hub test test-slow check format clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -14,11 +15,17 @@ help:  ## show this list
 $(READY): setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "medsyn needs Python 3.10 or newer, this is " + sys.version'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[generate,train,dicom,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[generate,train,dicom,demo,dev]'
 	touch $@
 
 demo: $(READY)  ## build a phantom dataset, pre-train and probe a small encoder (about ten minutes)
 	$(BIN)/medsyn demo
+
+space: $(READY)  ## open the demo page on this machine
+	$(BIN)/medsyn space
+
+hub: $(READY)  ## a stand-in Hub on this machine, to try publishing on
+	$(BIN)/python -m tests.hub_server
 
 test: $(READY)  ## run the test suite
 	$(PYTEST) $(PYTEST_ARGS)

@@ -14,6 +14,9 @@ COMMANDS = {
     "convert": ("hub_medsyn.convert:main", "read the published checkpoint of a method"),
     "export-encoders": ("hub_medsyn.export_encoders:main", "write a checkpoint's encoders for timm and transformers"),
     "data": ("dataset_builder.radiographs.prepare:main", "read real radiographs from their official downloads"),
+    "publish": ("hub_medsyn.publish:main", "put a dataset, model, encoders, generator or Space on the Hub"),
+    "attach-reports": ("dataset_builder.attach_reports:main", "join reports to a dataset published without its text"),
+    "space": ("spaces_app.app:main", "open the demo page: read, find and make films"),
     "demo": ("medsyn_demo:main", "all of the above on the embedded phantom, in ten minutes"),
 }
 

@@ -1,0 +1,1 @@
+"""The Gradio page of the project, deployable as it is."""
