@@ -1,0 +1,299 @@
+"""What people hand in: a file or a text of any content, taken as a film or a prompt or refused with one sentence.
+
+A file is told by its content, never by its name. What a decoder would allocate is bounded before it is asked to
+decode, and files are decoded one at a time, so that the memory of any number of people at once is that of one file. A
+refusal holds nothing of the file: neither its name nor its path nor any value of its header.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import tempfile
+import threading
+import unicodedata
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dataset_builder.radiographs.codestream import check_jpeg_is_whole, jpeg_size
+from dataset_builder.radiographs.dicom import DicomError, DicomSupportMissing, read_dicom
+from hub_medsyn.image_processing_medsyn import to_grey
+
+MAX_BYTES = 40 * 2**20
+MAX_PIXELS = 25_000_000
+MAX_SIDE = 10_000  # pixels
+MIN_SIDE = 32
+LONGEST = 4  # how many times as long as wide a film may be
+DISPLAY_SIDE = 1024  # what larger films are shrunk to
+MIN_SPREAD = 8  # grey levels between the darkest and the brightest pixel
+MAX_PNG_CHUNKS = 20_000
+MAX_JPEG_SCANS = 100
+JPEG_MOST_A_BYTE = 512  # pixels: a progressive scan of constants spends a bit on a block of 64
+COLOUR_LEVELS, COLOUR_SHARE = 20, 0.15  # how far from any tint, and on how much of it, makes a picture coloured
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_OTHER_KINDS = (
+    (b"GIF8", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"%PDF", "PDF"),
+    (b"BM", "BMP"),
+    (b"PK\x03\x04", "ZIP"),
+    (b"\x1f\x8b", "gzip"),
+    (b"RIFF", "WebP or other RIFF"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+)
+# What Pillow raises on broken files.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_WANTED = "Choose a PNG, JPEG or DICOM file of a chest film."
+_DECODING = threading.Lock()
+
+
+class Refused(ValueError):
+    """One plain sentence for the person who handed something in."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film to look at and to read.
+
+    Args:
+        pixels (`np.ndarray` of shape `(height, width)`): uint8, air dark.
+        name (`str`): `your film`, or the id of a sample.
+        note (`str`, *optional*, defaults to `""`): What was done to it, as `shrunk from 3000 x 2500 pixels`.
+    """
+
+    pixels: np.ndarray
+    name: str
+    note: str = ""
+
+
+def upload_folder() -> Path:
+    """Where gradio keeps what people upload."""
+    return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
+
+
+def read_upload(path: str | None, folder: str | Path | None = None) -> Film:
+    """A film out of a file that somebody uploaded.
+
+    Args:
+        path (`str`, *optional*): The file; `None` where nothing was chosen.
+        folder (`str` or `Path`, *optional*, defaults to gradio's): What the file has to lie in.
+
+    Returns:
+        [`Film`]: At most `DISPLAY_SIDE` pixels a side; colour and alpha are gone, and what a camera turned is upright.
+
+    Raises:
+        Refused: It is no film that can be read; the message says why in a sentence.
+    """
+    content = _content(path, Path(folder) if folder is not None else upload_folder())
+    with _DECODING:
+        try:
+            if content.startswith(_PNG):
+                pixels, notes = _from_picture(_checked_png(content), "PNG")
+            elif content.startswith(_JPEG):
+                pixels, notes = _from_picture(_checked_jpeg(content), "JPEG")
+            elif content[128:132] == b"DICM":
+                pixels, notes = _from_dicom(content)
+            else:
+                raise Refused(_no_picture(content))
+        except MemoryError:
+            raise Refused("This film is too large for the memory that is free right now; try a smaller one.") from None
+    if int(pixels.max()) - int(pixels.min()) < MIN_SPREAD:
+        raise Refused("This picture is one shade of grey all over, so there is nothing to read.")
+    return Film(pixels, "your film", "; ".join(notes))
+
+
+def checked_text(text: str | None, what: str, limit: int = 2000) -> str:
+    """A text as it can be shown and read: stripped, in Unicode's composed form.
+
+    Markup is text like any other; whoever shows it escapes it.
+
+    Args:
+        text (`str`, *optional*): What somebody wrote.
+        what (`str`): What the refusal calls it, such as `impression`.
+        limit (`int`, *optional*, defaults to 2000): The most characters.
+
+    Raises:
+        Refused: It is empty, no text, too long, or holds characters that do not show.
+    """
+    if text is not None and not isinstance(text, str):
+        raise Refused(f"The {what} is not a text.")
+    if text is not None and len(text) > limit:
+        raise Refused(f"The {what} has {len(text):,} characters and may have {limit:,}; shorten it.")
+    text = unicodedata.normalize("NFC", text or "").replace("\r\n", "\n").replace("\r", "\n").strip()
+    if not text:
+        raise Refused(f"The {what} is empty; write a few words.")
+    # Cc: control characters; Cf: directions and zero widths; Cs: half characters; Co, Cn: no characters at all.
+    hidden = [one for one in text if unicodedata.category(one) in ("Cc", "Cf", "Cs", "Co", "Cn") and one not in "\n\t"]
+    if hidden:
+        raise Refused(
+            f"The {what} holds a character that does not show (U+{ord(hidden[0]):04X}); write it in plain letters."
+        )
+    return text
+
+
+def _content(path: str | None, folder: Path) -> bytes:
+    """The bytes of a regular file that lies in `folder`, no link among what leads to it."""
+    if not path:
+        raise Refused("There is no film yet: upload one, or pick a sample.")
+    elsewhere = Refused("This file is not one that was uploaded here; upload it again.")
+    try:
+        inside = Path(os.path.abspath(path)).relative_to(os.path.abspath(folder))
+        real = Path(os.path.realpath(folder)) / inside
+        if os.path.realpath(real) != str(real):
+            raise elsewhere
+        handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError, TypeError):
+        raise elsewhere from None
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise elsewhere
+        if about.st_size > MAX_BYTES:
+            raise Refused(f"This file has over {MAX_BYTES // 2**20} MB; a film has less. Choose a smaller one.")
+        content = file.read(MAX_BYTES + 1)
+    if not content:
+        raise Refused(f"This file is empty. {_WANTED}")
+    return content[:MAX_BYTES]
+
+
+def _no_picture(content: bytes) -> str:
+    start = content[:1024].lstrip().lower()
+    kind = next((name for magic, name in _OTHER_KINDS if content.startswith(magic)), None)
+    if start.startswith((b"<svg", b"<?xml")) or b"<svg" in start:
+        kind = "SVG or XML"
+    return f"This is a {kind} file. {_WANTED}" if kind else f"This file is no picture that can be read. {_WANTED}"
+
+
+def _check_size(width: int, height: int) -> None:
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
+        raise Refused(
+            f"This picture says it has {width:,} x {height:,} pixels, and a film may have {MAX_PIXELS // 10**6} "
+            "million; choose a smaller one."
+        )
+    if min(width, height) < MIN_SIDE:
+        raise Refused(f"This picture has {width} x {height} pixels; a film needs {MIN_SIDE} a side at least.")
+    if max(width, height) > LONGEST * min(width, height):
+        raise Refused(f"This picture has {width} x {height} pixels, and no film is so long; choose another.")
+
+
+def _checked_png(content: bytes) -> bytes:
+    """Looks at the chunks of a PNG file, without unpacking any."""
+    broken = Refused("This PNG file is broken or cut short; get it anew.")
+    at, ended = len(_PNG), False
+    for number in range(MAX_PNG_CHUNKS + 1):
+        if at + 12 > len(content):
+            break
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if (number == 0) != (kind == b"IHDR") or at + 12 + length > len(content):
+            raise broken
+        if kind == b"IHDR":
+            if length != 13:
+                raise broken
+            _check_size(*struct.unpack_from(">II", content, at + 8))
+        if kind == b"acTL":
+            raise Refused(f"This is an animated picture. {_WANTED}")
+        at += 12 + length
+        if kind == b"IEND":
+            ended = True
+            break
+    if not ended:
+        raise broken
+    return content[:at]
+
+
+def _checked_jpeg(content: bytes) -> bytes:
+    """Looks at the headers of a JPEG file, without unpacking anything."""
+    broken = Refused("This JPEG file is broken or cut short; get it anew.")
+    end = content.rfind(b"\xff\xd9") + 2  # what a camera writes behind the picture is left out
+    if end < 2:
+        raise broken
+    content = content[:end]
+    try:
+        rows, columns, _ = jpeg_size(content)
+    except (ValueError, struct.error):
+        raise broken from None
+    _check_size(columns, rows)
+    try:
+        check_jpeg_is_whole(content, rows * columns, JPEG_MOST_A_BYTE)
+    except ValueError:
+        raise broken from None
+    if content.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise broken
+    return content
+
+
+def _from_picture(content: bytes, kind: str) -> tuple[np.ndarray, list[str]]:
+    import io
+
+    try:
+        with Image.open(io.BytesIO(content), formats=(kind,)) as image:
+            _check_size(*image.size)
+            size = image.size
+            image.load()
+            image = ImageOps.exif_transpose(_shrunk(image))
+    except Refused:
+        raise
+    except (*_BROKEN, Image.DecompressionBombError):
+        raise Refused(f"This {kind} file is broken or cut short; get it anew.") from None
+    notes = [] if max(size) <= DISPLAY_SIDE else [f"shrunk from {size[0]} x {size[1]} pixels"]
+    if image.mode == "F":
+        return to_grey(np.asarray(image)), notes
+    if image.mode in ("LA", "RGBA"):
+        black = Image.new("RGBA", image.size, "black")
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    if image.mode not in ("1", "L"):
+        notes += _colour_notes(image.convert("RGB"))
+    return to_grey(image), notes
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """At most `DISPLAY_SIDE` a side by averaging, in the image's own depth."""
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode == "P" or (image.mode in ("L", "RGB") and "transparency" in image.info):
+        image = image.convert("RGBA")
+    elif image.mode.startswith("I"):
+        image = image.convert("F")
+    scale = DISPLAY_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    return image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.BOX)
+
+
+def _colour_notes(image: Image.Image) -> list[str]:
+    """Nothing for a grey picture, a word on a tint.
+
+    The colours of a tinted film, such as a photograph of one on a light box, lie along a line; those of other pictures
+    do not.
+
+    Raises:
+        Refused: It is a picture of many colours.
+    """
+    pixels = np.asarray(image.resize((64, 64), Image.Resampling.BOX), dtype=np.float64).reshape(-1, 3)
+    if np.ptp(pixels, axis=1).max() <= 12:
+        return []
+    centred = pixels - pixels.mean(0)
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    aside = np.linalg.norm(centred - np.outer(centred @ axis, axis), axis=1)
+    if (aside > COLOUR_LEVELS).mean() > COLOUR_SHARE:
+        raise Refused(f"This looks like a colour picture and not like a radiograph. {_WANTED}")
+    return ["colour taken as grey"]
+
+
+def _from_dicom(content: bytes) -> tuple[np.ndarray, list[str]]:
+    try:
+        pixels = read_dicom(content, name="film")
+    except DicomSupportMissing:
+        raise Refused("DICOM files cannot be read here; choose a PNG or JPEG file.") from None
+    except DicomError:
+        raise Refused("This DICOM file cannot be read.") from None
+    height, width = pixels.shape
+    _check_size(width, height)
+    notes = [] if max(pixels.shape) <= DISPLAY_SIDE else [f"shrunk from {width} x {height} pixels"]
+    return np.asarray(_shrunk(Image.fromarray(pixels))), notes
