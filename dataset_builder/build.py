@@ -83,7 +83,7 @@ def build(
     from tqdm import tqdm
 
     from dataset_builder.assemble import assemble
-    from dataset_builder.dataset_card import write_card
+    from hub_medsyn.dataset_card import write_card
     from dataset_builder.films import DiskFullError, FilmParts, remove_unfinished
     from dataset_builder.folder import (
         SETTINGS,

@@ -16,10 +16,11 @@ from datasets import Image, load_dataset
 
 from dataset_builder import assemble as assemble_module
 from dataset_builder import build as build_module
-from dataset_builder import dataset_card, films, folder
+from dataset_builder import films, folder
 from dataset_builder.build import build
 from dataset_builder.films import DiskFullError, atomic_file
 from dataset_builder.folder import only_build
+from hub_medsyn import dataset_card
 from tests.fixtures.generators import FakeGenerator, fake_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +151,7 @@ def test_a_second_config_keeps_the_first(tmp_path):
     assert list(manifest["configs"]) == ["fake", "other"]
     assert {name: content for name, content in file_bytes(out).items() if "fake" in name} == before
     assert len(rows_of(out)) == len(rows_of(out, "fake")) == 30 and len(rows_of(out, "other")) == 20
-    assert (out / "assets" / "samples.png").exists() and (out / "assets" / "samples-other.png").exists()
+    assert (out / "assets" / "samples-fake.png").exists() and (out / "assets" / "samples-other.png").exists()
 
 
 def test_complete_build_is_left_alone(tmp_path):

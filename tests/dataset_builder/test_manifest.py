@@ -4,11 +4,11 @@ import json
 import pytest
 from huggingface_hub import DatasetCard
 
-from dataset_builder import dataset_card
 from dataset_builder.build import build
 from dataset_builder.findings import Finding, chexpert_labels
 from dataset_builder.manifest import add_config, read_manifest
 from dataset_builder.reports.record import ReportRecord
+from hub_medsyn import dataset_card
 from tests.fixtures.generators import FakeGenerator, fake_records
 
 
@@ -80,7 +80,9 @@ def test_all_but_timing_is_deterministic(built, tmp_path):
     ]
     assert without[0] == without[1]
     assert (tmp_path / "medsyn-cxr" / "README.md").read_bytes() == (out / "README.md").read_bytes()
-    assert (tmp_path / "medsyn-cxr/assets/samples.png").read_bytes() == (out / "assets/samples.png").read_bytes()
+    assert (tmp_path / "medsyn-cxr/assets/samples-fake.png").read_bytes() == (
+        out / "assets/samples-fake.png"
+    ).read_bytes()
 
 
 def test_settings_and_versions(built):
@@ -104,7 +106,7 @@ def test_the_strictest_text_policy_holds(tmp_path):
     manifest = build(fake_records(3), FakeGenerator(name="second"), tmp_path / "d")
     assert manifest["configs"]["second"]["settings"]["text_policy"] == "credentialed"
     assert manifest["text_policy"] == "credentialed"
-    assert "Text: credentialed" in (tmp_path / "d" / "README.md").read_text()
+    assert "Text of `second`: credentialed" in (tmp_path / "d" / "README.md").read_text()
     entry = {"settings": {"text_policy": "public"}}
     assert add_config({"configs": {}}, "a", entry)["text_policy"] == "public"
     with pytest.raises(ValueError, match="text policy 'secret'"):
@@ -149,12 +151,12 @@ def test_the_card(built):
     for text in (
         "Not for clinical use",
         "Bypassing the Need for Real Images",
-        "base seed 0, mode `study`",
+        "| base seed | 0 |",
         f"| train | {train} |",
         "| long enough | 59 |",
-        "from `fake`",
-        "Text: credentialed",
-        "![Samples](assets/samples.png)",
+        "| reports from | fake |",
+        "Text of `fake`: credentialed.",
+        "![Samples of fake](assets/samples-fake.png)",
         "pleural effusion",
     ):
         assert text in card.text, text
@@ -166,7 +168,7 @@ def test_the_grid_outlines_masks_and_says_no_report_text(built):
     from PIL import Image
 
     out, _ = built
-    grid = np.asarray(Image.open(out / "assets" / "samples.png"))
+    grid = np.asarray(Image.open(out / "assets" / "samples-fake.png"))
     assert grid.shape == (3 * 306, 4 * 256, 3)
     coloured = (grid.max(axis=-1).astype(int) - grid.min(axis=-1)) > 60
     assert 200 < coloured[:256].sum() < 20_000
