@@ -20,8 +20,17 @@ GRID_COLUMNS, GRID_ROWS, TILE, CAPTION = 4, 3, 256, 50
 OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 PRESENT = 1  # of a label
-# Of a generator's settings, what tells nothing about the images that is not told beside it.
-LEFT_OUT = ("name", "generator")
+# Settings of generators that need more words than their names.
+SETTINGS = {
+    "renderer": "renderer, version",
+    "labels": "labels of the renderer, version",
+    "atlas": "anatomy, SHA-256",
+    "visible_grey_change": "grey levels that make a finding, a line visible",
+    "pipeline_sha256": "pipeline, SHA-256",
+    "lora": "LoRA",
+    "num_inference_steps": "steps",
+    "torch_dtype": "number format",
+}
 
 
 def write_card(out: Path, manifest: dict) -> None:
@@ -80,7 +89,8 @@ def dataset_card(manifest: dict, name: str, schemas: dict[str, pa.Schema], grids
 
     configs = manifest["configs"]
     policies = {config: entry["settings"]["text_policy"] for config, entry in configs.items()}
-    has_text = any(policy != "ids-only" for policy in policies.values())
+    without_text = [config for config in configs if "prompt" not in schemas[config].names]
+    has_text = len(without_text) < len(configs)
     phantoms = [config for config, entry in configs.items() if _generator(entry) == "phantom"]
     by_grammar = [
         config
@@ -109,6 +119,7 @@ def dataset_card(manifest: dict, name: str, schemas: dict[str, pa.Schema], grids
         configs=configs,
         grids=grids,
         policies=policies,
+        without_text=without_text,
         phantoms=phantoms,
         by_grammar=by_grammar,
         columns=list(dict.fromkeys(column for schema in schemas.values() for column in schema.names)),
@@ -124,12 +135,12 @@ def _shown_settings(generator: dict) -> dict[str, str]:
     """A generator's settings that are on, each in a few words."""
     shown = {}
     for key, value in generator.items():
-        if key in LEFT_OUT or value is None or value is False:
+        if key in ("name", "generator") or value is None or value is False:
             continue
-        if isinstance(value, dict):  # a scheduler's class, a LoRA's file
-            value = value.get("class", value.get("file"))
+        if isinstance(value, dict):  # a scheduler's class, a LoRA's file or, without its name, its hash
+            value = next(value[name] for name in ("class", "file", "sha256") if name in value)
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        shown[key.replace("_", " ")] = text if len(text) <= 40 else f"{text[:16]}..."
+        shown[SETTINGS.get(key, key.replace("_", " "))] = text if len(text) <= 40 else f"{text[:16]}..."
     return shown
 
 
