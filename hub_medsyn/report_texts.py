@@ -1,0 +1,89 @@
+"""Finding sentences of reports in what is about to leave: cards, manifests, names of files."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from urllib.parse import unquote
+
+_SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n\s*\n|[\n\r]\s*(?=\d{1,2}[.)]\s|[-*\u2022]\s)")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrtbf\"/\\])")  # of JSON
+_WORD = re.compile(r"[^\W_]+")
+MIN_WORDS = 3
+_BLOCK = 12  # words; of a longer sentence each block of so many is known
+
+
+class ReportTexts:
+    """
+    Sentences of reports, to be looked for in other texts.
+
+    What is held is a number of 8 bytes for each distinct sentence of 3 words or more (for each 12 words of a long
+    one), never the words. Case, punctuation, spacing, line breaks, accents, Markdown, HTML entities, JSON and URL
+    escapes make no difference.
+
+    Args:
+        texts (`Iterable[str]`): Impressions, findings, whole reports; read once.
+    """
+
+    def __init__(self, texts: Iterable[str]):
+        self._lengths: dict[
+            int, int
+        ] = {}  # hash of the first words of a sentence -> bit mask of the sentences' lengths
+        self._sentences: set[int] = set()
+        for text in texts:
+            for sentence in _SENTENCE_END.split(text):
+                if len(sentence.split()) >= MIN_WORDS:
+                    self._learn([word for word, _ in _words(sentence)])
+
+    def _learn(self, words: list[str]) -> None:
+        blocks = [words[start : start + _BLOCK] for start in range(0, len(words), _BLOCK)]
+        for block in blocks[:1] + [block for block in blocks[1:] if len(block) == _BLOCK]:
+            if len(block) >= MIN_WORDS:
+                start = _number(block[:MIN_WORDS])
+                self._lengths[start] = self._lengths.get(start, 0) | 1 << len(block)
+                self._sentences.add(_number(block))
+
+    def __len__(self) -> int:
+        return len(self._sentences)
+
+    def find_in(self, text: str) -> list[int]:
+        """
+        Where sentences of the reports stand in a text, also in the middle of one and across its line breaks.
+
+        Args:
+            text (`str`): A card, a manifest, a list of file names.
+
+        Returns:
+            `list[int]`: The lines, counted from 1, on which a sentence begins.
+        """
+        found = set()
+        words = [
+            (word, number)
+            for number, line in enumerate(text.split("\n"), start=1)
+            for word, number in _words(line, number)
+        ]
+        for place in range(len(words) - MIN_WORDS + 1):
+            lengths = self._lengths.get(_number(word for word, _ in words[place : place + MIN_WORDS]), 0)
+            for length in range(MIN_WORDS, _BLOCK + 1):
+                if lengths >> length & 1:
+                    some = [word for word, _ in words[place : place + length]]
+                    if len(some) == length and _number(some) in self._sentences:
+                        found.add(words[place][1])
+        return sorted(found)
+
+
+def _words(text: str, line: int = 0) -> Iterator[tuple[str, int]]:
+    """Normalised words, each with `line`."""
+    text = unquote(html.unescape(_ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else " ", text)))
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(each for each in plain if unicodedata.category(each) not in ("Mn", "Cf"))
+    return ((word, line) for word in _WORD.findall(plain))
+
+
+def _number(words: Iterable[str]) -> int:
+    return int.from_bytes(
+        hashlib.blake2b(" ".join(words).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )
