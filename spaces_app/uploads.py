@@ -7,6 +7,7 @@ refusal holds nothing of the file: neither its name nor its path nor any value o
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -23,6 +24,7 @@ from PIL import Image, ImageOps
 from dataset_builder.radiographs.codestream import check_jpeg_is_whole, jpeg_size
 from dataset_builder.radiographs.dicom import DicomError, DicomSupportMissing, read_dicom
 from hub_medsyn.image_processing_medsyn import to_grey
+from spaces_app.dicom_extract import NotUnderstood, pixel_file
 
 MAX_BYTES = 40 * 2**20
 MAX_PIXELS = 25_000_000
@@ -50,6 +52,8 @@ _OTHER_KINDS = (
 # What Pillow raises on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _WANTED = "Choose a PNG, JPEG or DICOM file of a chest film."
+# What word processors leave in texts: soft hyphens, zero widths and form feeds.
+_INVISIBLE = {0xAD: None, 0x200B: None, 0x2060: None, 0xFEFF: None, 0x0B: "\n", 0x0C: "\n"}
 _DECODING = threading.Lock()
 
 
@@ -119,17 +123,19 @@ def checked_text(text: str | None, what: str, limit: int = 2000) -> str:
         limit (`int`, *optional*, defaults to 2000): The most characters.
 
     Raises:
-        Refused: It is empty, no text, too long, or holds characters that do not show.
+        Refused: It is empty, no text, too long, or holds characters that control or turn it. Soft hyphens and spaces
+            of no width are left out without a word.
     """
     if text is not None and not isinstance(text, str):
         raise Refused(f"The {what} is not a text.")
     if text is not None and len(text) > limit:
         raise Refused(f"The {what} has {len(text):,} characters and may have {limit:,}; shorten it.")
-    text = unicodedata.normalize("NFC", text or "").replace("\r\n", "\n").replace("\r", "\n").strip()
+    text = unicodedata.normalize("NFC", text or "")
+    text = text.translate(_INVISIBLE).replace("\r\n", "\n").replace("\r", "\n").strip()
     if not text:
         raise Refused(f"The {what} is empty; write a few words.")
-    # Cc: control characters; Cf: directions and zero widths; Cs: half characters; Co, Cn: no characters at all.
-    hidden = [one for one in text if unicodedata.category(one) in ("Cc", "Cf", "Cs", "Co", "Cn") and one not in "\n\t"]
+    # Control characters, those that turn the direction of text, halves of characters, and no characters at all.
+    hidden = [one for one in text if one not in "\n\t" and unicodedata.category(one) in ("Cc", "Cf", "Cs", "Co", "Cn")]
     if hidden:
         raise Refused(
             f"The {what} holds a character that does not show (U+{ord(hidden[0]):04X}); write it in plain letters."
@@ -229,8 +235,6 @@ def _checked_jpeg(content: bytes) -> bytes:
 
 
 def _from_picture(content: bytes, kind: str) -> tuple[np.ndarray, list[str]]:
-    import io
-
     try:
         with Image.open(io.BytesIO(content), formats=(kind,)) as image:
             _check_size(*image.size)
@@ -241,7 +245,7 @@ def _from_picture(content: bytes, kind: str) -> tuple[np.ndarray, list[str]]:
         raise
     except (*_BROKEN, Image.DecompressionBombError):
         raise Refused(f"This {kind} file is broken or cut short; get it anew.") from None
-    notes = [] if max(size) <= DISPLAY_SIDE else [f"shrunk from {size[0]} x {size[1]} pixels"]
+    notes = _shrinking(size)
     if image.mode == "F":
         return to_grey(np.asarray(image)), notes
     if image.mode in ("LA", "RGBA"):
@@ -250,6 +254,10 @@ def _from_picture(content: bytes, kind: str) -> tuple[np.ndarray, list[str]]:
     if image.mode not in ("1", "L"):
         notes += _colour_notes(image.convert("RGB"))
     return to_grey(image), notes
+
+
+def _shrinking(size: tuple[int, int]) -> list[str]:
+    return [] if max(size) <= DISPLAY_SIDE else [f"shrunk from {size[0]} x {size[1]} pixels"]
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -287,13 +295,24 @@ def _colour_notes(image: Image.Image) -> list[str]:
 
 
 def _from_dicom(content: bytes) -> tuple[np.ndarray, list[str]]:
+    broken = Refused("This DICOM file is broken, cut short, or built in a way that films are not; get it anew.")
     try:
-        pixels = read_dicom(content, name="film")
+        taken = pixel_file(content)
+    except NotUnderstood:
+        raise broken from None
+    if not taken.known:
+        raise Refused(
+            "This DICOM file packs its pixels in a way that is not read here; save it uncompressed, or as PNG."
+        )
+    if taken.frames != 1:
+        raise Refused("This DICOM file holds several pictures; choose a single film.")
+    if not taken.grey:
+        raise Refused("This DICOM file is no grey film; choose a radiograph.")
+    _check_size(taken.columns, taken.rows)
+    try:
+        pixels = read_dicom(taken.content)
     except DicomSupportMissing:
         raise Refused("DICOM files cannot be read here; choose a PNG or JPEG file.") from None
     except DicomError:
-        raise Refused("This DICOM file cannot be read.") from None
-    height, width = pixels.shape
-    _check_size(width, height)
-    notes = [] if max(pixels.shape) <= DISPLAY_SIDE else [f"shrunk from {width} x {height} pixels"]
-    return np.asarray(_shrunk(Image.fromarray(pixels))), notes
+        raise broken from None
+    return np.asarray(_shrunk(Image.fromarray(pixels))), _shrinking((taken.columns, taken.rows))
