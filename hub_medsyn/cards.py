@@ -29,7 +29,7 @@ NOTES = ("terms", "notes")
 # Metadata that cards of this package set, or set once and no more: an older card's are not carried on.
 OURS = frozenset(
     "base_model configs datasets dataset_info language library_name license license_link license_name medsyn "
-    "model-index pipeline_tag pretty_name size_categories tags task_categories "
+    "model-index model_name pipeline_tag pretty_name size_categories tags task_categories "
     "app_file colorFrom colorTo emoji python_version sdk sdk_version short_description title".split()
 )
 # Which questions the Hub asks of whoever wants to read a gated dataset. Whoever owns a repository may change them.
@@ -92,6 +92,24 @@ def render_card(template_name: str, metadata: CardData, **values) -> RepoCard:
     return CARDS[type(metadata)](f"---\n{metadata.to_yaml()}\n---\n\n{body}\n")
 
 
+def origin_of_weights(
+    text_policy: str | None = None, vocabulary_from_reports: bool = False, manifest_sha256: str | None = None
+) -> dict:
+    """
+    What the metadata of a model's card hold under `medsyn`, for [`~hub_medsyn.policy.judge_model`].
+
+    Args:
+        text_policy (`str`, *optional*): Of the reports it was trained on; `None` where it is not known.
+        vocabulary_from_reports (`bool`, *optional*, defaults to `False`): Whether its vocabulary was counted on them.
+        manifest_sha256 (`str`, *optional*): Of the dataset's `manifest.json`.
+    """
+    return {
+        "text_policy": text_policy,
+        "vocabulary_from_reports": vocabulary_from_reports,
+        "manifest_sha256": manifest_sha256,
+    }
+
+
 def keep_what_people_wrote(new: RepoCard, *old: RepoCard | str, places: Sequence[str] = PLACES) -> RepoCard:
     """
     A card with the texts that people wrote in older ones.
@@ -114,8 +132,9 @@ def keep_what_people_wrote(new: RepoCard, *old: RepoCard | str, places: Sequence
         CardConflict: Two older cards hold different texts for one section or different values for one key, or an older
             card cannot be read: its YAML is broken, or a section is there twice or without its last line.
     """
-    sections, metadata = {}, {}  # name -> (text, place)
-    for card, place in zip(old, (*places, *(f"card {n + 1}" for n in range(len(places), len(old)))), strict=False):
+    sections, metadata = {}, {}  # name -> (value, place)
+    named = (*places, *(f"older card {number}" for number in range(len(places) + 1, len(old) + 1)))
+    for card, place in (*zip(old, named, strict=False), (new, "the new card")):
         card = _read(card, type(new), place)
         for name, text in _sections(card.text, place).items():
             _settle(sections, f"the section {name!r}", name, text, place)
@@ -123,9 +142,13 @@ def keep_what_people_wrote(new: RepoCard, *old: RepoCard | str, places: Sequence
             if key not in OURS and value != GATE.get(key):
                 _settle(metadata, f"the metadata key {key!r}", key, value, place)
     body = new.text
-    for name, (text, _) in sections.items():
-        empty, filled = _section(name), _section(name, text)
-        body = body.replace(empty, filled) if empty in body else f"{body.rstrip()}\n\n{filled}\n"
+    places_of = {name: (begin, end) for name, begin, end in _spans(body)}
+    for name, (text, _) in sorted(sections.items(), key=lambda each: places_of.get(each[0], (0, 0)), reverse=True):
+        if name in places_of:  # from the last to the first, so that the others stay where they are
+            begin, end = places_of[name]
+            body = body[:begin] + _section(name, text) + body[end:]
+        else:
+            body = f"{body.rstrip()}\n\n{_section(name, text)}\n"
     data = type(new.data)(**new.data.to_dict() | {key: value for key, (value, _) in metadata.items()})
     return type(new)(f"---\n{data.to_yaml()}\n---\n{body}")
 
@@ -159,7 +182,7 @@ def renamed_in_code(card_text: str, names: Collection[str], repo_id: str) -> str
         return f"{fence}{language}\n{code}{fence}"
 
     pieces, end = [], 0
-    for begin, stop in _spans(card_text):  # sections of people
+    for _, begin, stop in _spans(card_text):  # sections of people
         pieces += [_FENCE.sub(rename, card_text[end:begin]), card_text[begin:stop]]
         end = stop
     return "".join([*pieces, _FENCE.sub(rename, card_text[end:])])
@@ -174,15 +197,15 @@ def _section(name: str, text: str = "") -> str:
     )
 
 
-def _spans(body: str) -> list[tuple[int, int]]:
-    """Where the sections of people begin and end, their two lines included; one without its last line is not told."""
+def _spans(body: str) -> list[tuple[str, int, int]]:
+    """The sections of people in order, and where they begin and end, their two lines included; whole ones alone."""
     spans, at = [], 0
     while begin := _BEGIN.search(body, at):
         end = re.compile(rf"^<!-- end of {begin[1]} -->[ \t]*\r?$", re.MULTILINE).search(body, begin.end())
         if end is None:
             at = begin.end()
         else:
-            spans.append((begin.start(), end.end()))
+            spans.append((begin[1], begin.start(), end.end()))
             at = end.end()
     return spans
 
@@ -191,9 +214,8 @@ def _sections(body: str, place: str) -> dict[str, str]:
     """The texts of people in a card by section, without those that are empty."""
     body = body.replace("\r\n", "\n")
     found = {}
-    for begin, end in _spans(body):
-        first, _, rest = body[begin:end].partition("\n")
-        name = _BEGIN.match(first)[1]
+    for name, begin, end in _spans(body):
+        rest = body[begin:end].partition("\n")[2]
         if name in found:
             raise CardConflict(f"{place} has the section {name!r} twice; make them one, then run the command again")
         found[name] = rest.rpartition("<!-- end of ")[0].strip("\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel
 
-from .cards import render_card
+from .cards import origin_of_weights, render_card
 from .convert_keys import LAYOUTS
 
 REPORT_NAME = "conversion.json"
@@ -102,7 +102,7 @@ def write_card(model: PreTrainedModel, report: ConversionReport, folder: Path) -
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["radiology", "chest-x-ray", "medsyn", model.config.model_type],
-        model_name=folder.name,
+        medsyn=origin_of_weights(),
     )
     card = render_card(
         "converted_card.md.jinja",

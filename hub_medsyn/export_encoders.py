@@ -150,12 +150,12 @@ def save_text_encoder(model: MedSynPreTrainedModel, checkpoint: str, revision: s
 
 
 def checkpoint_card_data(checkpoint: str, revision: str | None) -> dict:
-    """What the checkpoint's own card says of licence, data and language, which hold for its encoders too."""
+    """What the checkpoint's own card says of licence, data, language and text policy, which hold for its parts too."""
     path = cached_file(checkpoint, "README.md", revision=revision, _raise_exceptions_for_missing_entries=False)
     if path is None:
         return {}
     metadata = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
-    inherited = ("license", "license_name", "license_link", "datasets", "language")
+    inherited = ("license", "license_name", "license_link", "datasets", "language", "medsyn")
     return {name: metadata[name] for name in inherited if name in metadata}
 
 

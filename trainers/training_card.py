@@ -9,9 +9,10 @@ from pathlib import Path
 
 import datasets
 import matplotlib
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from hub_medsyn.cards import render_card
+from hub_medsyn.cards import keep_what_people_wrote, origin_of_weights, render_card
 
 from .vlp_trainer import VLPTrainer
 
@@ -51,20 +52,34 @@ def write_curve(log_history: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
-def read_origin(dataset: str, config: str | None) -> dict:
-    """What a dataset folder's `manifest.json` says of the films and texts of one config.
+def find_manifest(dataset: str, revision: str | None) -> Path | None:
+    """A dataset's `manifest.json`, from its folder or, at one commit, from the Hub; `None` where there is none."""
+    if Path(dataset).is_dir():
+        path = Path(dataset) / "manifest.json"
+        return path if path.is_file() else None
+    if revision is None:  # not from the Hub
+        return None
+    try:
+        return Path(hf_hub_download(dataset, "manifest.json", repo_type="dataset", revision=revision))
+    except (EntryNotFoundError, HfHubHTTPError, OSError):  # a dataset of someone else, or no way to it any more
+        return None
+
+
+def read_origin(dataset: str, config: str | None, revision: str | None = None) -> dict:
+    """What a dataset's `manifest.json` says of the films and texts of one config.
 
     Args:
-        dataset (`str`): A folder, or an id on the Hub, whose manifest is not read; the card tells its commit instead.
+        dataset (`str`): A folder, or an id on the Hub.
         config (`str`, *optional*): Its config; by default the manifest's first, which is what `load_dataset` reads.
+        revision (`str`, *optional*): The commit of a dataset on the Hub, see [`hub_revision`].
 
     Returns:
         `dict`: `sha256` of the manifest, `config`, `generator`, `text_policy` and `reports`, the names of the reports'
         sources; each `None` where it is not known.
     """
     origin = dict.fromkeys(("sha256", "config", "generator", "text_policy", "reports"))
-    path = Path(dataset) / "manifest.json"
-    if not path.is_file():
+    path = find_manifest(dataset, revision)
+    if path is None:
         return origin
     content = path.read_bytes()
     try:
@@ -153,7 +168,8 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
             metric_value=round(evaluation["loss"], 4),
         )
         results = [result]
-    origin = read_origin(data_arguments.dataset, data_arguments.dataset_config)
+    revision = hub_revision(trainer.train_dataset.images)
+    origin = read_origin(data_arguments.dataset, data_arguments.dataset_config, revision)
     statistics = getattr(config.vision_config, "pretrained_cfg", None)  # only weights that were trained have them
     borrowed = bool(model_arguments.image_weights or statistics) or model_arguments.text_encoder != "scratch"
     doubts = licence_doubts(origin, borrowed)
@@ -164,8 +180,9 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         pipeline_tag="zero-shot-image-classification",
         tags=["radiology", "chest-x-ray", "medsyn", config.model_type],
         datasets=[dataset],
-        model_name=name,
+        model_name=name if results else None,
         eval_results=results,
+        medsyn=origin_of_weights(origin["text_policy"], model_arguments.text_encoder == "scratch", origin["sha256"]),
     )
     parameters = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.model.parameters()]
     card = render_card(
@@ -179,7 +196,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         model_arguments=model_arguments,
         data_arguments=data_arguments,
         origin=origin,
-        revision=hub_revision(trainer.train_dataset.images),
+        revision=revision,
         licence_doubts=doubts,
         pairs=len(trainer.train_dataset),
         rows_without_text=trainer.train_dataset.rows_without_text,
@@ -196,4 +213,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         evaluation=evaluation,
         curve=CURVE_NAME,
     )
-    card.save(folder / "README.md")
+    path = folder / "README.md"
+    if path.exists():  # of a run that goes on
+        card = keep_what_people_wrote(card, path.read_text(encoding="utf-8"), places=(str(path),))
+    card.save(path)
