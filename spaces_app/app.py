@@ -1,0 +1,75 @@
+"""Opens the page: `medsyn space`, or `python app.py` on Spaces."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="medsyn space",
+        description="Serve the demo page on this machine: read films, see where a word is, find reports and films, make "
+        "films from words. With no option it starts on the small models and films that come with it.",
+        epilog="Research only. Not for clinical use.",
+    )
+    made.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a model's folder or Hub id; may stand several times",
+    )
+    made.add_argument(
+        "--dataset", metavar="PATH", help="the films and reports to pick from and to search: folder or Hub id"
+    )
+    made.add_argument(
+        "--generator",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a diffusion pipeline to make films with, beside the phantom: folder or Hub id; may stand several times",
+    )
+    made.add_argument("--host", help="address to listen on (default: this machine only, 127.0.0.1; 0.0.0.0 for all)")
+    made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
+    made.add_argument("--seed", type=int, default=0, help="the first seed that the tab Make proposes (default: 0)")
+    return made
+
+
+def prepare() -> None:
+    """Settings that gradio reads when it is imported: nothing is reported to anybody, and what people upload lies in a
+    folder of this process alone, which goes when it ends."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    folder = Path(tempfile.mkdtemp(prefix="medsyn-space-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves the page until it is interrupted; returns 0, or 1 where it cannot start."""
+    options = parser().parse_args(argv)
+    if not 0 <= options.seed < 2**31:
+        parser().error(f"argument --seed: {options.seed} is not from 0 to {2**31 - 1}")
+    prepare()
+    print("medsyn space: loading models and films, a few seconds ...", file=sys.stderr, flush=True)
+    from spaces_app.interface import build, serving
+    from spaces_app.workbench import Workbench
+
+    try:
+        bench = Workbench.start(options.model, options.dataset, options.generator)
+        page = build(bench, options.seed)
+        page.launch(server_name=options.host, server_port=options.port, **serving())
+    except (ValueError, OSError) as error:
+        print(f"medsyn space: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""What the page does, for programs: one named endpoint an operation, with values rather than pictures of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gradio as gr
+from PIL import Image
+
+from dataset_builder.findings import CHEXPERT_LABELS
+from hub_medsyn.inference.prompts import FINDING_PROMPTS
+
+from . import tab_find, tab_make, tab_read, tab_where
+from .interface import AT_ONCE, FILM_SIDE, MEANING, STANDING, Chosen, Desk, for_clients
+from .pictures import film_picture, heat_overlay, mask_overlay
+from .uploads import Refused
+
+
+def add_endpoints(desk: Desk) -> None:
+    """
+    Adds the endpoints to the `gr.Blocks` that is open.
+
+    A film is either a file (`film`: PNG, JPEG or DICOM) or the name of a sample (`sample`, of `/samples`). Models are
+    named as `/about` lists them; left out, the first is asked. What cannot be done is an error that says why in a
+    sentence.
+    """
+    models = {"concurrency_id": "models", "concurrency_limit": AT_ONCE}
+
+    def film_of(film: str | None, sample: str | None) -> Chosen:
+        if film and sample:
+            raise Refused("Give a film or the name of a sample, not both.")
+        if film:
+            return desk.uploaded(film)
+        if sample:
+            return desk.sample(str(sample))
+        raise Refused("There is no film: give a file, or the name of a sample.")
+
+    def read_film(film: str | None, sample: str | None, models: list[str], findings: list[str]) -> dict:
+        """Scores of findings in a film, by prompts for and against each. Scores are between 0 and 1, uncalibrated, and
+        no probabilities: they rank films. Empty `models` means the first, empty `findings` CheXpert's 14 labels."""
+        one = film_of(film, sample)
+        names = desk.known_models(models)
+        return {
+            "film": one.film.name,
+            "note": one.film.note,
+            "scores": tab_read.scores(desk, one, names, findings or CHEXPERT_LABELS),
+            "report_says": {name: value for name, value in one.labels.items() if value is not None},
+            "meaning": MEANING,
+        }
+
+    def explain(film: str | None, sample: str | None, finding: str, models: list[str]) -> dict:
+        """Which visible signs of a finding each model sees in a film; scores between 0 and 1, uncalibrated."""
+        return tab_read.signs(desk, film_of(film, sample), desk.known_models(models), finding or "")
+
+    def compare_texts(film: str | None, sample: str | None, texts: str, models: list[str]) -> dict:
+        """Each model's similarity of a film with texts of your own, one a line, at most 16. Compare within a model."""
+        found = tab_read.similarities(desk, film_of(film, sample), desk.known_models(models), tab_read.lines(texts))
+        return {name: [{"text": text, "similarity": value} for text, value in pairs] for name, pairs in found.items()}
+
+    def where(
+        film: str | None, sample: str | None, phrase: str, model: str, opacity: float
+    ) -> tuple[Image.Image, dict]:
+        """Where in a film a word or phrase is: the heat map over the film as a picture, and its highest place as shares
+        of the width and height. `opacity` is between 0 and 1. For models with regions: GLoRIA and MGCA."""
+        if not isinstance(opacity, int | float) or not 0 <= opacity <= 1:
+            raise Refused("The opacity has to be a number from 0 to 1.")
+        one = film_of(film, sample)
+        name, words, heat = tab_where.where(desk, one, model, phrase)
+        across, down = tab_where.peak(heat)
+        boxes = [{"finding": of, "box": list(box), "hit": tab_where.hit(heat, box)} for of, box in one.boxes]
+        told = {"model": name, "phrase": words, "highest": {"x": across, "y": down}, "boxes": boxes}
+        told |= {"lowest_value": float(heat.values.min()), "highest_value": float(heat.values.max())}
+        told["in_words"] = tab_where.in_words(heat, one.boxes)
+        return heat_overlay(one.film, heat, opacity, one.boxes, side=FILM_SIDE), told
+
+    def nearest_reports(film: str | None, sample: str | None, model: str, number: float) -> list[dict]:
+        """The reports of the dataset nearest to a film, best first, equal impressions once."""
+        found = desk.bench.nearest_reports(film_of(film, sample).film, desk.known_model(model), number)
+        return [{"sample": one.id, "impression": one.impression, "cosine": score} for one, score in found]
+
+    def nearest_films(text: str, model: str, number: float) -> list[dict]:
+        """The films of the dataset nearest to a report or a sentence of one, best first; `/sample_film` shows them."""
+        words = tab_find.checked_text(text, "report", tab_find.LONGEST)
+        found = desk.bench.nearest_films(words, desk.known_model(model), number)
+        return [{"sample": one.id, "impression": one.impression, "cosine": score} for one, score in found]
+
+    def make(
+        impression: str, generator: str, number: float, seed: float, outlines: bool
+    ) -> tuple[list[tuple[Image.Image, str]], list[dict]]:
+        """Radiographs drawn to match an impression: pictures, with the outlines of what was drawn if asked for, and
+        each one's seed, labels, boxes and what of it cannot be seen. Film i has the seed `seed + i`. All synthetic."""
+        made = tab_make.draw(desk, impression, generator, number, seed)
+        pictures = [
+            mask_overlay(one.film, one.masks, one.boxes) if outlines else film_picture(one.film, FILM_SIDE)
+            for one in made
+        ]
+        told = [
+            {
+                "seed": one.seed,
+                "view": one.view,
+                "understood": one.understood,
+                "occult": one.occult,
+                "labels": one.labels,
+                "boxes": [{"finding": name, "box": list(box)} for name, box in one.boxes],
+            }
+            for one in made
+        ]
+        return [(picture, f"seed {one.seed}") for picture, one in zip(pictures, made, strict=True)], told
+
+    def samples() -> list[dict]:
+        """The films of the dataset that can be named as `sample`, with their impressions and labels."""
+        return [
+            {"sample": one.id, "impression": one.impression, "labels": dict(one.labels)}
+            for one in desk.samples.values()
+        ]
+
+    def sample_film(sample: str) -> tuple[Image.Image, dict]:
+        """A film of the dataset as a picture, with its impression, labels and boxes in pixels of the film."""
+        one = desk.sample(str(sample))
+        height, width = one.film.pixels.shape
+        boxes = [{"finding": name, "box": list(box)} for name, box in one.boxes]
+        told = {"impression": one.impression, "labels": one.labels, "boxes": boxes, "width": width, "height": height}
+        return film_picture(one.film, FILM_SIDE), told
+
+    def about() -> dict:
+        """Which models and generators are loaded, what can be asked, and what this may be used for."""
+        return {
+            "use": STANDING,
+            "models": {name: {"about": one.about, "grounds": one.grounds} for name, one in desk.bench.models.items()},
+            "generators": list(desk.bench.generators),
+            "samples": len(desk.samples),
+            "findings": list(FINDING_PROMPTS),
+            "meaning": MEANING,
+        }
+
+    names, drawers = list(desk.bench.models), list(desk.bench.generators)
+    with gr.Group(visible=False):
+        film = gr.File(label="film: PNG, JPEG or DICOM", type="filepath")
+        sample = gr.Textbox(None, label="sample: a name of /samples, instead of a film")
+        chosen = gr.Dropdown(
+            names, value=[], multiselect=True, allow_custom_value=True, label="models: names of /about"
+        )
+        findings = gr.Dropdown(
+            list(FINDING_PROMPTS),
+            value=[],
+            multiselect=True,
+            allow_custom_value=True,
+            label="findings: names of /about",
+        )
+        finding = gr.Textbox("Pleural Effusion", label="finding: a name of /about")
+        texts = gr.Textbox("normal chest", label="texts: one a line")
+        phrase = gr.Textbox("pleural effusion", label="phrase: a word or a short phrase")
+        model = gr.Textbox("", label="model: a name of /about; empty for the first")
+        opacity = gr.Number(0.5, label="opacity: 0 to 1")
+        number = gr.Number(tab_find.AT_FIRST, label=f"number of answers: 1 to {tab_find.MOST}", precision=0)
+        text = gr.Textbox("Normal chest.", label="text: a report or a sentence of one")
+        impression = gr.Textbox("Left pleural effusion.", label="impression: what the films should show")
+        generator = gr.Textbox(drawers[0] if drawers else "", label="generator: a name of /about")
+        films = gr.Number(1, label=f"number of films: 1 to {tab_make.MOST}", precision=0)
+        seed = gr.Number(0, label=f"seed: 0 to {tab_make.LAST_SEED}", precision=0)
+        outlines = gr.Checkbox(False, label="outlines: of what was drawn")
+        picture = gr.Image(label="picture", format="png")
+        pictures = gr.Gallery(label="films", format="png")
+        answer = gr.JSON(label="answer")
+
+        def endpoint(function: Callable, inputs: list, outputs: list, **limits) -> None:
+            called = gr.Button(visible=False)
+            called.click(for_clients(function), inputs, outputs, api_name=function.__name__, **limits)
+
+        of_film = [film, sample]
+        endpoint(read_film, [*of_film, chosen, findings], [answer], **models)
+        endpoint(explain, [*of_film, finding, chosen], [answer], **models)
+        endpoint(compare_texts, [*of_film, texts, chosen], [answer], **models)
+        endpoint(where, [*of_film, phrase, model, opacity], [picture, answer], **models)
+        endpoint(nearest_reports, [*of_film, model, number], [answer], **models)
+        endpoint(nearest_films, [text, model, number], [answer], **models)
+        making = {"concurrency_id": "make", "concurrency_limit": 1}
+        endpoint(make, [impression, generator, films, seed, outlines], [pictures, answer], **making)
+        endpoint(samples, [], [answer])
+        endpoint(sample_film, [sample], [picture, answer])
+        endpoint(about, [], [answer])

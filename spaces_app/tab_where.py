@@ -1,0 +1,134 @@
+"""Where: a word or phrase as a heat map over the film, for models that compare words with regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import gradio as gr
+import numpy as np
+
+from hub_medsyn.inference.grounding import HeatMap
+
+from .interface import FILM_SIDE, WITH_MODELS, Chosen, Desk, chips, chosen_chip, film_column, sentence, standing
+from .pictures import heat_overlay
+from .uploads import Refused, checked_text
+from .viewer import empty_film, message
+
+PHRASES = ("left pleural effusion", "pneumothorax", "enlarged heart", "pacemaker", "consolidation")
+LONGEST = 200  # characters
+HINT = (
+    "The brighter, the nearer a place is to the words. The colours run from the lowest to the highest value on this film, "
+    "so something is always bright, also when the words are not true of it."
+)
+
+
+def peak(heat: HeatMap) -> tuple[float, float]:
+    """Where the map is highest: shares of the width and height, 0 to 1."""
+    row, column = np.unravel_index(int(heat.values.argmax()), heat.values.shape)
+    height, width = heat.values.shape
+    return (column + 0.5) / width, (row + 0.5) / height
+
+
+def in_words(heat: HeatMap, boxes: Sequence) -> str:
+    """Where the map is highest, for a person: "upper right of the picture, which is the patient's left"."""
+    across, down = peak(heat)
+    height = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else "middle"
+    side = "left" if across < 0.42 else "right" if across > 0.58 else "centre"
+    patient = {"left": ", the patient's right as films hang", "right": ", the patient's left as films hang"}
+    told = f"Highest at the {height} {side} of the picture{patient.get(side, '')}"
+    inside = [name for name, box in boxes if hit(heat, box)]
+    if inside:
+        return f"{told}; that is inside the box drawn for {', '.join(inside)}."
+    return f"{told}; that is in none of the {len(boxes)} boxes drawn." if boxes else f"{told}."
+
+
+def hit(heat: HeatMap, box: Sequence[float]) -> bool:
+    across, down = peak(heat)
+    height, width = heat.values.shape
+    left, top, right, bottom = box
+    return left <= across * width <= right and top <= down * height <= bottom
+
+
+def where(desk: Desk, chosen: Chosen, name: str | None, phrase: str | None) -> tuple[str, str, HeatMap]:
+    """Model, phrase as it was read, and its heat map."""
+    phrase = checked_text(phrase, "phrase", LONGEST)
+    name = desk.known_model(name, grounding=True)
+    return name, phrase, desk.bench.where(chosen.film, name, phrase)
+
+
+def add(desk: Desk, state: gr.State) -> None:
+    names = desk.grounding
+    start = _phrase(desk.first)
+    with gr.Tab("Where", id="where", elem_id="tab-where") as tab:
+        seen = gr.State(None)
+        gr.HTML('<p class="lead">Name something and see where in the film a model finds it.</p>')
+        with gr.Row(equal_height=False):
+            first = desk.film_html(desk.first, boxes=desk.first.boxes) if desk.first else empty_film("Open a film.")
+            column = film_column("where", desk, state, first, over="Heat map", boxes=True)
+            with gr.Column(scale=5, min_width=320):
+                phrase = gr.Textbox(
+                    start,
+                    label="Word or phrase",
+                    max_lines=1,
+                    elem_id="where-phrase",
+                    info="A finding, with its side.",
+                )
+                examples = chips("where-examples", "Example phrases", PHRASES)
+                model = gr.Radio(
+                    names,
+                    value=names[0] if names else None,
+                    label="Model",
+                    elem_id="where-model",
+                    visible=len(names) > 1,
+                )
+                go = gr.Button("Show where", variant="primary", elem_id="where-go", interactive=bool(names))
+                lacking = "None of the loaded models can point at places: load a GLoRIA or MGCA with --model."
+                told = gr.HTML(
+                    message("" if names else lacking, "note"), elem_id="where-told", elem_classes="message-slot tall"
+                )
+                gr.HTML(
+                    '<p class="scale"><span>far</span><i aria-hidden="true"></i><span>near</span></p>'
+                    f'<p class="quiet">{escape(HINT)} Boxes show what was drawn into a synthetic film, its ground truth; a '
+                    "film of your own has none.</p>"
+                )
+        standing()
+
+    def show(chosen: Chosen | None, model: str | None, phrase: str):
+        try:
+            one = desk.one(chosen)
+        except Refused as refusal:
+            return gr.skip(), message(sentence(refusal)), gr.skip()
+        if not names:
+            return desk.film_html(one, boxes=one.boxes), gr.skip(), one.key
+        try:
+            name, words, heat = where(desk, one, model, phrase)
+        except Refused as refusal:
+            return desk.film_html(one, boxes=one.boxes), message(sentence(refusal)), one.key
+        said = in_words(heat, one.boxes)
+        html = desk.film_html(
+            one,
+            over=heat_overlay(one.film, heat, 1.0, side=FILM_SIDE),
+            over_alt=f"Heat map of “{words}” by {name}. {said}",
+            boxes=one.boxes,
+        )
+        return html, message(f"“{words}”, {name}. {said}", "note"), one.key
+
+    def show_if_new(chosen: Chosen | None, model: str | None, phrase: str, seen: str | None):
+        first = desk.first.key if desk.first else None
+        if (chosen.key if chosen else first) == seen:
+            return gr.skip(), gr.skip(), gr.skip()
+        return show(chosen, model, phrase)
+
+    hidden = {"api_visibility": "private", **WITH_MODELS}
+    inputs, outputs = [state, model, phrase], [column["film"], told, seen]
+    column["changed"](show, inputs, outputs)
+    tab.select(show_if_new, [*inputs, seen], outputs, **hidden)
+    for event in (go.click, phrase.submit, model.input):
+        event(show, inputs, outputs, **hidden)
+    taken = examples.click(chosen_chip, None, phrase, api_visibility="private", show_progress="hidden")
+    taken.then(show, inputs, outputs, **hidden)
+
+
+def _phrase(chosen: Chosen | None) -> str:
+    return chosen.boxes[0][0] if chosen and chosen.boxes else PHRASES[0]
