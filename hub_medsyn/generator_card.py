@@ -19,7 +19,7 @@ def generator_card(path: str | Path, name: str, base_model: str | None = None) -
 
     Args:
         path (`str` or `Path`): The folder of a diffusers pipeline, or LoRA weights: a `.safetensors` file or a folder
-            that holds `pytorch_lora_weights.safetensors`.
+            that holds `pytorch_lora_weights.safetensors`, which is what the weights are called in their repository.
         name (`str`): The folder's name, or `<org>/<name>` on the Hub.
         base_model (`str`, *optional*): Of LoRA weights: the pipeline that they were trained for, as an id on the Hub.
             By default what `adapter_config.json` beside them says.
@@ -36,15 +36,14 @@ def generator_card(path: str | Path, name: str, base_model: str | None = None) -
     from .cards import origin_of_weights, render_card
 
     path = Path(path)
-    lora = base = None
-    facts: dict[str, str] = {}
+    lora, base = None, None
     if (path / INDEX).is_file():
         facts = pipeline_facts(path)
     else:
         weights = path if path.is_file() else path / LORA_WEIGHTS
         if not weights.is_file():
             raise FileNotFoundError(f"{path} holds no generator: neither {INDEX} nor {LORA_WEIGHTS}")
-        lora, base = weights.name, base_model or recorded_base(weights.parent)
+        lora, base = LORA_WEIGHTS, base_model or recorded_base(weights.parent)
         facts = lora_facts(weights)
     metadata = ModelCardData(
         language="en",
@@ -52,7 +51,7 @@ def generator_card(path: str | Path, name: str, base_model: str | None = None) -
         library_name="diffusers",
         pipeline_tag="text-to-image",
         base_model=base,
-        tags=["radiology", "chest-x-ray", "medsyn", "text-to-image", *(["lora"] if lora else [])],
+        tags=["radiology", "chest-x-ray", "medsyn", *(["lora"] if lora else [])],
         medsyn=origin_of_weights(),
     )
     return render_card("generator_card.md.jinja", metadata, name=name, lora=lora, base=base, facts=facts)

@@ -1,12 +1,17 @@
-"""Results as entries of a model card's `model-index`."""
+"""Results as entries of a model card's `model-index`, and as a table in it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
 from trainers.downstream.results import MAIN_METRICS
+
+RESULTS = re.compile(
+    r"^## Results\n\n<!-- results: [^\n]*-->\n.*?^<!-- end of results -->\n", re.MULTILINE | re.DOTALL
+)
 
 
 def eval_results(rows: list[dict], encoder: str) -> list[EvalResult]:
@@ -56,7 +61,7 @@ def eval_results(rows: list[dict], encoder: str) -> list[EvalResult]:
 
 def add_to_card(path: str | Path, results: list[EvalResult]) -> None:
     """Adds results to the `model-index` of a card, in place of those that are equal but for their value and their
-    arguments other than the budget.
+    arguments other than the budget, and writes all of the index as a table before the card's limits.
 
     Args:
         path (`str` or `Path`): A README.md.
@@ -73,7 +78,36 @@ def add_to_card(path: str | Path, results: list[EvalResult]) -> None:
     card.data.eval_results = [*kept, *results]
     if card.data.model_name is None:
         card.data.model_name = Path(path).resolve().parent.name
+    before, limits, after = RESULTS.sub("", card.text).partition("\n## Limits\n")
+    card.text = f"{before.rstrip()}\n\n{results_section(card.data.eval_results)}{limits}{after}"
     card.save(path)
+
+
+def results_section(results: list[EvalResult]) -> str:
+    """The section of a card that shows its `model-index`."""
+    rows = []
+    for result in results:
+        arguments = result.metric_args or {}
+        low, high = arguments.get("confidence_interval_95", (None, None))
+        cells = (
+            f"{result.dataset_name}, {result.dataset_split}" if result.dataset_split else result.dataset_name,
+            result.task_name or result.task_type,
+            result.metric_name or result.metric_type,
+            f"{result.metric_value:.3f}" if isinstance(result.metric_value, float) else str(result.metric_value),
+            "" if low is None else f"{low:.3f} to {high:.3f}",
+            f"{arguments['test_images']:,}" if "test_images" in arguments else "",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    lines = [
+        "## Results",
+        "",
+        "<!-- results: made anew from the metadata whenever results are added -->",
+        "| data | task | metric | value | 95 % interval | test images |",
+        "|---|---|---|---:|---|---:|",
+        *rows,
+        "<!-- end of results -->",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _what(result: EvalResult) -> tuple:

@@ -287,7 +287,23 @@ def test_a_card_parses_back_to_the_same_numbers(tmp_path):
     assert told == {("nih", 1): 1 / 3, ("nih", 100): 2 / 3, ("openi", 100): 0.75}
     (first,) = [found for found in card.data.eval_results if found.metric_value == 1 / 3]
     assert first.metric_args["confidence_interval_95"] == [0.1, 0.95] and first.dataset_revision == "abc"
-    assert card.text.strip() == "# A" and card.data.license == "mit"
+    assert card.data.license == "mit"
+    task = "frozen encoder, classification"
+    assert card.text == (
+        "\n# A\n\n## Results\n\n<!-- results: made anew from the metadata whenever results are added -->\n"
+        "| data | task | metric | value | 95 % interval | test images |\n|---|---|---|---:|---|---:|\n"
+        f"| nih, test | {task} | Macro AUROC, 1 % of the labels | 0.333 | 0.100 to 0.950 | 10 |\n"
+        f"| nih, test | {task} | Macro AUROC, 100 % of the labels | 0.667 | 0.100 to 0.950 | 10 |\n"
+        f"| openi, test | {task} | Macro AUROC, 100 % of the labels | 0.750 |  | 10 |\n"
+        "<!-- end of results -->\n"
+    )
+    card.text = "\n# A\n\n## Limits\n\nSome.\n"
+    card.save(tmp_path / "README.md")
+    for _ in range(2):
+        add_to_card(tmp_path / "README.md", results)
+        text = ModelCard.load(tmp_path / "README.md").text
+        assert text.count("## Results") == 1 and "\n\n\n" not in text
+        assert text.endswith("<!-- end of results -->\n\n## Limits\n\nSome.\n")
     with pytest.raises(ValueError, match="no results of encoder 'c'; there are some of a, b"):
         eval_results(rows, "c")
     with pytest.raises(FileNotFoundError, match="no model card"):
