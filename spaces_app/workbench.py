@@ -2,88 +2,44 @@
 
 from __future__ import annotations
 
-import io
+import functools
+import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from transformers import AutoModel, AutoProcessor, ProcessorMixin
+from datasets import Dataset
 
 from dataset_builder.findings import ABSENT, UNCERTAIN, Finding
+from dataset_builder.generators.diffusion import DiffusionGenerator
+from dataset_builder.generators.phantom import PhantomGenerator
+from dataset_builder.generators.radiograph import GenerationError, Radiograph
+from dataset_builder.reports.labeler import read_findings
 from dataset_builder.reports.record import ReportRecord
 from hub_medsyn.inference.embedding import embed_images, embed_texts, text_limit
-from hub_medsyn.inference.grounding import OPENING, HeatMap, ground
+from hub_medsyn.inference.grounding import HeatMap, ground
 from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS
-from hub_medsyn.inference.retrieval import nearest
-from hub_medsyn.inference.zero_shot import ZeroShotClassifier
-from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
-from spaces_app.uploads import Film, Refused
+from spaces_app.bundled import bundle_paths
+from spaces_app.index import FilmIndex
+from spaces_app.loading import Model, Sample, load_films, load_model, load_pipeline, sample_of, short_names
+from spaces_app.uploads import Film, Refused, checked_text
 
 if TYPE_CHECKING:
-    from dataset_builder.generators.radiograph import ImageGenerator, Radiograph
+    from dataset_builder.generators.radiograph import ImageGenerator
 
-BUNDLE = Path(__file__).parent / "bundle"
 MAX_PROMPTS = 16  # texts that one call compares with a film
 MAX_NEIGHBOURS = 20
 MAX_MADE = 4  # films that one call makes
-MAX_SAMPLES = 200
 MAX_SEED = 2**31 - 1
-PHANTOM_SIZE = 256  # pixels
-STEPS = 25  # of a diffusion pipeline
 PHANTOM = "phantom"
+PHANTOM_SIZE = 256  # pixels
 Progress = Callable[[int, int, str], object]
 
-
-@dataclass
-class Model:
-    """An image-text model, ready to be asked.
-
-    Args:
-        name (`str`): What the page calls it.
-        model ([`ConVIRTModel`], [`GLoRIAModel`] or [`MGCAModel`]): In float32, whatever it is stored in.
-        processor (`ProcessorMixin`): Its own.
-        classifier ([`ZeroShotClassifier`]): Of this model; encodes each prompt once.
-        grounds (`bool`): Whether it has regions, so that [`Workbench.where`] can ask it.
-        card (`str`): Its README.md without the metadata, Markdown.
-        about (`str`): One line: method, image encoder, side of the films it sees.
-    """
-
-    name: str
-    model: MedSynPreTrainedModel
-    processor: ProcessorMixin
-    classifier: ZeroShotClassifier
-    grounds: bool
-    card: str
-    about: str
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A film of the dataset with what is known of it.
-
-    Args:
-        id (`str`): Its `image_id`.
-        film ([`Film`]): The film.
-        impression (`str`): Of its report.
-        findings (`str`): The FINDINGS of its report; empty where it has none.
-        labels (`dict[str, int | None]`): 1 present, 0 absent, -1 uncertain, `None` unmentioned.
-        masks (`list[tuple[str, np.ndarray]]`): A finding and its `(height, width)` bool mask.
-        boxes (`list[tuple[str, tuple[float, ...]]]`): A finding and its box, absolute x0, y0, x1, y1.
-    """
-
-    id: str
-    film: Film
-    impression: str
-    findings: str
-    labels: dict[str, int | None]
-    masks: list[tuple[str, np.ndarray]]
-    boxes: list[tuple[str, tuple[float, float, float, float]]]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,14 +80,20 @@ class Workbench:
 
     Every model, and every generator, answers one call at a time, with one torch thread: two people then use two cores,
     and twenty wait in turn without twenty pools of threads.
+
+    Args:
+        models (`Sequence[Model]`): As [`load_model`] makes them.
+        rows (`datasets.Dataset`): Films to pick from and to search, as [`load_films`] reads them.
+        generators (`Mapping[str, ImageGenerator]`): By the names that the page shows.
     """
 
-    def __init__(self, models: Sequence[Model], samples: Sequence[Sample], generators: Mapping[str, ImageGenerator]):
+    def __init__(self, models: Sequence[Model], rows: Dataset, generators: Mapping[str, ImageGenerator]):
         self.models = {model.name: model for model in models}
-        self.samples = list(samples)
+        self.rows = rows
+        self.samples = [sample_of(row) for row in rows]
         self.generators = dict(generators)
+        self.index: dict[str, FilmIndex] = {}  # of each model, from its first search on
         self._drawing = {name: threading.Lock() for name in self.generators}
-        self._embedded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @classmethod
     def start(
@@ -144,7 +106,8 @@ class Workbench:
         """Loads what the page needs.
 
         Args:
-            models (`Sequence[str | Path]`, *optional*): Folders or Hub ids; those of the bundle by default.
+            models (`Sequence[str | Path]`, *optional*): Folders or Hub ids; by default those of the bundle, and of a
+                demo that was run in the working directory.
             dataset (`str` or `Path`, *optional*): A folder or Hub id of `medsyn-cxr`; that of the bundle by default.
             generators (`Sequence[str]`, *optional*): Diffusion pipelines beside the phantom: folders or Hub ids.
             device (`str`, *optional*, defaults to `"cpu"`): Where models and pipelines are.
@@ -154,16 +117,32 @@ class Workbench:
             OSError: A folder is not there, or holds no model.
         """
         torch.set_num_threads(1)
-        models = list(models) or sorted(path for path in (BUNDLE / "models").glob("*") if path.is_dir())
-        if not models:
-            raise FileNotFoundError(
-                "no model was named and none is bundled; run `make demo`, or name one with --model"
-            )
-        names = _names([str(path) for path in models])
-        loaded = [load_model(path, name, device) for path, name in zip(models, names, strict=True)]
-        dataset = BUNDLE / "medsyn-cxr" if dataset is None else dataset
-        drawers = {PHANTOM: _phantom(), **{name: _diffusion(name, device) for name in generators}}
-        return cls(loaded, load_samples(dataset), drawers)
+        named = short_names([str(path) for path in models])
+        if not models or dataset is None:
+            openable = bundle_paths()
+            if not models:
+                named = {name: str(path) for one in openable for name, path in one.models.items()}
+            dataset = openable[0].dataset if dataset is None else dataset
+        drawers: dict[str, ImageGenerator] = {PHANTOM: PhantomGenerator(image_size=PHANTOM_SIZE)}
+        for pipeline in generators:
+            drawer = load_pipeline(pipeline, device)
+            if drawer.name in drawers:
+                raise ValueError(f"two generators are called {drawer.name}; name folders that differ")
+            drawers[drawer.name] = drawer
+        loaded = [load_model(path, name, device) for name, path in named.items()]
+        return cls(loaded, load_films(dataset), drawers)
+
+    def warm_up(self) -> None:
+        """Does what would keep the first visitor waiting: encodes the prompts, builds the indexes, renders a phantom."""
+        for name in self.models:
+            self.read(self.samples[0].film, [name])
+            if self._searchable:
+                self.nearest_films(self.samples[0].film, name, 1)
+        self.make("Normal chest.")
+
+    @property
+    def _searchable(self) -> bool:
+        return any(sample.impression for sample in self.samples)
 
     def sample(self, id: str) -> Sample:
         """The sample of this id.
@@ -189,8 +168,7 @@ class Workbench:
         """
         findings = list(FINDING_PROMPTS) if findings is None else list(findings)
         for finding in findings:
-            if finding not in FINDING_PROMPTS:
-                raise Refused("There is no such finding; pick one of the list.")
+            _known_finding(finding)
         readings = []
         for model in self._models(names):
             with model.lock:
@@ -204,9 +182,9 @@ class Workbench:
         Raises:
             Refused: The model or the finding is unknown.
         """
-        if finding not in DESCRIPTORS:
-            raise Refused("There is no such finding; pick one of the list.")
         (model,) = self._models([name])
+        if _known_finding(finding) not in DESCRIPTORS:
+            raise Refused(f"{finding} has no signs of its own; pick another finding.")
         with model.lock:
             return model.classifier.explain(film.pixels, finding)
 
@@ -218,13 +196,13 @@ class Workbench:
         Raises:
             Refused: There are too many texts, one is too long for a model, or a model is unknown.
         """
-        texts = list(dict.fromkeys(texts))
+        texts = list(dict.fromkeys(checked_text(text, "prompt") for text in texts))
         if not 1 <= len(texts) <= MAX_PROMPTS:
             raise Refused(f"There are {len(texts)} texts; give 1 to {MAX_PROMPTS}.")
         answers = {}
         for model in self._models(names):
             for text in texts:
-                _check_length(model, text)
+                _check_readable(model, text)
             with model.lock:
                 (scores,) = model.classifier.free_text(film.pixels, texts).tolist()
             answers[model.name] = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1])
@@ -237,11 +215,12 @@ class Workbench:
             Refused: The model has no regions, the phrase has no word or is too long.
         """
         (model,) = self._models([name])
+        phrase = checked_text(phrase, "phrase")
         if not model.grounds:
             able = [other.name for other in self.models.values() if other.grounds]
             way_out = f"{' and '.join(able)} can" if able else "none that is loaded here can"
             raise Refused(f"{name} compares whole films with whole texts and cannot point at places; {way_out}.")
-        _check_length(model, phrase)
+        _check_readable(model, phrase)
         if not any(character.isalnum() for character in phrase):
             raise Refused("The phrase holds no word; write one, such as effusion.")
         with model.lock:
@@ -253,8 +232,7 @@ class Workbench:
         Raises:
             Refused: The model is unknown, `k` is out of range, or the text is too long.
         """
-        films, _ = self._index(name)
-        return [(self.samples[row], score) for row, score in self._nearest(query, name, films, k)]
+        return self._nearest(query, name, "films", k)
 
     def nearest_reports(self, film: Film, name: str, k: int = 5) -> list[tuple[Sample, float]]:
         """The reports of the dataset nearest to a film; equal impressions once, by the first sample that has them.
@@ -262,11 +240,7 @@ class Workbench:
         Raises:
             Refused: As in [`Workbench.nearest_films`].
         """
-        _, texts = self._index(name)
-        first = list({sample.impression: row for row, sample in reversed(list(enumerate(self.samples)))}.values())
-        first.sort()
-        found = self._nearest(film, name, texts[first], k)
-        return [(self.samples[first[row]], score) for row, score in found]
+        return self._nearest(film, name, "reports", k)
 
     def make(
         self,
@@ -291,94 +265,50 @@ class Workbench:
         if generator not in self.generators:
             raise Refused(f"There is no such generator; pick one of {', '.join(self.generators)}.")
         number, seed = _whole(number, "number of films", 1, MAX_MADE), _whole(seed, "seed", 0, MAX_SEED)
+        impression = checked_text(impression, "impression")
+        drawer, drawn = self.generators[generator], []
+        if drawer.overlong([impression]):
+            raise Refused(f"This impression is longer than {generator} reads; shorten it.")
         record = ReportRecord(study_id="made", subject_id="made", impression=impression)
-        drawer, made = self.generators[generator], []
-        with self._drawing[generator]:
-            for place in range(number):
-                if progress is not None:
-                    progress(place, number, f"film {place + 1} of {number}")
-                (drawn,) = drawer([record], [seed + place])
-                made.append(_made(drawn, seed + place, impression))
-        return made
+        seeds = range(seed, seed + number)
+        told = progress or _nobody
+        try:
+            with self._drawing[generator]:
+                for place, one in enumerate(seeds):
+                    drawn += _draw(drawer, record, one, functools.partial(_in_all, told, place, number))
+        except GenerationError:
+            logger.exception("the generator %s could not make a film", generator)
+            raise Refused(f"{generator} could not make this film; try another seed or another generator.") from None
+        return [_made(film, one, impression) for film, one in zip(drawn, seeds, strict=True)]
 
     def _models(self, names: Sequence[str]) -> list[Model]:
         if not names:
             raise Refused("No model is chosen; pick one or more.")
         for name in names:
-            if name not in self.models:
+            if not isinstance(name, str) or name not in self.models:
                 raise Refused(f"There is no such model; pick one of {', '.join(self.models)}.")
         return [self.models[name] for name in dict.fromkeys(names)]
 
-    def _index(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _nearest(
+        self, query: str | Film, name: str, among: Literal["films", "reports"], k: int
+    ) -> list[tuple[Sample, float]]:
         (model,) = self._models([name])
-        with model.lock:
-            if name not in self._embedded:
-                films = embed_images(model.model, model.processor, [sample.film.pixels for sample in self.samples])
-                texts = embed_texts(model.model, model.processor, [sample.impression for sample in self.samples])
-                self._embedded[name] = (films, texts)
-            return self._embedded[name]
-
-    def _nearest(self, query: str | Film, name: str, index: torch.Tensor, k: int) -> Iterator[tuple[int, float]]:
-        (model,) = self._models([name])
-        k = min(_whole(k, "number of answers", 1, MAX_NEIGHBOURS), len(index))
+        k = _whole(k, "number of answers", 1, MAX_NEIGHBOURS)
+        if not self._searchable:
+            raise Refused("The films loaded here have no reports, so there is nothing to search.")
         if isinstance(query, str):
-            _check_length(model, query)
+            query = checked_text(query, "report")
+            _check_readable(model, query)
         with model.lock:
+            if name not in self.index:
+                self.index[name] = FilmIndex.build(model.model, model.processor, self.rows, "impression")
+            index = self.index[name]
             if isinstance(query, str):
-                embedded = embed_texts(model.model, model.processor, [query])
+                (embedded,) = embed_texts(model.model, model.processor, [query])
             else:
-                embedded = embed_images(model.model, model.processor, [query.pixels])
-        scores, rows = nearest(embedded, index, k)
-        return zip(rows[0].tolist(), scores[0].tolist(), strict=True)
-
-
-def load_model(path: str | Path, name: str, device: str = "cpu") -> Model:
-    """Loads one model.
-
-    Raises:
-        ValueError: It is none of this project's.
-        OSError: There is none.
-    """
-    import hub_medsyn  # noqa: F401  registers the models
-
-    model = AutoModel.from_pretrained(path, dtype=torch.float32)
-    if not isinstance(model, MedSynPreTrainedModel):
-        raise ValueError(f"{path} is a {type(model).__name__}; name a ConVIRT, GLoRIA or MGCA of this project")
-    model = model.to(device).eval()
-    processor = AutoProcessor.from_pretrained(path)
-    card = Path(path) / "README.md"
-    kind = type(model).__name__.removesuffix("Model")
-    about = f"{kind} with {model.config.vision_config.architecture}, films of {model.config.image_size} pixels"
-    return Model(
-        name=name,
-        model=model,
-        processor=processor,
-        classifier=ZeroShotClassifier(model, processor),
-        grounds=model.config.model_type in OPENING,
-        card=_without_metadata(card.read_text(encoding="utf-8")) if card.is_file() else "",
-        about=about,
-    )
-
-
-def load_samples(dataset: str | Path, most: int = MAX_SAMPLES) -> list[Sample]:
-    """The first films of a dataset, those that no model was trained on first.
-
-    Raises:
-        ValueError: The dataset has no films, or columns are missing.
-        OSError: There is no such dataset.
-    """
-    from datasets import Image as ImageColumn
-    from datasets import load_dataset
-
-    splits = load_dataset(str(dataset))
-    samples: list[Sample] = []
-    for split in sorted(splits, key=lambda name: ("test", "validation", "train").index(name)):
-        rows = splits[split].cast_column("image", ImageColumn(decode=False))
-        for row in rows.select(range(min(len(rows), most - len(samples)))):
-            samples.append(_sample(row))
-    if not samples:
-        raise ValueError(f"the dataset {dataset} holds no films")
-    return samples
+                (embedded,) = embed_images(model.model, model.processor, [query.pixels])
+        cosines, rows = index.nearest(embedded, min(k, len(index.films if among == "films" else index.reports)), among)
+        return [(self.samples[row], cosine) for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)]
 
 
 def describe(finding: Finding) -> str:
@@ -389,24 +319,7 @@ def describe(finding: Finding) -> str:
     return f"{words}, {place}" if place else words
 
 
-def _sample(row: dict) -> Sample:
-    pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("L"))
-    masks = [(entry["finding"], np.asarray(entry["mask"]) > 127) for entry in row.get("finding_masks") or ()]
-    boxes = [(entry["finding"], tuple(entry["box"])) for entry in row.get("boxes") or ()]
-    return Sample(
-        id=row["image_id"],
-        film=Film(pixels, row["image_id"]),
-        impression=row["impression"],
-        findings=row["findings"] or "",
-        labels=row["labels"],
-        masks=masks,
-        boxes=boxes,
-    )
-
-
 def _made(drawn: Radiograph, seed: int, impression: str) -> Made:
-    from dataset_builder.reports.labeler import read_findings
-
     return Made(
         film=Film(drawn.image, f"made with seed {seed}"),
         seed=seed,
@@ -419,44 +332,46 @@ def _made(drawn: Radiograph, seed: int, impression: str) -> Made:
     )
 
 
-def _check_length(model: Model, text: str) -> None:
-    limit = text_limit(model.model, model.processor)
-    tokens = len(model.processor.tokenizer(text, verbose=False)["input_ids"])
-    if tokens > limit:
-        raise Refused(f"This text has {tokens} tokens (words and pieces) and {model.name} reads {limit}; shorten it.")
+def _nobody(*_) -> None:
+    """Progress that nobody asked for."""
+
+
+def _in_all(told: Progress, place: int, number: int, step: int, steps: int) -> None:
+    """Tells the steps of one film of several as steps of all."""
+    told(place * steps + step, number * steps, f"film {place + 1} of {number}, step {step} of {steps}")
+
+
+def _draw(
+    drawer: ImageGenerator, record: ReportRecord, seed: int, on_step: Callable[[int, int], object]
+) -> list[Radiograph]:
+    if isinstance(drawer, DiffusionGenerator):
+        return drawer([record], [seed], on_step=on_step)
+    drawn = drawer([record], [seed])
+    on_step(1, 1)
+    return drawn
+
+
+def _known_finding(finding: str) -> str:
+    if not isinstance(finding, str) or finding not in FINDING_PROMPTS:
+        raise Refused("There is no such finding; pick one of the list.")
+    return finding
+
+
+def _check_readable(model: Model, text: str) -> None:
+    """Refuses what the model would cut off, or knows no word of."""
+    tokenizer, limit = model.processor.tokenizer, text_limit(model.model, model.processor)
+    tokens = tokenizer(text, verbose=False)["input_ids"]
+    if len(tokens) > limit:
+        raise Refused(
+            f"This text has {len(tokens)} tokens (words and pieces of words) and {model.name} reads {limit}; "
+            "shorten it."
+        )
+    if not set(tokens) - set(tokenizer.all_special_ids):
+        raise Refused(f"{model.name} knows none of these words; try those of a radiology report.")
 
 
 def _whole(value: float, what: str, least: int, most: int) -> int:
-    if not isinstance(value, int | float) or value != value or not least <= value <= most or value != int(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not least <= value <= most or value != int(value):  # NaN is in no range
         raise Refused(f"The {what} has to be a whole number from {least} to {most}.")
     return int(value)
-
-
-def _names(paths: list[str]) -> list[str]:
-    """Short names that differ: the last part of each path, with the one before it where that says too little."""
-    last = [Path(path).name for path in paths]
-    names = [
-        f"{Path(path).parent.name}/{name}" if last.count(name) > 1 or name.startswith("checkpoint") else name
-        for path, name in zip(paths, last, strict=True)
-    ]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two models are called {max(names, key=names.count)}; name folders that differ")
-    return names
-
-
-def _without_metadata(card: str) -> str:
-    return card.split("\n---\n", 1)[1].lstrip() if card.startswith("---\n") and "\n---\n" in card else card
-
-
-def _phantom() -> ImageGenerator:
-    from dataset_builder.generators.phantom import PhantomGenerator
-
-    return PhantomGenerator(image_size=PHANTOM_SIZE)
-
-
-def _diffusion(name: str, device: str) -> ImageGenerator:
-    from dataset_builder.generators.diffusion import DiffusionGenerator
-
-    generator = DiffusionGenerator(name, num_inference_steps=STEPS, batch_size=1, device=device)
-    generator.settings()  # finds the pipeline now, rather than when somebody waits for a film
-    return generator

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -186,9 +186,20 @@ class DiffusionGenerator:
         folder, _ = self._found
         return count_overlong(folder, read_index(folder), list(conditions))
 
-    def __call__(self, records: Sequence[ReportRecord], seeds: Sequence[int]) -> list[Radiograph]:
+    def __call__(
+        self,
+        records: Sequence[ReportRecord],
+        seeds: Sequence[int],
+        on_step: Callable[[int, int], object] | None = None,
+    ) -> list[Radiograph]:
         """
         One film a record, grey and without masks.
+
+        Args:
+            records (`Sequence[ReportRecord]`): What to draw.
+            seeds (`Sequence[int]`): Of each film.
+            on_step (`Callable`, *optional*): Told, after each denoising step of a batch, how many are done and how
+                many there are.
 
         Raises:
             GenerationError: If an image is not a number, black or blank, memory does not suffice for one image, or the
@@ -200,7 +211,7 @@ class DiffusionGenerator:
         with quiet_diffusers(), one_torch_thread():
             while len(films) < len(records):
                 some = slice(len(films), len(films) + self._fitting)
-                drawn = self._draw([self.condition(record) for record in records[some]], seeds[some])
+                drawn = self._draw([self.condition(record) for record in records[some]], seeds[some], on_step)
                 if drawn is None:
                     self._halve(records[some][0])
                     continue
@@ -209,7 +220,9 @@ class DiffusionGenerator:
                     films.append(Radiograph(grey_film(pixels, record.study_id, unsafe), made_with=made_with))
         return films
 
-    def _draw(self, prompts: list[str], seeds: Sequence[int]) -> tuple[np.ndarray, list[bool]] | None:
+    def _draw(
+        self, prompts: list[str], seeds: Sequence[int], on_step: Callable[[int, int], object] | None = None
+    ) -> tuple[np.ndarray, list[bool]] | None:
         """
         Draws at most `_fitting` images.
 
@@ -231,11 +244,19 @@ class DiffusionGenerator:
                     generator=generators,
                     output_type="np",
                     **self._arguments(self._fitting),
+                    **({} if on_step is None else {"callback_on_step_end": self._steps(on_step)}),
                 )
         except torch.OutOfMemoryError:
             return None  # and with the traceback goes what it held
         unsafe = output.get("nsfw_content_detected") or [False] * self._fitting
         return output.images[: len(prompts)], unsafe[: len(prompts)]
+
+    def _steps(self, on_step: Callable[[int, int], object]) -> Callable:
+        def told(pipeline, step: int, timestep, kwargs: dict) -> dict:
+            on_step(step + 1, self.num_inference_steps)
+            return kwargs
+
+        return told
 
     def _arguments(self, batch_size: int) -> dict:
         arguments = {
@@ -282,7 +303,7 @@ class DiffusionGenerator:
         import torch
 
         device = self._device()
-        return torch.cuda.getdevice_name(device) if device.startswith("cuda") else device
+        return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
     @cached_property
     def _pipeline(self):
