@@ -73,7 +73,7 @@ def _write_shard(path: Path, rows: Sequence[Row], plan: Plan, parts: FilmParts, 
         for start in range(0, len(rows), ROW_GROUP):
             group = [
                 dataset_row(
-                    row.record,
+                    row,
                     plan.films[row.film].seed,
                     parts.film(row.film),
                     generator.name,

@@ -6,15 +6,18 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from dataset_builder.manifest import MANIFEST, read_manifest, write_json
-from dataset_builder.ranks import POLL_SECONDS, START_SECONDS
+from dataset_builder.ranks import POLL_SECONDS, START_SECONDS, Rank
 
 WORK = ".build"
 SETTINGS = "settings.json"
+SECRET_SEED = "secret_seed"
+NOT_BEGUN = "rank 0 has not begun within {} s; do all ranks see the same folder {}?"
 
 
 def refuse_foreign(out: Path) -> None:
@@ -67,9 +70,13 @@ def only_build(out: Path) -> Iterator[Path]:
 
 
 def differences(there: dict, asked: dict, prefix: str = "") -> list[str]:
-    """The settings that differ, each as `name (there ..., asked for ...)`; nested ones with dots in their names."""
+    """
+    The settings that differ, each as `name (there ..., asked for ...)`; nested ones with dots in their names.
+
+    A secret seed is never among them: `reports_sha256` differs where it does, and no message is to tell it.
+    """
     found = []
-    for name in sorted(there.keys() | asked.keys()):
+    for name in sorted((there.keys() | asked.keys()) - {SECRET_SEED}):
         before, now = there.get(name), asked.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
             found += differences(before, now, f"{prefix}{name}.")
@@ -102,6 +109,37 @@ def is_built(out: Path, name: str) -> bool:
     return name in read_manifest(out)["configs"] and (out / "data" / name).exists()
 
 
+def begun_settings(out: Path, name: str) -> dict | None:
+    """The settings under which a config is built or was begun; `None` where it is neither."""
+    if is_built(out, name):
+        return read_manifest(out)["configs"][name]["settings"]
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads((out / WORK / name / SETTINGS).read_text(encoding="utf-8"))["settings"]
+    return None
+
+
+def secret_seed(out: Path, name: str, rank: Rank) -> int:
+    """
+    The base seed that nobody can guess: the one a config was begun with, else 63 bits from the operating system.
+
+    Args:
+        out (`Path`): The dataset's folder.
+        name (`str`): The config.
+        rank (`Rank`): Which process of a launch this is; all but rank 0 wait until that has begun.
+
+    Raises:
+        ChildProcessError: If rank 0 does not begin.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while (settings := begun_settings(out, name)) is None and rank.index > 0:
+        if time.monotonic() > deadline:
+            raise ChildProcessError(NOT_BEGUN.format(START_SECONDS, out))
+        time.sleep(POLL_SECONDS)
+    if settings is not None and SECRET_SEED in settings:
+        return settings[SECRET_SEED]
+    return secrets.randbits(63)  # where the config was begun with another seed, that is found and refused later
+
+
 def await_begin(out: Path, name: str, state: dict) -> None:
     """
     Waits, in a rank other than 0, until rank 0 has begun the build of a config, now or in an earlier launch.
@@ -127,7 +165,7 @@ def await_begin(out: Path, name: str, state: dict) -> None:
             refuse_other_settings(work, there, state, f"delete {work}")
             return
         time.sleep(POLL_SECONDS)
-    raise ChildProcessError(f"rank 0 has not begun within {START_SECONDS} s; do all ranks see the same folder {out}?")
+    raise ChildProcessError(NOT_BEGUN.format(START_SECONDS, out))
 
 
 def refuse_other_settings(where: Path, there: dict, asked: dict, remedy: str) -> None:

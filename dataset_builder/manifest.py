@@ -71,9 +71,11 @@ def write_json(path: Path, content: dict) -> None:
 
 def add_config(manifest: dict, name: str, entry: dict) -> dict:
     """The manifest with one config more; its text policy is the strictest of all its configs."""
+    from hub_medsyn.policy import strictest  # here, since `medsyn build --help` has no time to import torch
+
     configs = manifest["configs"] | {name: entry}
-    credentialed = any(each["settings"]["text_policy"] == "credentialed" for each in configs.values())
-    return {"format": FORMAT, "text_policy": "credentialed" if credentialed else "public", "configs": configs}
+    policy = strictest(each["settings"]["text_policy"] for each in configs.values())
+    return {"format": FORMAT, "text_policy": policy, "configs": configs}
 
 
 def describe(plan: Plan, data: Path, image_hashes: Sequence[str]) -> dict:
@@ -86,7 +88,8 @@ def describe(plan: Plan, data: Path, image_hashes: Sequence[str]) -> dict:
         image_hashes (`Sequence[str]`): sha256 of the encoded image of every film of the plan.
 
     Returns:
-        `dict`: `splits` (rows, subjects, shards, bytes), `labels`, `occult_findings`, `images`.
+        `dict`: `splits` (rows, subjects, shards, bytes), `labels`, `occult_findings`, `images`, and the number of
+            rows with a `report_hash` as `report_hashes`.
 
     Raises:
         RuntimeError: If the rows on disk are not those of the plan.
@@ -125,6 +128,7 @@ def describe(plan: Plan, data: Path, image_hashes: Sequence[str]) -> dict:
         "splits": splits,
         "labels": {name: {value: counts[value] for value in LABEL_VALUES.values()} for name, counts in labels.items()},
         "occult_findings": dict(sorted(occult.items())),
+        "report_hashes": sum(row.report_hash is not None for row in plan.rows),
         "images": {
             "num_rows": len(row_hashes),
             "num_distinct": len(set(row_hashes)),

@@ -25,7 +25,7 @@ from datasets.fingerprint import Hasher
 from dataset_builder.films import PART_FILMS, one_torch_thread
 from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.manifest import package_versions
-from dataset_builder.plan import SPLIT_SHARES, Film, Row, make_plan
+from dataset_builder.plan import SPLIT_SHARES, Film, Row, default_policy, make_plan
 from dataset_builder.reports.funnel import Funnel
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.rows import IMAGE_FORMATS, dataset_row, render_films, row_features
@@ -47,7 +47,9 @@ class MedSynCXRConfig(datasets.BuilderConfig):
         generator (`ImageGenerator`, *optional*): By default `PhantomGenerator(image_size)`.
         image_size (`int`, *optional*, defaults to 256): Height and width of the phantom's films.
         seed, seed_mode, image_format, min_tokens, limit, splits, allow_cross_split_repeats:
-            As in [`~dataset_builder.build.build`].
+            As in [`~dataset_builder.build.build`]; `seed` is a number.
+        text_policy (`str`, *optional*): As in [`~dataset_builder.build.build`]; here it decides the order of the rows
+            and nothing else.
     """
 
     num_samples: int = 200
@@ -64,6 +66,7 @@ class MedSynCXRConfig(datasets.BuilderConfig):
     limit: int | None = None
     splits: Sequence[float] = SPLIT_SHARES
     allow_cross_split_repeats: bool = False
+    text_policy: str | None = None
 
     def image_generator(self) -> ImageGenerator:
         if self.generator is None:
@@ -140,6 +143,7 @@ class MedSynCXR(datasets.GeneratorBasedBuilder):
             config.seed_mode,
             config.splits,
             config.allow_cross_split_repeats,
+            order_by_id=(config.text_policy or default_policy(kept)) != "public",
         )
         splits = []
         for split, rows in plan.split_rows().items():
@@ -162,6 +166,6 @@ class MedSynCXR(datasets.GeneratorBasedBuilder):
             films = dict(zip(distinct, rendered, strict=True))
             for row, film in chunk:
                 example = dataset_row(
-                    row.record, film.seed, films[row.film], generator.name, image_format, generator.localizes
+                    row, film.seed, films[row.film], generator.name, image_format, generator.localizes
                 )
                 yield example["image_id"], example

@@ -16,16 +16,21 @@ from dataset_builder.reports.record import ReportRecord
 SPLITS = ("train", "validation", "test")
 SPLIT_SHARES = (0.8, 0.1, 0.1)
 SEED_MODES = ("study", "prompt", "fixed")
+SECRET = "secret"  # a base seed that is drawn at random and stands in the local manifest alone
 SHOWN_STUDIES = 5
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the dataset to be: its report, its split, and the number of its film in `Plan.films`."""
+    """
+    One row of the dataset to be: its report, its split, the number of its film in `Plan.films`, and the hash that the
+    whole report keys ([`~hub_medsyn.policy.report_hashes`]).
+    """
 
     record: ReportRecord
     split: str
     film: int
+    report_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Plan:
-    """All rows, split by split and in the order of the reports within one, and the distinct films they need."""
+    """All rows, split by split, in the order of the reports or of hashed ids within one, and the films they need."""
 
     rows: list[Row]
     films: list[Film]
@@ -59,6 +64,11 @@ class Plan:
             whole = [asdict(row.record), row.split, film.condition, film.seed]
             digest.update(json.dumps(whole, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
+
+
+def default_policy(records: Iterable[ReportRecord]) -> str:
+    """Who may read reports of which nothing else is said: anyone those of the grammar, and only some all others."""
+    return "public" if all(record.source == "grammar" for record in records) else "credentialed"
 
 
 def image_seed(seed: int, seed_mode: str, study_id: str, condition: str) -> int:
@@ -123,6 +133,7 @@ def make_plan(
     seed_mode: str = "study",
     splits: Sequence[float] = SPLIT_SHARES,
     allow_cross_split_repeats: bool = False,
+    order_by_id: bool = False,
 ) -> Plan:
     """
     Gives every report its split, seed and film.
@@ -135,14 +146,18 @@ def make_plan(
             share one film.
         splits (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of train, validation and test.
         allow_cross_split_repeats (`bool`, *optional*, defaults to `False`): Let one film stand in two splits.
+        order_by_id (`bool`, *optional*, defaults to `False`): Put the rows of a split in the order of the hashes of
+            their study ids. A table may be sorted by its text, and then the order of the reports tells of it.
 
     Raises:
         ValueError: A repeated study id, no report at all, a bad setting, one subject in two splits, or films that
             would stand in two splits.
     """
+    from hub_medsyn.policy import report_hashes  # here, since rendering processes need nothing of it
+
     if seed_mode not in SEED_MODES:
         raise ValueError(f"seed mode {seed_mode!r} is not one of {', '.join(SEED_MODES)}")
-    if not 0 <= seed < 2**63:
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed {seed} is not between 0 and 2**63 - 1")
     records = list(records)
     if not records:
@@ -153,7 +168,15 @@ def make_plan(
             raise ValueError(f"study id {record.study_id!r} comes twice; ids have to be unique")
         seen.add(record.study_id)
     record_splits = assign_splits(records, splits)
-    order = sorted(range(len(records)), key=lambda index: SPLITS.index(record_splits[index]))  # stable
+    hashes = report_hashes(
+        [(record.report, record.impression, record.study_id, record.subject_id) for record in records]
+    )
+
+    def place(index: int) -> tuple[int, bytes]:
+        study = records[index].study_id.encode("utf-8", "surrogatepass")
+        return SPLITS.index(record_splits[index]), hashlib.sha256(study).digest() if order_by_id else b""
+
+    order = sorted(range(len(records)), key=place)  # stable
 
     rows, films, numbers = [], [], {}
     for index in tqdm(order, desc="planning", unit="report", delay=2):
@@ -164,7 +187,7 @@ def make_plan(
         number = numbers.setdefault((film_seed, condition), len(films))
         if number == len(films):
             films.append(Film(record, condition, film_seed))
-        rows.append(Row(record, record_splits[index], number))
+        rows.append(Row(record, record_splits[index], number, hashes[index]))
     plan = Plan(rows, films)
     if not allow_cross_split_repeats:
         refuse_repeats(plan, list(range(len(films))))

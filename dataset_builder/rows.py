@@ -21,6 +21,8 @@ from dataset_builder.reports.record import ReportRecord
 if TYPE_CHECKING:
     from datasets import Features
 
+    from dataset_builder.plan import Row
+
 IMAGE_FORMATS = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}}
 
 # One generated film as it waits on disk between rendering and assembly.
@@ -50,7 +52,8 @@ def row_features(localizes: bool) -> Features:
             `occult_findings` (asked for, but too faint to be seen or not drawn). All three name a finding by its kind.
 
     Returns:
-        `datasets.Features`: `labels` holds 1 present, 0 absent, -1 uncertain, null unmentioned.
+        `datasets.Features`: `labels` holds 1 present, 0 absent, -1 uncertain, null unmentioned. `report_hash` is null
+            where there is no whole report, or one that could be guessed.
     """
     from datasets import Features, Image, List, Value
 
@@ -62,6 +65,7 @@ def row_features(localizes: bool) -> Features:
         "subject_id": text,
         "prompt": text,
         "prompt_sha256": text,
+        "report_hash": text,
         "findings": text,
         "impression": text,
         "labels": {name: Value("int8") for name in CHEXPERT_LABELS},
@@ -161,18 +165,18 @@ def text_labels(record: ReportRecord) -> dict[str, int | None]:
     return report_labels("\n\n".join(filter(None, (record.findings, record.impression))))
 
 
-def dataset_row(
-    record: ReportRecord, seed: int, film: dict, generator_name: str, image_format: str, localizes: bool
-) -> dict:
+def dataset_row(row: Row, seed: int, film: dict, generator_name: str, image_format: str, localizes: bool) -> dict:
     """One row of the dataset, with the encoded images as `{"bytes", "path"}`."""
+    record = row.record
     image_id = f"{generator_name}-{record.study_id}"
-    row = {
+    columns = {
         "image": {"bytes": film["image"], "path": f"{image_id}.{image_format}"},
         "image_id": image_id,
         "study_id": record.study_id,
         "subject_id": record.subject_id,
         "prompt": record.impression,
         "prompt_sha256": hashlib.sha256(record.impression.encode()).hexdigest(),
+        "report_hash": row.report_hash,
         "findings": record.findings,
         "impression": record.impression,
         "labels": film["labels"] or text_labels(record),
@@ -182,5 +186,5 @@ def dataset_row(
         "source": record.source,
     }
     if localizes:
-        row |= {name: film[name] for name in ("finding_masks", "boxes", "occult_findings")}
-    return row
+        columns |= {name: film[name] for name in ("finding_masks", "boxes", "occult_findings")}
+    return columns

@@ -279,7 +279,7 @@ class BrokenGenerator(FakeGenerator):
 
 
 def test_a_broken_film_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match="s00000") as caught:
+    with pytest.raises(RuntimeError, match="studies s0000[0-3]$") as caught:
         build(fake_records(4), BrokenGenerator(), tmp_path / "d")
     assert "float32" in str(caught.value.__cause__)
 
