@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .staging import encoder_folders, stage_encoder, stage_model
 from .staging_dataset import DatasetStaging
+from .staging_generator import stage_generator
 from .staging_space import SpaceStaging
 from .upload import Published, Staging, rehearse, upload
 
@@ -15,6 +16,7 @@ KINDS = {
     "dataset": "what `medsyn build` wrote",
     "model": "a checkpoint, as `medsyn pretrain` or `medsyn convert` wrote it",
     "encoders": "what `medsyn export-encoders` wrote, or one of its two folders",
+    "generator": "a diffusers pipeline, or LoRA weights for one",
     "space": "the demo page, with the packages it needs",
 }
 
@@ -112,6 +114,29 @@ def publish_encoders(
     return [_publish(staging, name, private, gated, create_pr, dry_run) for name, staging in stagings.items()]
 
 
+def publish_generator(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    base_model: str | None = None,
+    private: bool = False,
+    gated: bool = False,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    message: str | None = None,
+) -> Published:
+    """
+    Publishes a generator of films; options, result and errors as of [`publish_dataset`].
+
+    Args:
+        folder (`str` or `Path`): A diffusers pipeline, or LoRA weights: a `.safetensors` file or a folder with one.
+        repo_id (`str`): `<org>/<name>`.
+        base_model (`str`, *optional*): Of LoRA weights: the pipeline that they were trained for, as an id on the Hub.
+    """
+    staging = stage_generator(folder, repo_id, base_model, message)
+    return _publish(staging, repo_id, private, gated, create_pr, dry_run)
+
+
 def publish_space(
     folder: str | Path | None,
     repo_id: str,
@@ -155,6 +180,10 @@ def build_parser() -> argparse.ArgumentParser:
         if kind == "dataset":
             each.add_argument(
                 "--text-policy", choices=["ids-only"], help="leave out all that tells of the reports: docs/policy.md"
+            )
+        if kind == "generator":
+            each.add_argument(
+                "--base-model", metavar="ORG/NAME", help="of LoRA weights: the pipeline that they were trained for"
             )
         each.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
         each.add_argument("--message", help="of the commit")
@@ -219,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
         "dataset": publish_dataset,
         "model": publish_model,
         "encoders": publish_encoders,
+        "generator": publish_generator,
         "space": publish_space,
     }[kind]
     try:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import ModelCard, RepoCard
+from safetensors import safe_open
 
 from .cards import keep_what_people_wrote, renamed_in_code
 from .policy import Verdict, judge_model
@@ -34,6 +35,7 @@ PROCESSING = (
     "sentencepiece.bpe.model",
 )
 TELLING = ("training_curve.png", "conversion.json")
+WEIGHT_NOTES = frozenset({"format", "lora_adapter_metadata"})  # of transformers and diffusers: settings alone
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -51,6 +53,7 @@ def check_weights(folder: Path, files: dict[str, Path]) -> None:
     """
     Raises:
         FileNotFoundError: If there are no safetensors among the files, or not all that their index lists.
+        ValueError: If there are words beside the weights.
     """
     if not any(name.endswith(".safetensors") for name in files):
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
@@ -59,6 +62,14 @@ def check_weights(folder: Path, files: dict[str, Path]) -> None:
             f"{folder} holds no weights as safetensors{only}; save the model with `save_pretrained` of transformers"
         )
     for name, path in files.items():
+        if name.endswith(".safetensors"):
+            with safe_open(path, framework="numpy") as file:
+                notes = sorted(set(file.metadata() or {}) - WEIGHT_NOTES)
+            if notes:
+                raise ValueError(
+                    f"{path} holds the note {notes[0]!r} beside its weights, where some programs put the captions that "
+                    "they trained on; save the weights anew with safetensors' `save_file`, which writes none"
+                )
         if name.endswith(".safetensors.index.json"):
             listed = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
             if missing := sorted(listed - files.keys()):
