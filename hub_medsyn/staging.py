@@ -67,8 +67,8 @@ def check_weights(folder: Path, files: dict[str, Path]) -> None:
                 notes = sorted(set(file.metadata() or {}) - WEIGHT_NOTES)
             if notes:
                 raise ValueError(
-                    f"{path} holds the note {notes[0]!r} beside its weights, where some programs put the captions that "
-                    "they trained on; save the weights anew with safetensors' `save_file`, which writes none"
+                    f"{path} holds the note {notes[0]!r} beside its weights, where some trainers put their captions; "
+                    "save the weights anew with safetensors' `save_file`, which writes none"
                 )
         if name.endswith(".safetensors.index.json"):
             listed = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
