@@ -52,7 +52,7 @@ def write_card(out: Path, manifest: dict) -> None:
     for config in manifest["configs"]:
         grids[config] = grid_path(config)
         picture = io.BytesIO()
-        sample_grid(out / "data" / config).save(picture, format="png", optimize=True)
+        sample_grid(out / "data" / config).save(picture, format="png")
         _write(out / grids[config], picture.getvalue())
         schemas[config] = pq.read_schema(_shards(out / "data" / config)[0])
     card = dataset_card(manifest, out.name, schemas, grids)

@@ -2,13 +2,10 @@ import hashlib
 import json
 
 import pytest
-from huggingface_hub import DatasetCard
 
 from dataset_builder.build import build
-from dataset_builder.findings import Finding, chexpert_labels
 from dataset_builder.manifest import add_config, read_manifest
 from dataset_builder.reports.record import ReportRecord
-from hub_medsyn import dataset_card
 from tests.fixtures.generators import FakeGenerator, fake_records
 
 
@@ -139,45 +136,3 @@ def test_prompt_mode_draws_a_film_once(tmp_path, monkeypatch):
     images = manifest["configs"]["fake"]["images"]
     assert len(drawn) == images["num_distinct"] == 31 and images["num_rows"] == 50
     assert images["repeated_across_splits"] == {"images": 1, "rows": 20}
-
-
-def test_the_card(built):
-    out, manifest = built
-    card = DatasetCard.load(out / "README.md")
-    assert card.data.license == "other" and card.data.size_categories == "n<1K"
-    assert [config["config_name"] for config in card.data.configs] == ["default", "fake"]
-    train = manifest["configs"]["fake"]["splits"]["train"]["num_examples"]
-    assert card.data.dataset_info[0]["splits"][0]["num_examples"] == train
-    for text in (
-        "Not for clinical use",
-        "Bypassing the Need for Real Images",
-        "| base seed | 0 |",
-        f"| train | {train} |",
-        "| long enough | 59 |",
-        "| reports from | fake |",
-        "Text of `fake`: credentialed.",
-        "![Samples of fake](assets/samples-fake.png)",
-        "pleural effusion",
-    ):
-        assert text in card.text, text
-    assert "\n\n\n" not in card.text
-
-
-def test_the_grid_outlines_masks_and_says_no_report_text(built):
-    import numpy as np
-    from PIL import Image
-
-    out, _ = built
-    grid = np.asarray(Image.open(out / "assets" / "samples-fake.png"))
-    assert grid.shape == (3 * 306, 4 * 256, 3)
-    coloured = (grid.max(axis=-1).astype(int) - grid.min(axis=-1)) > 60
-    assert 200 < coloured[:256].sum() < 20_000
-    # Nothing but a name in a caption may come from a row: no report text stands in the card.
-    card = (out / "README.md").read_text()
-    assert "Findings of film" not in card and "Film 12" not in card
-
-
-def test_a_film_without_labels_is_not_said_to_show_nothing():
-    emphysema = chexpert_labels([Finding("emphysema")])
-    assert dataset_card._label_caption(emphysema) == "none of the 14 labels present"
-    assert dataset_card._label_caption(chexpert_labels([], normal=True)) == "No Finding"
