@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,7 +23,8 @@ def online(folder: Path, **settings) -> Iterator[StandInHub]:
     The clients read `HF_ENDPOINT` when they are imported, and some keep it in places that nothing can reach later.
     Therefore `tests/conftest.py` chooses a free port of the loopback before any import, and every Hub of this process
     listens on that port, one after the other. What remains to be changed here, and is changed back at the end, are the
-    switches that the clients look up at every call: offline mode and the folders of their caches.
+    switches that the clients look up at every call: offline mode, of which several modules hold a copy, and the
+    folders of their caches.
 
     Args:
         folder (`Path`): Holds the Hub and the clients' caches, all fresh.
@@ -32,12 +35,12 @@ def online(folder: Path, **settings) -> Iterator[StandInHub]:
 
     caches = folder / "caches"
     changes = [
-        (constants, "HF_HUB_OFFLINE", False),
         (constants, "HF_HUB_CACHE", str(caches / "hub")),
-        (datasets.config, "HF_HUB_OFFLINE", False),
         (datasets.config, "HF_DATASETS_CACHE", caches / "datasets"),
         (datasets.config, "DOWNLOADED_DATASETS_PATH", caches / "datasets" / "downloads"),
     ]
+    copies = [module for module in sys.modules.values() if module.__dict__.get("HF_HUB_OFFLINE") is True]
+    changes += [(module, "HF_HUB_OFFLINE", False) for module in copies]
     port = urlsplit(os.environ["HF_ENDPOINT"]).port
     with pytest.MonkeyPatch.context() as patch, StandInHub(folder / "hub", port=port, **settings) as hub:
         for module, name, value in changes:
@@ -57,8 +60,6 @@ def online(folder: Path, **settings) -> Iterator[StandInHub]:
 @pytest.fixture
 def no_waiting(monkeypatch):
     """The Hub's clients try again at once where they would wait for seconds."""
-    from types import SimpleNamespace
-
     from huggingface_hub.utils import _http
 
     monkeypatch.setattr(_http, "time", SimpleNamespace(**{**vars(_http.time), "sleep": lambda seconds: None}))
