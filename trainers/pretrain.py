@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run(model_arguments, data_arguments, training_arguments) -> None:
+def run(model_arguments, data_arguments, training_arguments, make_model=None) -> None:
     """Pre-trains one model and leaves its folder.
 
     Args:
@@ -34,6 +34,8 @@ def run(model_arguments, data_arguments, training_arguments) -> None:
         data_arguments ([`~trainers.arguments.DataArguments`]): What on.
         training_arguments ([`~trainers.arguments.VLPTrainingArguments`]): How; `output_dir` receives `config.json`,
             `model.safetensors`, tokenizer, image processor, card, curve and checkpoints.
+        make_model (`Callable`, *optional*, defaults to [`model_of_encoders`]):
+            Makes the untrained model and its processor of an architecture that no option names.
 
     Raises:
         ValueError: If the folder holds a model already, or the data cannot be used.
@@ -54,6 +56,7 @@ def run(model_arguments, data_arguments, training_arguments) -> None:
     set_seed(training_arguments.seed)
     method = METHODS[model_arguments.model]
     train_rows, eval_rows = load_rows(data_arguments)
+    make_model = make_model or model_of_encoders
     model, processor = make_model(method.model_class, model_arguments, data_arguments, train_rows)
     train_pairs = make_pairs(train_rows, processor, data_arguments, training_arguments.seed)
     eval_pairs, no_evaluation = None, "no validation split"
@@ -112,7 +115,7 @@ def load_rows(data_arguments):
     return train, splits.get(data_arguments.eval_split)
 
 
-def make_model(model_class, model_arguments, data_arguments, rows):
+def model_of_encoders(model_class, model_arguments, data_arguments, rows):
     """The model and its processor, out of the encoders that were asked for."""
     from transformers import AutoTokenizer, VisionTextDualEncoderProcessor
 
