@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from .cards import origin_of_weights, render_card
 from .convert_keys import LAYOUTS
+from .modeling_medsyn import without_pooler
 
 REPORT_NAME = "conversion.json"
 
@@ -111,6 +112,7 @@ def write_card(model: PreTrainedModel, report: ConversionReport, folder: Path) -
         layout=layout,
         report=report,
         switches=model.config.departures(),
+        pooler_left_out=bool(without_pooler(model.config.text_config)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
     card.save(folder / "README.md")

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from hub_medsyn.cards import keep_what_people_wrote, origin_of_weights, render_card
+from hub_medsyn.modeling_medsyn import without_pooler
 
 from .vlp_trainer import VLPTrainer
 
@@ -193,6 +194,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         folder=name,
         config=config,
         switches=config.departures(),
+        pooler_left_out=bool(without_pooler(config.text_config)),
         model_arguments=model_arguments,
         data_arguments=data_arguments,
         origin=origin,

@@ -16,8 +16,14 @@ import torch
 import yaml
 from datasets import Dataset
 from datasets.arrow_writer import ArrowWriter
+from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from transformers import AutoModel, AutoProcessor, BertModel
 
+from hub_medsyn.remote_code import add_remote_code
+from medsyn import main as medsyn_main
+from tests.fixtures.cards import check_card
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca, tiny_text_config, tiny_tokenizer
 from tests.trainers.pairs_of_films import film_rows
 from trainers.arguments import COMMON, parse
@@ -103,6 +109,65 @@ def test_card_tells_the_run(trained, dataset):
     ):
         assert said in card
     assert "effusion." not in card.split("## Model")[1]
+
+
+def test_the_card_is_one_that_the_hub_takes_and_says_where_words_and_numbers_come_from(trained, dataset):
+    card = ModelCard.load(trained / "README.md")
+    check_card(card, "model")
+    sha = hashlib.sha256((dataset / "manifest.json").read_bytes()).hexdigest()
+    assert card.data.medsyn == {"text_policy": "public", "vocabulary_from_reports": False, "manifest_sha256": sha}
+    (result,) = card.data.eval_results
+    state = json.loads((trained / "trainer_state.json").read_text())
+    evaluated = [entry for entry in state["log_history"] if "eval_loss" in entry][-1]
+    assert result.metric_value == round(evaluated["eval_loss"], 4) and result.dataset_split == "validation"
+    index = eval_results_to_model_index(card.data.model_name, card.data.eval_results)
+    assert index == metadata_load(trained / "README.md")["model-index"]
+    assert model_index_to_eval_results(index) == ("convirt", [result])
+    limits = card.text.split("## Limits")[1]
+    guessed = evaluated["eval_loss_global"] > 0.9 * math.log(4)
+    assert ("little better than by guessing" in limits) == guessed and "synthetic films alone" in limits
+
+
+def test_what_the_card_tells_runs_as_it_stands(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "convirt")
+    add_remote_code(tmp_path / "convirt")
+    monkeypatch.chdir(tmp_path)
+    film_rows(1)["image"][0].save("film.png")
+    card = Path("convirt/README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"```bash\n(.*?)```", card, flags=re.DOTALL)
+    assert medsyn_main(command.split()[1:]) == 0
+    blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert len(blocks) == 3 and "add_pooling_layer=False" in blocks[2]
+    told = []
+    for block in blocks:
+        names = {}
+        exec(block.replace('\nclassify("film', '\nanswers = classify("film'), names)
+        told.append(names)
+    assert sum(answer["score"] for answer in told[0]["answers"]) == pytest.approx(1)
+    assert {answer["label"] for answer in told[0]["answers"]} == {"edema", "no edema"}
+    weights, again = (names["model"].state_dict() for names in told[:2])
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    features = told[2]["image_encoder"](torch.zeros(1, 3, 32, 32))
+    assert features.shape[-1] == told[0]["model"].vision_model.timm_model.num_features
+    assert len(told[2]["tokenizer"]) == told[2]["text_encoder"].config.vocab_size
+
+
+def test_the_manifest_of_a_dataset_on_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text(manifest("sd", "credentialed", ["mimic-cxr"]))
+    asked = []
+
+    def download(*asked_for, **options):
+        asked.append((asked_for, options))
+        if asked_for[0] == "someone/else":
+            raise LocalEntryNotFoundError("no manifest there")
+        return str(tmp_path / "manifest.json")
+
+    monkeypatch.setattr("trainers.training_card.hf_hub_download", download)
+    origin = read_origin("org/medsyn-cxr", None, "0" * 40)
+    assert asked == [(("org/medsyn-cxr", "manifest.json"), {"repo_type": "dataset", "revision": "0" * 40})]
+    assert origin["text_policy"] == "credentialed" and origin["generator"] == "sd" and origin["sha256"]
+    assert set(read_origin("someone/else", None, "0" * 40).values()) == {None}
+    assert set(read_origin("org/medsyn-cxr", None).values()) == {None} and len(asked) == 2
 
 
 @pytest.mark.parametrize(("method", "directions"), [("gloria", 2), ("mgca", 2)])
@@ -236,7 +301,9 @@ def test_scratch_text_encoder_learns_its_own_words(dataset, tmp_path, capsys):
     assert tokenizer.tokenize("Effusion") == ["effusion"]
     config = AutoModel.from_pretrained(out).config
     assert config.text_config.vocab_size == len(tokenizer) and config.frozen_text_layers == 0
-    assert "random start, vocabulary from the training texts" in (out / "README.md").read_text()
+    card = ModelCard.load(out / "README.md")
+    assert "random start, vocabulary from the training texts" in card.text
+    assert card.data.medsyn["vocabulary_from_reports"]
     shown = capsys.readouterr().out
     assert "24 pairs (0 rows without text left out)" in shown
     command = shlex.split(shown.strip().splitlines()[-1])
@@ -281,8 +348,10 @@ def test_resume_from_the_last_checkpoint(dataset, text_encoder, trained, tmp_pat
         assert all(torch.equal(value, full[name]) for name, value in resumed.items())
 
     (tmp_path / "model.safetensors").unlink()
+    card = card.replace("<!-- end of notes -->", "Mine.\n<!-- end of notes -->")
+    (tmp_path / "README.md").write_text(card)
     resume()  # after the last step: nothing is left to do but to leave the model
-    assert (tmp_path / "README.md").read_text() == card
+    assert (tmp_path / "README.md").read_text() == card and card.count("Mine.") == 1
     shutil.rmtree(tmp_path / "checkpoint-7")
     resume()
 
