@@ -32,14 +32,11 @@ def seed_option(text: str) -> int | str:
 
 
 def add_report_options(group: argparse._ArgumentGroup, columns: Iterable[str]) -> None:
-    """Adds the options that say how to read a table or MIMIC-CXR; `columns` are keys of `COLUMNS`."""
+    """Adds the options that say how to read a table, by keys of `COLUMNS`, and what is a row of MIMIC-CXR."""
     for name in columns:
         group.add_argument(f"--{name}-column", metavar="NAME", help=f"the table's column that {COLUMNS[name]}")
     group.add_argument(
         "--per", choices=["study", "image"], help="MIMIC-CXR: a row a study (default), or a row a frontal image"
-    )
-    group.add_argument(
-        "--any-view", action="store_true", help="MIMIC-CXR: keep studies without a frontal image (reads no metadata)"
     )
 
 
@@ -59,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--reports", metavar="PATH", help="MIMIC-CXR, Open-i, or a table (.csv, .jsonl or .parquet)")
     which.add_argument("--num-samples", type=int, metavar="N", help="let the grammar write N reports")
     add_report_options(reports, COLUMNS)
+    reports.add_argument(
+        "--any-view", action="store_true", help="MIMIC-CXR: keep studies without a frontal image (reads no metadata)"
+    )
     reports.add_argument(
         "--min-tokens", type=int, default=3, metavar="N", help="fewest words of an impression (default: 3)"
     )

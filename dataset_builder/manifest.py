@@ -94,41 +94,12 @@ def describe(plan: Plan, data: Path, image_hashes: Sequence[str]) -> dict:
     Raises:
         RuntimeError: If the rows on disk are not those of the plan.
     """
-    splits, labels, occult = {}, {name: Counter() for name in CHEXPERT_LABELS}, Counter()
-    planned = plan.split_rows()
-    for split in SPLITS:
-        paths = sorted(data.glob(f"{split}-*.parquet"))
-        if not paths:
-            continue
-        ids, num_bytes = [], 0
-        for path in paths:
-            with pq.ParquetFile(path) as file:
-                groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-                num_bytes += sum(group.total_byte_size for group in groups)
-                there = file.schema_arrow.names
-                table = file.read([name for name in ("study_id", "labels", "occult_findings") if name in there])
-            ids += table.column("study_id").to_pylist()
-            for row in table.column("labels").to_pylist():
-                for name, value in row.items():
-                    labels[name][LABEL_VALUES[value]] += 1
-            if "occult_findings" in table.column_names:
-                for row in table.column("occult_findings").to_pylist():
-                    occult.update(row)
-        if ids != [row.record.study_id for row in planned[split]]:
+    counts, ids = count_rows(data)
+    for split, rows in plan.split_rows().items():
+        if ids.get(split) != [row.record.study_id for row in rows]:
             raise RuntimeError(f"the rows of {data}/{split}-*.parquet are not those of the plan; delete {data}")
-        splits[split] = {
-            "num_examples": len(ids),
-            "num_subjects": len({row.record.subject_id for row in planned[split]}),
-            "num_shards": len(paths),
-            "num_bytes": num_bytes,
-            "file_bytes": sum(path.stat().st_size for path in paths),
-        }
     row_hashes = sorted(image_hashes[row.film] for row in plan.rows)
-    return {
-        "splits": splits,
-        "labels": {name: {value: counts[value] for value in LABEL_VALUES.values()} for name, counts in labels.items()},
-        "occult_findings": dict(sorted(occult.items())),
-        "report_hashes": sum(row.report_hash is not None for row in plan.rows),
+    return counts | {
         "images": {
             "num_rows": len(row_hashes),
             "num_distinct": len(set(row_hashes)),
@@ -136,3 +107,53 @@ def describe(plan: Plan, data: Path, image_hashes: Sequence[str]) -> dict:
             "repeated_across_splits": cross_split_repeats(plan, image_hashes),
         },
     }
+
+
+def count_rows(data: Path) -> tuple[dict, dict[str, list[str]]]:
+    """
+    Counts the rows of a config as they stand in its shards.
+
+    Args:
+        data (`Path`): The folder of the shards.
+
+    Returns:
+        `tuple`: `splits` (rows, subjects, shards, bytes), `labels`, `occult_findings` and `report_hashes` (rows that
+            have one); and the study ids of every split that is there, in order.
+    """
+    splits, study_ids, hashed = {}, {}, 0
+    labels, occult = {name: Counter() for name in CHEXPERT_LABELS}, Counter()
+    columns = ("study_id", "subject_id", "labels", "occult_findings", "report_hash")
+    for split in SPLITS:
+        paths = sorted(data.glob(f"{split}-*.parquet"))
+        if not paths:
+            continue
+        ids, subjects, num_bytes = [], set(), 0
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+                num_bytes += sum(group.total_byte_size for group in groups)
+                table = file.read([name for name in columns if name in file.schema_arrow.names])
+            ids += table.column("study_id").to_pylist()
+            subjects.update(table.column("subject_id").to_pylist())
+            hashed += len(table) - table.column("report_hash").null_count
+            for row in table.column("labels").to_pylist():
+                for name, value in row.items():
+                    labels[name][LABEL_VALUES[value]] += 1
+            if "occult_findings" in table.column_names:
+                for row in table.column("occult_findings").to_pylist():
+                    occult.update(row)
+        study_ids[split] = ids
+        splits[split] = {
+            "num_examples": len(ids),
+            "num_subjects": len(subjects),
+            "num_shards": len(paths),
+            "num_bytes": num_bytes,
+            "file_bytes": sum(path.stat().st_size for path in paths),
+        }
+    counts = {
+        "splits": splits,
+        "labels": {name: {value: counts[value] for value in LABEL_VALUES.values()} for name, counts in labels.items()},
+        "occult_findings": dict(sorted(occult.items())),
+        "report_hashes": hashed,
+    }
+    return counts, study_ids
