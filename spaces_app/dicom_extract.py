@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 MAX_ELEMENTS = 50_000  # with those in sequences and the fragments of compressed pixels
-MAX_SCANS = 100  # of a JPEG frame: each costs the time of the whole picture
+MAX_SCANS = 32  # of a JPEG frame: each costs the time of the whole picture
 _SYNTAX, _FRAMES, _PHOTOMETRIC = 0x00020010, 0x00280008, 0x00280004
 _ROWS, _COLUMNS, _PIXELS = 0x00280010, 0x00280011, 0x7FE00010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -68,7 +68,7 @@ def pixel_file(content: bytes) -> PixelFile:
     """
     try:
         meta, at = _walk(content, 132, _EXPLICIT, stop_at_group=2)
-        syntax = meta.get(_SYNTAX, b"").decode("ascii").rstrip("\0 ")
+        syntax = meta[_SYNTAX].decode("ascii").rstrip("\0 ")
         if syntax not in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN, _RLE) and not syntax.startswith(_COMPRESSED):
             return PixelFile(b"", 0, 0, 0, False, known=False)
         elements, _ = _walk(content, at, syntax)

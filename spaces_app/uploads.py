@@ -34,7 +34,7 @@ LONGEST = 4  # how many times as long as wide a film may be
 DISPLAY_SIDE = 1024  # what larger films are shrunk to
 MIN_SPREAD = 8  # grey levels between the darkest and the brightest pixel
 MAX_PNG_CHUNKS = 20_000
-MAX_JPEG_SCANS = 100
+MAX_JPEG_SCANS = 32
 JPEG_MOST_A_BYTE = 512  # pixels: a progressive scan of constants spends a bit on a block of 64
 COLOUR_LEVELS, COLOUR_SHARE = 20, 0.15  # how far from any tint, and on how much of it, makes a picture coloured
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -156,16 +156,19 @@ def _content(path: str | None, folder: Path) -> bytes:
         handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError, TypeError):
         raise elsewhere from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise elsewhere
         if about.st_size > MAX_BYTES:
             raise Refused(f"This file has over {MAX_BYTES // 2**20} MB; a film has less. Choose a smaller one.")
-        content = file.read(MAX_BYTES + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES)
+    finally:
+        os.close(handle)
     if not content:
         raise Refused(f"This file is empty. {_WANTED}")
-    return content[:MAX_BYTES]
+    return content
 
 
 def _no_picture(content: bytes) -> str:
@@ -240,6 +243,8 @@ def _from_picture(content: bytes, kind: str) -> tuple[np.ndarray, list[str]]:
             _check_size(*image.size)
             size = image.size
             image.load()
+            if kind == "JPEG" and _ends_in_grey(image):
+                raise Refused("The lower part of this JPEG file is missing; get it anew.")
             image = ImageOps.exif_transpose(_shrunk(image))
     except Refused:
         raise
@@ -254,6 +259,13 @@ def _from_picture(content: bytes, kind: str) -> tuple[np.ndarray, list[str]]:
     if image.mode not in ("1", "L"):
         notes += _colour_notes(image.convert("RGB"))
     return to_grey(image), notes
+
+
+def _ends_in_grey(image: Image.Image) -> bool:
+    """Whether the lowest rows are what decoders put in the place of pixels that are not there."""
+    width, height = image.size
+    rows = np.asarray(image.crop((0, height - max(8, height // 32), width, height)))
+    return bool((rows == 128).all())
 
 
 def _shrinking(size: tuple[int, int]) -> list[str]:

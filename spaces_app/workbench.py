@@ -133,7 +133,7 @@ class Workbench:
         return cls(loaded, load_films(dataset), drawers)
 
     def warm_up(self) -> None:
-        """Does what would keep the first visitor waiting: encodes the prompts, builds the indexes, renders a phantom."""
+        """Does what the first visitor would wait for: encodes the prompts, builds the indexes, renders a phantom."""
         for name in self.models:
             self.read(self.samples[0].film, [name])
             if self._searchable:
