@@ -1,26 +1,24 @@
 """Settings of the whole suite: offline, one torch thread, sockets to loopback only, real data by path."""
 
 import os
-import socket
 import tempfile
+
+from tests.hub_clients import free_port, no_waiting, online  # noqa: F401
 
 # Read by the Hugging Face libraries when they are imported, so they are set before any of them is.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="medsyn-hf-")
 os.environ["HF_HUB_OFFLINE"] = "1"
-with socket.socket() as _free:  # where the stand-in Hub listens while a test uses it; nothing does otherwise
-    _free.bind(("127.0.0.1", 0))
-    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{_free.getsockname()[1]}"
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"  # nobody listens there unless a test wants a Hub
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import socket  # noqa: E402
 import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
-
-from tests.hub_clients import no_waiting, online  # noqa: E402, F401
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -13,6 +15,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.hub_server import StandInHub
+
+
+def free_port() -> int:
+    """Below the ports that systems give to whoever asks for any, so that it is still free when a Hub wants it."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise OSError("a hundred ports of the loopback are all taken")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class StandInHub:
         self.large_files = LargeFiles(self.repositories, part_size)
         self.reading, self.writing = Reading(self.large_files, page_size), Writing()
         self.log: list[Seen] = []
-        self._faults: list[Fault] = []
+        self.faults: list[Fault] = []
         self._lock = threading.Lock()
         self._hub = Listener(self, self.answer, "hub", port)
         self._storage = Listener(self, self.large_files.storage, "storage")
@@ -119,15 +119,15 @@ class StandInHub:
             headers (`str`): Of the answer; `retry_after="0"` is sent as `retry-after`.
         """
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._faults.append(Fault(method, path, status, skip, times, named))
+        self.faults.append(Fault(method, path, status, skip, times, named))
 
     def before_next(self, method: str, path: str, action: Callable[[], object]) -> None:
         """Does something right before the next such request is answered; a push in between, for instance."""
-        self._faults.append(Fault(method, path, None, 0, 1, action=action))
+        self.faults.append(Fault(method, path, None, 0, 1, action=action))
 
     def fault_for(self, incoming: Incoming) -> Fault | None:
         with self._lock:
-            for fault in self._faults:
+            for fault in self.faults:
                 if fault.method == incoming.method and re.search(fault.path, incoming.path) and fault.times:
                     if fault.skip:
                         fault.skip -= 1
@@ -201,6 +201,8 @@ class StandInHub:
     def _on_repository(self, incoming: Incoming, visitor: Visitor, found: re.Match) -> Answer:
         kind, repo_id, verb, rest = found.groups()
         repository = self._seen(visitor, kind, repo_id)
+        if verb in ("xet-write-token", "xet-read-token"):
+            raise HubError(404, "The stand-in has no Xet; set HF_HUB_DISABLE_XET=1 before the client starts")
         handler = self._verbs.get((incoming.method, verb or ""))
         if handler is None:
             raise HubError(404, f"The stand-in does not answer {incoming.method} .../{verb}")

@@ -430,7 +430,7 @@ def test_an_interrupted_upload_goes_on(hub, films, no_waiting):
         upload(films, files, num_threads=1)
     arrived = [seen.path for seen in hub.asked("PUT", "^/upload/") if seen.status == 200]
     assert len(arrived) == 2 and films.list_repo_files(**DATASET) == [".gitattributes"]
-    hub._faults.clear()
+    hub.faults.clear()
     hub.log.clear()
     upload(films, files, num_threads=1)
     later = [seen.path for seen in hub.asked("PUT", "^/upload/")]
