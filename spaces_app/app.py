@@ -8,14 +8,15 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="medsyn space",
-        description="Serve the demo page on this machine: read films, see where a word is, find reports and films, make "
-        "films from words. With no option it starts on the small models and films that come with it.",
+        description="Serve the demo page on this machine: read films, see where a word is, find reports and films, "
+        "make films from words. With no option it starts on the small models and films that come with it.",
         epilog="Research only. Not for clinical use.",
     )
     made.add_argument(
@@ -58,16 +59,19 @@ def main(argv: list[str] | None = None) -> int:
         parser().error(f"argument --seed: {options.seed} is not from 0 to {2**31 - 1}")
     prepare()
     print("medsyn space: loading models and films, a few seconds ...", file=sys.stderr, flush=True)
-    from spaces_app.interface import build, serving
+    from spaces_app.interface import build
+    from spaces_app.serving import serving
     from spaces_app.workbench import Workbench
 
     try:
         bench = Workbench.start(options.model, options.dataset, options.generator)
         page = build(bench, options.seed)
-        page.launch(server_name=options.host, server_port=options.port, **serving())
+        page.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **serving())
     except (ValueError, OSError) as error:
         print(f"medsyn space: {error}", file=sys.stderr)
         return 1
+    threading.Thread(target=bench.warm_up, daemon=True).start()  # the page is up; nobody waits for this
+    page.block_thread()
     return 0
 
 

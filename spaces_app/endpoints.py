@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import gradio as gr
@@ -11,9 +12,23 @@ from dataset_builder.findings import CHEXPERT_LABELS
 from hub_medsyn.inference.prompts import FINDING_PROMPTS
 
 from . import tab_find, tab_make, tab_read, tab_where
-from .interface import AT_ONCE, FILM_SIDE, MEANING, STANDING, Chosen, Desk, for_clients
+from .controls import AT_ONCE
+from .desk import FILM_SIDE, MEANING, STANDING, Chosen, Desk, sentence
 from .pictures import film_picture, heat_overlay, mask_overlay
 from .uploads import Refused
+
+
+def for_clients(function: Callable) -> Callable:
+    """`function` as an endpoint: a refusal reaches the client as its sentence."""
+
+    @functools.wraps(function)
+    def called(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except Refused as refusal:
+            raise gr.Error(sentence(refusal), print_exception=False) from None
+
+    return called
 
 
 def add_endpoints(desk: Desk) -> None:
@@ -60,8 +75,8 @@ def add_endpoints(desk: Desk) -> None:
     def where(
         film: str | None, sample: str | None, phrase: str, model: str, opacity: float
     ) -> tuple[Image.Image, dict]:
-        """Where in a film a word or phrase is: the heat map over the film as a picture, and its highest place as shares
-        of the width and height. `opacity` is between 0 and 1. For models with regions: GLoRIA and MGCA."""
+        """Where in a film a word or phrase is: the heat map over the film as a picture, and its highest place as
+        shares of the width and height. `opacity` is between 0 and 1. For models with regions: GLoRIA and MGCA."""
         if not isinstance(opacity, int | float) or not 0 <= opacity <= 1:
             raise Refused("The opacity has to be a number from 0 to 1.")
         one = film_of(film, sample)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from .interface import MEANING, STANDING, Desk
+from .desk import MEANING, STANDING, Desk
 from .tables import plain_table
 
 RESULTS = Path(__file__).parent / "results.csv"
@@ -21,17 +21,25 @@ words, and draw films from words. It is an open implementation of
 <a href="{PAPER}" rel="noopener noreferrer">Liu, Shah, Bai and Arcucci, 2023</a>.</p>
 <h2>What it is not</h2>
 <p><b class="standing">{STANDING}</b> Nothing here may inform a decision about a patient. No radiologist has read its
-films or checked its answers. {MEANING} Models that learnt from synthetic films alone know one anatomy in many poses; real
-films look partly alike to them.</p>
+films or checked its answers. {MEANING} Models that learnt from synthetic films alone know one anatomy in many poses;
+real films look partly alike to them.</p>
 <h2>Your films</h2>
 <p>A file that you open is deleted as soon as it is read; the film stays in this process's memory until you leave, and
 nothing of it is logged. The page loads nothing from other servers and counts no visitors.</p>
 """
 MEASURED = (
-    "Macro AUROC on real films of other patients, with the 95 % bootstrap interval by patient; chance is .5. The first "
-    "three columns are a linear probe on the frozen image encoder, which learns from a share of Open-i's labels; the last "
-    "two are prompts alone, without any label. Encoders “on phantoms” saw no real film. One run each."
+    "Macro AUROC on real films of other patients, with the 95 % bootstrap interval by patient; chance is .5. The "
+    "first three columns are a linear probe on the frozen image encoder, which learns from a share of the labels of "
+    "Open-i; the last two are prompts alone, without any label. Encoders “on phantoms” saw no real film. One run each."
 )
+USE = """
+<h2>Use it from a program</h2>
+<p class="quiet">What the tabs do, programs can do: “Use via API” at the foot of the page lists every endpoint.</p>
+<pre><code>from gradio_client import Client, handle_file
+
+client = Client("http://127.0.0.1:7860")
+client.predict(handle_file("film.png"), api_name="/read_film")</code></pre>
+"""
 
 
 def results_html() -> str:
@@ -79,9 +87,4 @@ def add(desk: Desk) -> None:
             if model.card:
                 with gr.Accordion(f"Model card of {name}", open=False, elem_id=f"about-card-{number}"):
                     gr.Markdown(shown_card(model.card))
-        gr.HTML(
-            '<h2>Use it from a program</h2><p class="quiet">What the tabs do, programs can do: see “Use via API” at the foot '
-            "of the page.</p><pre><code>from gradio_client import Client, handle_file\n\n"
-            'client = Client("http://127.0.0.1:7860")\n'
-            'client.predict(handle_file("film.png"), api_name="/read_film")</code></pre>'
-        )
+        gr.HTML(USE)

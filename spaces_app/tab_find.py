@@ -8,7 +8,8 @@ from html import escape
 import gradio as gr
 from PIL import Image
 
-from .interface import WITH_MODELS, Chosen, Desk, chips, chosen_chip, film_column, sentence, standing
+from .controls import WITH_MODELS, chips, chosen_chip, film_area, film_picker, standing
+from .desk import Chosen, Desk, sentence
 from .uploads import Refused, checked_text
 from .viewer import data_url, empty_film, message
 
@@ -28,7 +29,7 @@ def reports_html(found: Sequence, own: str, name: str) -> str:
     """Found reports as a numbered list; the film's own is marked."""
     items = "".join(
         f"<li>{escape(sample.impression)}"
-        f'<p class="about">{place}. cosine {score:.2f} · {escape(sample.id)}'
+        f'<p class="about">{place}. cosine {score:.3f} · {escape(sample.id)}'
         f"{' · <b>this film’s own impression</b>' if own and sample.impression == own else ''}</p></li>"
         for place, (sample, score) in enumerate(found, 1)
     )
@@ -46,7 +47,7 @@ def films_html(found: Sequence, name: str) -> str:
         cards.append(
             f'<li><img src="{data_url(small, 85)}" width="{CARD}" height="{CARD}" '
             f'alt="Film {place}, {escape(sample.id)}. Its report: {escape(sample.impression)}">'
-            f"<p>{place}. cosine {score:.2f}<br>{escape(sample.impression)}</p></li>"
+            f"<p>{place}. cosine {score:.3f}<br>{escape(sample.impression)}</p></li>"
         )
     lead = f'<p class="quiet">Nearest first, by {escape(name)}.</p>'
     return f'{lead}<ol class="cards" id="find-film-list">{"".join(cards)}</ol>'
@@ -61,7 +62,9 @@ def add(desk: Desk, state: gr.State) -> None:
         )
         with gr.Row(equal_height=False):
             first = desk.film_html(desk.first) if desk.first else empty_film("Open a film to begin.")
-            column = film_column("find", desk, state, first)
+            with gr.Column(scale=6, min_width=320):
+                film = film_area("find", first)
+                _, changed = film_picker("find", desk, state)
             with gr.Column(scale=5, min_width=320):
                 model = gr.Radio(
                     names,
@@ -74,13 +77,13 @@ def add(desk: Desk, state: gr.State) -> None:
                 gr.HTML("<h2>Reports for this film</h2>")
                 to_reports = gr.Button("Find reports", variant="primary", elem_id="find-reports-go")
                 reports = gr.HTML("", elem_id="find-reports", elem_classes="room")
-        gr.HTML("<h2>Films for these words</h2>")
-        words = gr.Textbox(
-            EXAMPLES[0], label="A report, or a sentence of one", lines=2, max_lines=6, elem_id="find-words"
-        )
-        examples = chips("find-examples", "Example reports", EXAMPLES)
-        to_films = gr.Button("Find films", variant="primary", elem_id="find-films-go")
-        films = gr.HTML("", elem_id="find-films", elem_classes="room")
+                gr.HTML("<h2>Films for these words</h2>")
+                words = gr.Textbox(
+                    EXAMPLES[0], label="A report, or a sentence of one", lines=2, max_lines=6, elem_id="find-words"
+                )
+                examples = chips("find-examples", "Example reports", EXAMPLES)
+                to_films = gr.Button("Find films", variant="primary", elem_id="find-films-go")
+                films = gr.HTML("", elem_id="find-films", elem_classes="room")
         gr.HTML(
             '<p class="quiet">The cosine tells how alike model and words are; it ranks answers and measures no truth. '
             "Stock phrases stand in many reports, so equal impressions are shown once.</p>"
@@ -112,8 +115,8 @@ def add(desk: Desk, state: gr.State) -> None:
         return film, reports, now, find_films(words, model, number) if seen is None else gr.skip()
 
     hidden = {"api_visibility": "private", **WITH_MODELS}
-    inputs, outputs = [state, model, number], [column["film"], reports, seen]
-    column["changed"](find_reports, inputs, outputs)
+    inputs, outputs = [state, model, number], [film, reports, seen]
+    changed(begin, [*inputs, words, seen], [*outputs, films])
     to_reports.click(find_reports, inputs, outputs, **hidden)
     tab.select(begin, [*inputs, words, seen], [*outputs, films], **hidden)
     text_inputs = [words, model, number]

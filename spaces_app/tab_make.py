@@ -10,7 +10,8 @@ import gradio as gr
 
 from dataset_builder.findings import CHEXPERT_LABELS
 
-from .interface import FILM_SIDE, MEANING, STANDING, WITH_MODELS, Chosen, Desk, chips, chosen_chip, sentence
+from .controls import WITH_MODELS, chips, chosen_chip
+from .desk import FILM_SIDE, MEANING, STANDING, Chosen, Desk, sentence
 from .pictures import film_picture, mask_overlay
 from .tables import score_table
 from .uploads import Refused, checked_text
@@ -26,6 +27,7 @@ EXAMPLES = (
 LONGEST = 1000  # characters
 LAST_SEED = 2**31 - 1
 MOST = 4
+PHANTOM = "phantom"
 
 
 def films_html(made: Sequence) -> str:
@@ -85,8 +87,10 @@ def draw(desk: Desk, impression: str, generator: str | None, number: float, seed
 
 def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
     names, generators = list(desk.bench.models), list(desk.bench.generators)
+    # The tab opens with a film, which the phantom draws at once; a pipeline would keep the page waiting.
+    begun = draw(desk, EXAMPLES[0], PHANTOM, 1, desk.seed) if PHANTOM in generators else []
     with gr.Tab("Make", id="make", elem_id="tab-make"):
-        made_state = gr.State(None, time_to_live=3600)
+        made_state = gr.State(begun or None, time_to_live=3600)
         gr.HTML(
             '<p class="lead">Write an impression and get radiographs drawn to match it. Every film is synthetic.</p>'
         )
@@ -105,7 +109,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
                     elem_id="make-generator",
                 )
                 number = gr.Slider(1, MOST, 1, step=1, label="How many films", elem_id="make-number")
-                with gr.Row(equal_height=True):
+                with gr.Row(equal_height=False, elem_id="make-seed-row"):
                     seed = gr.Number(
                         desk.seed,
                         label="Seed",
@@ -119,11 +123,13 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
                     fresh = gr.Button("New seed", elem_id="make-new-seed", min_width=110)
                 go = gr.Button("Make", variant="primary", elem_id="make-go")
                 said = gr.HTML("", elem_id="make-message", elem_classes="message-slot")
-                told = gr.HTML("", elem_id="make-told")
+                told = gr.HTML(told_html(begun) if begun else "", elem_id="make-told")
             with gr.Column(scale=6, min_width=320, elem_id="make-viewer", elem_classes="viewer"):
-                films = gr.HTML(empty_film("Your films appear here."), elem_id="make-films")
-                gr.HTML(toolbar("make", over="Outlines"), elem_id="make-tools")
-                carry = gr.Button("Use film 1 in the other tabs", elem_id="make-carry", interactive=False)
+                films = gr.HTML(
+                    films_html(begun) if begun else empty_film("Your films appear here."), elem_id="make-films"
+                )
+                gr.HTML(toolbar("make", over="Outlines", start=100), elem_id="make-tools")
+                carry = gr.Button("Use film 1 in the other tabs", elem_id="make-carry", interactive=bool(begun))
         gr.HTML("<h2>What a model reads in them</h2>")
         model = gr.Radio(
             names,
@@ -132,7 +138,11 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
             elem_id="make-model",
             visible=len(names) > 1,
         )
-        reading = gr.HTML('<p class="quiet">Make a film first.</p>', elem_id="make-reading", elem_classes="room")
+        reading = gr.HTML(
+            reading_html(desk, begun, names[0]) if begun and names else '<p class="quiet">Make a film first.</p>',
+            elem_id="make-reading",
+            elem_classes="room",
+        )
         gr.HTML(f'<p class="quiet">{MEANING}</p><p class="standing">{STANDING}</p>')
 
     def make(

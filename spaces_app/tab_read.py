@@ -9,7 +9,8 @@ import gradio as gr
 from dataset_builder.findings import CHEXPERT_LABELS
 from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS
 
-from .interface import MEANING, WITH_MODELS, Chosen, Desk, film_column, sentence, standing
+from .controls import WITH_MODELS, film_area, film_picker, standing
+from .desk import MEANING, Chosen, Desk, sentence
 from .tables import score_table, similarity_table
 from .uploads import Refused, checked_text
 from .viewer import empty_film, message
@@ -83,7 +84,9 @@ def add(desk: Desk, state: gr.State) -> None:
         gr.HTML('<p class="lead">Pick a film or open your own. Each model is asked, in words, about each finding.</p>')
         with gr.Row(equal_height=False):
             first = desk.film_html(desk.first) if desk.first else empty_film("Open a film to begin.")
-            column = film_column("read", desk, state, first)
+            with gr.Column(scale=6, min_width=320):
+                film = film_area("read", first)
+                refused, changed = film_picker("read", desk, state)
             with gr.Column(scale=5, min_width=320):
                 models = gr.CheckboxGroup(
                     names, value=start, label="Models, side by side", elem_id="read-models", visible=len(names) > 1
@@ -145,8 +148,8 @@ def add(desk: Desk, state: gr.State) -> None:
         return similarity_table(f"Similarity of {one.film.name} to your words", found, "read-similarity-table")
 
     hidden = {"api_visibility": "private", **WITH_MODELS}
-    outputs = [column["film"], table, why, column["message"], seen, answer]
-    column["changed"](read, [state, models, finding], outputs)
+    outputs = [film, table, why, refused, seen, answer]
+    changed(read_if_new, [state, models, finding, seen], outputs)
     models.change(read, [state, models, finding], outputs, **hidden)
     tab.select(read_if_new, [state, models, finding, seen], outputs, **hidden)
     finding.input(explain, [state, models, finding], why, **hidden)

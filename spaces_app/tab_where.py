@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import gradio as gr
 import numpy as np
 
 from hub_medsyn.inference.grounding import HeatMap
 
-from .interface import FILM_SIDE, WITH_MODELS, Chosen, Desk, chips, chosen_chip, film_column, sentence, standing
+from .controls import WITH_MODELS, chips, chosen_chip, film_area, film_picker, standing
+from .desk import FILM_SIDE, OBVIOUS, Chosen, Desk, sentence
 from .pictures import heat_overlay
 from .uploads import Refused, checked_text
 from .viewer import empty_film, message
 
 PHRASES = ("left pleural effusion", "pneumothorax", "enlarged heart", "pacemaker", "consolidation")
 LONGEST = 200  # characters
+LACKING = "None of the loaded models can point at places: load a GLoRIA or MGCA with --model."
 HINT = (
-    "The brighter, the nearer a place is to the words. The colours run from the lowest to the highest value on this film, "
-    "so something is always bright, also when the words are not true of it."
+    "The brighter, the nearer a place is to the words; the white line runs half-way. The colours run from the median "
+    "to the highest value on this film, so something is always bright, also when the words are not true of it: the "
+    "scale tells how much the values differ. Boxes show what was drawn into a synthetic film, its ground truth; a "
+    "film of your own has none."
 )
 
 
@@ -63,18 +66,21 @@ def add(desk: Desk, state: gr.State) -> None:
     with gr.Tab("Where", id="where", elem_id="tab-where") as tab:
         seen = gr.State(None)
         gr.HTML('<p class="lead">Name something and see where in the film a model finds it.</p>')
+        with gr.Row(equal_height=False, elem_id="where-ask", elem_classes="ask"):
+            phrase = gr.Textbox(start, label="Word or phrase", max_lines=1, elem_id="where-phrase", scale=4)
+            go = gr.Button(
+                "Show where", variant="primary", elem_id="where-go", interactive=bool(names), scale=1, min_width=130
+            )
+        examples = chips("where-examples", "Example phrases", PHRASES)
         with gr.Row(equal_height=False):
             first = desk.film_html(desk.first, boxes=desk.first.boxes) if desk.first else empty_film("Open a film.")
-            column = film_column("where", desk, state, first, over="Heat map", boxes=True)
+            with gr.Column(scale=6, min_width=320):
+                film = film_area("where", first, over="Heat map", boxes=True)
             with gr.Column(scale=5, min_width=320):
-                phrase = gr.Textbox(
-                    start,
-                    label="Word or phrase",
-                    max_lines=1,
-                    elem_id="where-phrase",
-                    info="A finding, with its side.",
+                told = gr.HTML(
+                    message("" if names else LACKING, "note"), elem_id="where-told", elem_classes="message-slot tall"
                 )
-                examples = chips("where-examples", "Example phrases", PHRASES)
+                gr.HTML(f'<p class="quiet">{HINT}</p>')
                 model = gr.Radio(
                     names,
                     value=names[0] if names else None,
@@ -82,16 +88,8 @@ def add(desk: Desk, state: gr.State) -> None:
                     elem_id="where-model",
                     visible=len(names) > 1,
                 )
-                go = gr.Button("Show where", variant="primary", elem_id="where-go", interactive=bool(names))
-                lacking = "None of the loaded models can point at places: load a GLoRIA or MGCA with --model."
-                told = gr.HTML(
-                    message("" if names else lacking, "note"), elem_id="where-told", elem_classes="message-slot tall"
-                )
-                gr.HTML(
-                    '<p class="scale"><span>far</span><i aria-hidden="true"></i><span>near</span></p>'
-                    f'<p class="quiet">{escape(HINT)} Boxes show what was drawn into a synthetic film, its ground truth; a '
-                    "film of your own has none.</p>"
-                )
+                gr.HTML("<h2>Another film</h2>")
+                _, changed = film_picker("where", desk, state)
         standing()
 
     def show(chosen: Chosen | None, model: str | None, phrase: str):
@@ -121,8 +119,8 @@ def add(desk: Desk, state: gr.State) -> None:
         return show(chosen, model, phrase)
 
     hidden = {"api_visibility": "private", **WITH_MODELS}
-    inputs, outputs = [state, model, phrase], [column["film"], told, seen]
-    column["changed"](show, inputs, outputs)
+    inputs, outputs = [state, model, phrase], [film, told, seen]
+    changed(show_if_new, [*inputs, seen], outputs)
     tab.select(show_if_new, [*inputs, seen], outputs, **hidden)
     for event in (go.click, phrase.submit, model.input):
         event(show, inputs, outputs, **hidden)
@@ -131,4 +129,6 @@ def add(desk: Desk, state: gr.State) -> None:
 
 
 def _phrase(chosen: Chosen | None) -> str:
-    return chosen.boxes[0][0] if chosen and chosen.boxes else PHRASES[0]
+    """What to ask for first: something that is there."""
+    drawn = [name for name, _ in chosen.boxes] if chosen else []
+    return next((name for name in drawn if name in OBVIOUS), drawn[0] if drawn else PHRASES[0])

@@ -76,13 +76,16 @@ def plain_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in others)}</tr>'
         for first, *others in rows
     ]
-    return _table(caption, heads, lines, elem_id)
+    return _table(caption, heads, lines, elem_id, wide=True)
 
 
-def _table(caption: str, heads: Sequence[str], rows: Sequence[str], elem_id: str) -> str:
+def _table(caption: str, heads: Sequence[str], rows: Sequence[str], elem_id: str, wide: bool = False) -> str:
+    """A table; one that may be wider than a phone can be scrolled by keyboard."""
     named = f' id="{escape(elem_id)}"' if elem_id else ""
-    columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    # A name such as runs/mgca may break after the slash.
+    columns = "".join(f'<th scope="col">{escape(head).replace("/", "/<wbr>")}</th>' for head in heads)
+    frame = f'tabindex="0" role="region" aria-label="{escape(caption)}"' if wide else ""
     return (
-        f'<div class="table-frame" tabindex="0" role="region" aria-label="{escape(caption)}"><table{named}>'
+        f'<div class="table-frame" {frame}><table{named}>'
         f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )

@@ -1,8 +1,8 @@
 """The film area: a dark square of fixed size that holds a film, what is laid over it, and the controls beneath it.
 
-All of it is plain HTML. Pictures travel inside the page as data URLs, so that no film of a visitor is ever written into
-a folder that is served; brightness, contrast, zoom and the opacity of what is laid over the film act in the browser
-alone (`page.js`).
+All of it is plain HTML. Pictures travel inside the page as data URLs, so that no film of a visitor is ever written
+into a folder that is served; brightness, contrast, zoom and the opacity of what is laid over the film act in the
+browser alone (`page.js`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
+
+from .pictures import COLOURS
 
 THUMBNAIL = 112  # pixels
 STRIP = 18  # films to pick from
@@ -62,16 +64,23 @@ def film_html(
 
 
 def _boxes_svg(boxes: Sequence[tuple[str, Sequence[float]]], size: tuple[int, int]) -> str:
+    """Boxes with their names above them, lower where another name stands already."""
     width, height = size
-    letters = max(width, height) / 34
-    shapes = []
-    for name, (left, top, right, bottom) in boxes:
-        above = top - letters * 0.4 if top > letters * 1.6 else bottom + letters * 1.1
-        # Kept inside the picture: a name that starts far right is written towards the left.
-        anchor, x = ("end", right) if left > width * 0.6 else ("start", left)
+    letters = max(width, height) / 30
+    colours = dict.fromkeys(name for name, _ in boxes)
+    colours = {name: "#" + bytes(COLOURS[number % len(COLOURS)]).hex() for number, name in enumerate(colours)}
+    shapes, taken = [], []
+    for name, (left, top, right, bottom) in sorted(boxes, key=lambda box: box[1][1]):
+        wide = 0.62 * letters * len(name)
+        x, y = max(2, min(left, width - wide - 2)), max(letters, top - letters * 0.4)
+        while any(abs(y - other) < letters * 1.1 and x < end and x + wide > begin for begin, end, other in taken):
+            y += letters * 1.1
+        taken.append((x, x + wide, y))
+        colour = colours[name]
         shapes.append(
-            f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
-            f'<text x="{x:.1f}" y="{above:.1f}" font-size="{letters:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
+            f'stroke="{colour}"/><text x="{x:.1f}" y="{y:.1f}" font-size="{letters:.1f}" fill="{colour}" '
+            f'stroke-width="{letters / 5:.1f}">{escape(name)}</text>'
         )
     named = "Drawn here: " + ", ".join(name for name, _ in boxes)
     return (
@@ -84,23 +93,24 @@ def empty_film(sentence: str) -> str:
     return f'<figure class="film"><div class="film-stage film-empty"><p>{escape(sentence)}</p></div></figure>'
 
 
-def toolbar(tab: str, over: str = "", boxes: bool = False) -> str:
+def toolbar(tab: str, over: str = "", start: int = 60, boxes: bool = False) -> str:
     """
     The controls beneath a film, which act in the browser.
 
     Args:
         tab (`str`): Its films are those inside the element `<tab>-viewer`.
         over (`str`, *optional*): What is laid over the film, such as "Heat map"; adds a slider for its opacity.
+        start (`int`, *optional*, defaults to 60): Where that slider begins, in percent; the style sheet says the same.
         boxes (`bool`, *optional*, defaults to `False`): Adds a box to tick, "Show boxes".
     """
     ranges = [("brightness", "Brightness", 40, 200, 100), ("contrast", "Contrast", 40, 250, 100)]
     ranges.append(("zoom", "Zoom", 100, 400, 100))
     if over:
-        ranges.insert(0, ("over", f"{over} opacity", 0, 100, 55))
+        ranges.insert(0, ("over", f"{over} opacity", 0, 100, start))
     controls = [
         f'<label for="{tab}-{name}"><span>{escape(label)}</span><input type="range" id="{tab}-{name}" '
-        f'data-set="{name}" data-start="{start}" min="{low}" max="{high}" step="5" value="{start}"></label>'
-        for name, label, low, high, start in ranges
+        f'data-set="{name}" data-start="{begin}" min="{low}" max="{high}" step="5" value="{begin}"></label>'
+        for name, label, low, high, begin in ranges
     ]
     controls.append(tick(f"{tab}-invert", "Invert", "inverted", "on"))
     if boxes:
