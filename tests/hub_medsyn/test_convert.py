@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, TimmWrapperConfig, pipeline
 
 from hub_medsyn.convert import convert_checkpoint, main
+from tests.fixtures.cards import check_card
 from tests.hub_medsyn.official_checkpoints import (
     TEXTS,
     WIDTH,
@@ -91,6 +93,9 @@ def test_gloria_from_a_lightning_checkpoint_of_a_resnet50(text, tmp_path, capsys
         assert "unknown, not read: 1\n  gloria.extra.weight" in told and "chexpert_resnet50.ckpt" in told
         assert str(tmp_path) not in told.replace(str(out), "")
     assert report["sha256"] in (out / "README.md").read_text()
+    card = ModelCard.load(out / "README.md")
+    check_card(card, "model")
+    assert card.data.medsyn["text_policy"] is None and not card.data.medsyn["vocabulary_from_reports"]
     assert str(tmp_path) not in (out / "config.json").read_text() + json.dumps(report)
 
     processor = AutoProcessor.from_pretrained(out)

@@ -21,7 +21,9 @@ from transformers import (
 )
 
 from hub_medsyn import ConVIRTModel, MedSynImageProcessor
+from hub_medsyn.cards import origin_of_weights
 from hub_medsyn.export_encoders import PROCESSOR_NAME, aligned, export_encoders, main, timm_preprocessing
+from tests.fixtures.cards import check_card
 from tests.fixtures.tiny_models import (
     side_of,
     tiny_convirt,
@@ -143,7 +145,8 @@ def test_timm_finds_the_size_before_the_crop(size):
 def test_the_text_encoder_and_what_a_card_inherits(tmp_path):
     model = tiny_mgca(text_layers=1, text_changes={"num_hidden_layers": 3}).eval()
     checkpoint = save_checkpoint(tmp_path / "run-7", model, MedSynImageProcessor(size=32))
-    told = ModelCardData(license="other", license_name="mimic", datasets=["medsyn-cxr"], language="en")
+    origin = origin_of_weights("credentialed", vocabulary_from_reports=True)
+    told = ModelCardData(license="other", license_name="mimic", datasets=["medsyn-cxr"], language="en", medsyn=origin)
     ModelCard(f"---\n{told.to_yaml()}\n---\n# A model").save(checkpoint / "README.md")
     out = export_encoders(checkpoint, tmp_path / "deep" / "out")
     text = out / "text"
@@ -244,6 +247,7 @@ def test_a_checkpoint_on_the_hub(tmp_path):
     out = export_encoders("someone/tiny-convirt", tmp_path / "out", revision="v1")
     for part in ("image", "text"):
         card = ModelCard.load(out / part / "README.md")
+        check_card(card, "model")
         assert card.data.base_model == "someone/tiny-convirt"
         assert f"`someone/tiny-convirt` (revision `{commit}`)" in card.text
     with pytest.raises(OSError, match="couldn't find them in the cached files"):
