@@ -65,21 +65,26 @@ class SpaceStaging:
         self.message = message or "Publish the page"
 
     def judge(self, there: Repository, private: bool, gated: bool) -> Verdict:
-        """Judges the datasets and models that lie in the page's folder. A Space cannot be gated."""
-        datasets, models = [], []
+        """Judges the datasets and models that lie in the page's folder. A Space cannot be gated, so that none of them
+        may hold credentialed text."""
         for path, source in self.sources.items():
+            verdict = None
             if path.endswith(f"/{MANIFEST}"):
                 manifest = parse_manifest(source.read_text(encoding="utf-8"), path)
-                datasets += [entry["settings"]["text_policy"] for entry in manifest["configs"].values()]
+                policies = [entry["settings"]["text_policy"] for entry in manifest["configs"].values()]
+                verdict = judge(strictest(policies), private, False)
             elif path.endswith(f"/{CARD}"):
                 card = ModelCard.load(source, ignore_metadata_errors=True)
-                origin = card.data.to_dict().get("medsyn")
-                if origin is not None:
-                    models.append(
-                        judge_model(origin["text_policy"], origin["vocabulary_from_reports"], private, gated)
-                    )
-        verdicts = [judge(strictest(datasets), private, gated), *models]
-        return next((verdict for verdict in verdicts if not verdict.allowed), verdicts[0])
+                origin = card.data.to_dict().get("medsyn", {})
+                from_reports = bool(origin.get("vocabulary_from_reports"))
+                verdict = judge_model(origin.get("text_policy"), from_reports, private, False)
+            if verdict is not None and not verdict.allowed:
+                reason = (
+                    f"{path.rpartition('/')[0]} holds text that only credentialed readers may see, and a Space cannot "
+                    "be gated; take it out of the page's folder, or make it anew of public reports"
+                )
+                return Verdict(False, verdict.policy, (reason,))
+        return judge("public", private, False)
 
     def files(self, there: Repository) -> dict[str, Path | bytes]:
         """
