@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, SpaceCard
 from .cards import keep_what_people_wrote
 from .policy import Verdict, judge, judge_model, strictest
 from .repository import Repository
+from .space_card import space_card
 from .staging import CARD
 from .staging_dataset import MANIFEST, parse_manifest
 
@@ -91,9 +92,10 @@ class SpaceStaging:
         Raises:
             CardConflict: If people wrote different things into the folder's card and the Space's.
         """
-        places = {f"the {CARD} of {self.folder}": self.card}
+        card = space_card(self.folder, there.repo_id)
+        places = {f"the {CARD} of {self.folder}": str(self.card)}
         on_hub = there.read(CARD)
         if on_hub is not None:
             places[f"the {CARD} of {there.repo_id}"] = on_hub
-        card = keep_what_people_wrote(self.card, *places.values(), places=tuple(places))
+        card = keep_what_people_wrote(card, *places.values(), places=tuple(places))
         return {**self.sources, CARD: str(card).encode()}
