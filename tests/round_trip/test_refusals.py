@@ -77,3 +77,11 @@ def test_a_hub_that_is_not_there(hub, publish, built, no_waiting, monkeypatch):
     assert "http://127.0.0.1:9" in said and "run the same command again" in said
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in publish("dataset", str(built), "--repo", "your-org/anew")
+
+
+def test_a_hub_without_xet(hub, publish, built, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    said = publish("dataset", str(built), "--repo", "your-org/by-xet")
+    assert "does not take files by Xet; set HF_HUB_DISABLE_XET=1" in said
+    monkeypatch.undo()
+    assert main(["dataset", str(built), "--repo", "your-org/by-xet"]) == 0
