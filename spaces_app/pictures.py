@@ -177,16 +177,25 @@ def _draw_boxes(
         labels.append((name, (int(corners[0]), int(corners[1]))))
     font, taken = _font(picture.width), []
     for name, (x, y) in sorted(labels, key=lambda label: label[1][1]):
-        _, _, wide, tall = draw.textbbox((0, 0), name, font=font, anchor="lt")
+        text = " ".join(name.split())
+        _, _, wide, tall = draw.textbbox((0, 0), text, font=font, anchor="lt")
         wide, tall = int(wide) + 8, int(tall) + 8
         x = max(0, min(x, picture.width - wide))
-        y = max(0, y - tall - 2)
-        while any(x < right and x + wide > begin and y < end and y + tall > over for begin, over, right, end in taken):
-            y += tall
-        y = min(y, picture.height - tall)
+        above = max(0, min(y - tall - 2, picture.height - tall))
+        free = [
+            at
+            for at in range(above % tall, picture.height - tall + 1, tall)
+            if not _covers((x, at, x + wide, at + tall), taken)
+        ]
+        y = min(free, key=lambda at: abs(at - above), default=above)  # as near as can be to above its finding
         taken.append((x, y, x + wide, y + tall))
         draw.rectangle(taken[-1], fill="black")
-        draw.text((x + 4, y + 4), name, fill=colours[name], font=font, anchor="lt")
+        draw.text((x + 4, y + 4), text, fill=colours[name], font=font, anchor="lt")
+
+
+def _covers(area: tuple[int, int, int, int], others: Sequence[tuple[int, int, int, int]]) -> bool:
+    left, top, right, bottom = area
+    return any(left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in others)
 
 
 def _draw_scale(picture: Image.Image, low: float, high: float) -> None:

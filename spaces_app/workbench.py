@@ -264,7 +264,8 @@ class Workbench:
         """
         if generator not in self.generators:
             raise Refused(f"There is no such generator; pick one of {', '.join(self.generators)}.")
-        number, seed = _whole(number, "number of films", 1, MAX_MADE), _whole(seed, "seed", 0, MAX_SEED)
+        number = _whole(number, "number of films", 1, MAX_MADE)
+        seed = _whole(seed, "seed", 0, MAX_SEED + 1 - number)
         impression = checked_text(impression, "impression")
         drawer, drawn = self.generators[generator], []
         if drawer.overlong([impression]):
