@@ -143,17 +143,41 @@ def checked_text(text: str | None, what: str, limit: int = 2000) -> str:
     return text
 
 
+def forget_upload(path: str | None, folder: str | Path | None = None) -> None:
+    """Deletes a file that somebody uploaded, and nothing else: a path that leads anywhere but to a regular file in the
+    folder of uploads is left alone.
+
+    Args:
+        path, folder: As in [`read_upload`].
+    """
+    try:
+        real = _inside(path, Path(folder) if folder is not None else upload_folder())
+        if stat.S_ISREG(os.lstat(real).st_mode):
+            os.unlink(real)
+    except (OSError, ValueError, TypeError):
+        return  # not there, or not ours
+
+
+def _inside(path: str | None, folder: Path) -> Path:
+    """The path of a file in `folder`, with no link between the two.
+
+    Raises:
+        ValueError: It leads elsewhere.
+        OSError, TypeError: It is no path.
+    """
+    real = Path(os.path.realpath(folder)) / Path(os.path.abspath(path)).relative_to(os.path.abspath(folder))
+    if os.path.realpath(real) != str(real):
+        raise ValueError("a link leads elsewhere")
+    return real
+
+
 def _content(path: str | None, folder: Path) -> bytes:
     """The bytes of a regular file that lies in `folder`, no link among what leads to it."""
     if not path:
         raise Refused("There is no film yet: upload one, or pick a sample.")
     elsewhere = Refused("This file is not one that was uploaded here; upload it again.")
     try:
-        inside = Path(os.path.abspath(path)).relative_to(os.path.abspath(folder))
-        real = Path(os.path.realpath(folder)) / inside
-        if os.path.realpath(real) != str(real):
-            raise elsewhere
-        handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(_inside(path, folder), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError, TypeError):
         raise elsewhere from None
     try:

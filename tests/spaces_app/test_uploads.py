@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataset_builder.radiographs.dicom import read_dicom
 from spaces_app import uploads
-from spaces_app.uploads import DISPLAY_SIDE, Refused, checked_text, read_upload
+from spaces_app.uploads import DISPLAY_SIDE, Refused, checked_text, forget_upload, read_upload
 from tests.fixtures.radiograph_trees import EXPLICIT_LITTLE, JPEG_2000, JPEG_BASELINE, RLE, dicom_bytes, film
 from tests.spaces_app.abuse_files import ABUSE, MEGABYTES, SECONDS, Measured, behind_the_head, chunk, element, encoded
 
@@ -223,6 +223,33 @@ def test_only_regular_files_inside_the_folder_of_uploads_are_read(tmp_path):
     for nothing in (None, ""):
         with pytest.raises(Refused, match="no film yet"):
             read_upload(nothing, folder)
+
+
+def test_only_what_was_uploaded_is_deleted(tmp_path):
+    folder, outside = tmp_path / "uploads", tmp_path / "keep.png"
+    (folder / "deep").mkdir(parents=True)
+    outside.write_bytes(b"keep")
+    (folder / "link.png").symlink_to(outside)
+    (folder / "way out").symlink_to(tmp_path)
+    (folder / "deep" / "film.png").write_bytes(b"no film at all")
+    for path in (
+        None,
+        "",
+        42,
+        "a\0b",
+        str(outside),
+        folder / ".." / "keep.png",
+        folder / "link.png",
+        folder / "deep",
+        folder / "way out" / "keep.png",
+        folder,
+        folder / "not there",
+        "keep.png",
+    ):
+        forget_upload(path if path is None or isinstance(path, int) else str(path), folder)
+    assert outside.read_bytes() == b"keep" and (folder / "link.png").is_symlink()
+    forget_upload(str(folder / "deep" / "film.png"), folder)
+    assert not (folder / "deep" / "film.png").exists() and (folder / "deep").is_dir()
 
 
 def test_the_folder_of_uploads_is_gradios(monkeypatch, tmp_path):
