@@ -6,12 +6,11 @@ import functools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import viewer
 from .pictures import film_picture
-from .uploads import Film, Refused, read_upload
+from .uploads import Film, Refused, forget_upload, read_upload
 
 if TYPE_CHECKING:
     from .workbench import Workbench
@@ -91,8 +90,7 @@ class Desk:
         try:
             film = read_upload(path)
         finally:
-            if path:
-                Path(path).unlink(missing_ok=True)
+            forget_upload(path)
         return Chosen(film, f"upload {secrets.token_hex(8)}")
 
     def one(self, chosen: Chosen | None) -> Chosen:
