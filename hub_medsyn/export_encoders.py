@@ -217,7 +217,10 @@ def export_encoders(checkpoint: str | Path, out: str | Path, revision: str | Non
             else:
                 save_text_encoder(model, checkpoint, revision, folder / part)
                 details = {"library_name": "transformers", "pipeline_tag": "feature-extraction"}
-            metadata = ModelCardData(**details, tags=tags, **inherited)
+            if "medsyn" in inherited:
+                words = part == "text" and inherited["medsyn"]["vocabulary_from_reports"]
+                details["medsyn"] = inherited["medsyn"] | {"vocabulary_from_reports": words}
+            metadata = ModelCardData(**inherited | details, tags=tags)
             card = render_card(f"{part}_encoder_card.md.jinja", metadata, folder=f"{out.name}/{part}", **told)
             card.save(folder / part / "README.md")
         folder.replace(out)
