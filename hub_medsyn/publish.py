@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from .hub_errors import in_words
 from .staging import encoder_folders, stage_encoder, stage_model
 from .staging_dataset import DatasetStaging
 from .staging_generator import stage_generator
@@ -23,7 +24,8 @@ KINDS = {
 
 def _publish(staging: Staging, repo_id: str, private: bool, gated: bool, create_pr: bool, dry_run: bool) -> Published:
     if dry_run:
-        return rehearse(staging, repo_id, private=private, gated=gated)
+        with in_words(repo_id, staging.repo_type):
+            return rehearse(staging, repo_id, private=private, gated=gated)
     return upload(staging, repo_id, private=private, gated=gated, create_pr=create_pr)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import tempfile
@@ -97,7 +98,7 @@ class DatasetStaging:
             split["num_examples"] for entry in self.manifest["configs"].values() for split in entry["splits"].values()
         )
         self.message = message or f"Publish {', '.join(self.shards)}: {rows:,} rows"
-        self.replaces = tuple(f"data/{name}/*" for name in self.shards)
+        self.replaces = tuple(f"data/{glob.escape(name)}/*" for name in self.shards)
         self._scratch = ExitStack()
 
     def __enter__(self) -> DatasetStaging:

@@ -155,8 +155,8 @@ def rehearse(staging: Staging, repo_id: str, *, private: bool = False, gated: bo
         if unseen is None:
             raise
     private, gated = private or there.private, gated or there.gated
-    changes = compare(there, staging.files(there), staging.replaces)
     verdict = staging.judge(there, private, gated)
+    changes = compare(there, staging.files(there), staging.replaces)
     return changes.published(there, verdict, api.endpoint, private=private, gated=gated, unseen=unseen)
 
 

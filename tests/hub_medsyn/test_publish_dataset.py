@@ -126,6 +126,13 @@ def test_a_push_in_between_is_kept(hub, public):
     )
 
 
+def test_a_gitignore_there_drops_nothing(hub, public):
+    HfApi().create_repo(REPO, repo_type="dataset")
+    hub.push("dataset", REPO, {".gitignore": b"*.parquet\nmanifest.json\n"})
+    done = publish_dataset(public, REPO)
+    assert set(done.files) < set(HfApi().list_repo_files(REPO, repo_type="dataset"))
+
+
 def test_pushes_without_end_are_told(hub, public, monkeypatch, capsys):
     monkeypatch.setattr(upload, "ATTEMPTS", 2)
     publish_dataset(public, REPO)

@@ -226,6 +226,24 @@ def test_tokens_that_may_not_write(hub, folders, monkeypatch, capsys):
     assert not changed(hub)
 
 
+@pytest.mark.parametrize(
+    ("request_", "status", "words"),
+    [
+        (("POST", "/repos/create"), 402, "asks for a subscription or for credits to hold your-org/medsyn-cxr"),
+        (("POST", "/repos/create"), 403, "may not write to dataset your-org/medsyn-cxr"),
+        (("POST", "/repos/create"), 409, "is taken by a repository that this token may not see"),
+        (("GET", "/whoami-v2"), 429, "has been asked too often; wait a few minutes and run the same command again"),
+        (("GET", "/whoami-v2"), 500, "answers 500"),
+        (("POST", "/commit/"), 413, "refuses with 413"),
+    ],
+)
+def test_what_the_hub_answers_is_told(hub, folders, capsys, request_, status, words):
+    hub.fail_next(*request_, status=status)
+    assert main(["dataset", str(folders["public"]), "--repo", REPO]) == 1
+    sentence = capsys.readouterr().err.partition("medsyn publish: ")[2]
+    assert words in sentence and sentence.count("\n") == 1
+
+
 def test_a_hub_that_is_not_there(folders, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
