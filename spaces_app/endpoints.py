@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gradio as gr
 from PIL import Image
@@ -16,6 +16,11 @@ from .controls import AT_ONCE
 from .desk import FILM_SIDE, MEANING, STANDING, Chosen, Desk, sentence
 from .pictures import film_picture, heat_overlay, mask_overlay
 from .uploads import Refused
+
+Names = Sequence[str]
+# What a client gets that leaves a value out.
+FINDING, TEXT, PHRASE = "Pleural Effusion", "normal chest", "pleural effusion"
+IMPRESSION = "Left pleural effusion."
 
 
 def for_clients(function: Callable) -> Callable:
@@ -50,7 +55,7 @@ def add_endpoints(desk: Desk) -> None:
             return desk.sample(str(sample))
         raise Refused("There is no film: give a file, or the name of a sample.")
 
-    def read_film(film: str | None, sample: str | None, models: list[str], findings: list[str]) -> dict:
+    def read_film(film: str | None = None, sample: str = "", models: Names = (), findings: Names = ()) -> dict:
         """Scores of findings in a film, by prompts for and against each. Scores are between 0 and 1, uncalibrated, and
         no probabilities: they rank films. Empty `models` means the first, empty `findings` CheXpert's 14 labels."""
         one = film_of(film, sample)
@@ -58,22 +63,22 @@ def add_endpoints(desk: Desk) -> None:
         return {
             "film": one.film.name,
             "note": one.film.note,
-            "scores": tab_read.scores(desk, one, names, findings or CHEXPERT_LABELS),
+            "scores": tab_read.scores(desk, one, names, list(findings) or CHEXPERT_LABELS),
             "report_says": {name: value for name, value in one.labels.items() if value is not None},
             "meaning": MEANING,
         }
 
-    def explain(film: str | None, sample: str | None, finding: str, models: list[str]) -> dict:
+    def explain(film: str | None = None, sample: str = "", finding: str = FINDING, models: Names = ()) -> dict:
         """Which visible signs of a finding each model sees in a film; scores between 0 and 1, uncalibrated."""
         return tab_read.signs(desk, film_of(film, sample), desk.known_models(models), finding or "")
 
-    def compare_texts(film: str | None, sample: str | None, texts: str, models: list[str]) -> dict:
+    def compare_texts(film: str | None = None, sample: str = "", texts: str = TEXT, models: Names = ()) -> dict:
         """Each model's similarity of a film with texts of your own, one a line, at most 16. Compare within a model."""
         found = tab_read.similarities(desk, film_of(film, sample), desk.known_models(models), tab_read.lines(texts))
         return {name: [{"text": text, "similarity": value} for text, value in pairs] for name, pairs in found.items()}
 
     def where(
-        film: str | None, sample: str | None, phrase: str, model: str, opacity: float
+        film: str | None = None, sample: str = "", phrase: str = PHRASE, model: str = "", opacity: float = 0.5
     ) -> tuple[Image.Image, dict]:
         """Where in a film a word or phrase is: the heat map over the film as a picture, and its highest place as
         shares of the width and height. `opacity` is between 0 and 1. For models with regions: GLoRIA and MGCA."""
@@ -88,19 +93,21 @@ def add_endpoints(desk: Desk) -> None:
         told["in_words"] = tab_where.in_words(heat, one.boxes)
         return heat_overlay(one.film, heat, opacity, one.boxes, side=FILM_SIDE), told
 
-    def nearest_reports(film: str | None, sample: str | None, model: str, number: float) -> list[dict]:
+    def nearest_reports(
+        film: str | None = None, sample: str = "", model: str = "", number: float = tab_find.AT_FIRST
+    ) -> list[dict]:
         """The reports of the dataset nearest to a film, best first, equal impressions once."""
         found = desk.bench.nearest_reports(film_of(film, sample).film, desk.known_model(model), number)
         return [{"sample": one.id, "impression": one.impression, "cosine": score} for one, score in found]
 
-    def nearest_films(text: str, model: str, number: float) -> list[dict]:
+    def nearest_films(text: str = TEXT, model: str = "", number: float = tab_find.AT_FIRST) -> list[dict]:
         """The films of the dataset nearest to a report or a sentence of one, best first; `/sample_film` shows them."""
         words = tab_find.checked_text(text, "report", tab_find.LONGEST)
         found = desk.bench.nearest_films(words, desk.known_model(model), number)
         return [{"sample": one.id, "impression": one.impression, "cosine": score} for one, score in found]
 
     def make(
-        impression: str, generator: str, number: float, seed: float, outlines: bool
+        impression: str = IMPRESSION, generator: str = "", number: float = 1, seed: float = 0, outlines: bool = False
     ) -> tuple[list[tuple[Image.Image, str]], list[dict]]:
         """Radiographs drawn to match an impression: pictures, with the outlines of what was drawn if asked for, and
         each one's seed, labels, boxes and what of it cannot be seen. Film i has the seed `seed + i`. All synthetic."""
@@ -129,7 +136,7 @@ def add_endpoints(desk: Desk) -> None:
             for one in desk.samples.values()
         ]
 
-    def sample_film(sample: str) -> tuple[Image.Image, dict]:
+    def sample_film(sample: str = "") -> tuple[Image.Image, dict]:
         """A film of the dataset as a picture, with its impression, labels and boxes in pixels of the film."""
         one = desk.sample(str(sample))
         height, width = one.film.pixels.shape
@@ -148,10 +155,10 @@ def add_endpoints(desk: Desk) -> None:
             "meaning": MEANING,
         }
 
-    names, drawers = list(desk.bench.models), list(desk.bench.generators)
+    names = list(desk.bench.models)
     with gr.Group(visible=False):
         film = gr.File(label="film: PNG, JPEG or DICOM", type="filepath")
-        sample = gr.Textbox(None, label="sample: a name of /samples, instead of a film")
+        sample = gr.Textbox("", label="sample: a name of /samples, instead of a film")
         chosen = gr.Dropdown(
             names, value=[], multiselect=True, allow_custom_value=True, label="models: names of /about"
         )
@@ -162,15 +169,15 @@ def add_endpoints(desk: Desk) -> None:
             allow_custom_value=True,
             label="findings: names of /about",
         )
-        finding = gr.Textbox("Pleural Effusion", label="finding: a name of /about")
-        texts = gr.Textbox("normal chest", label="texts: one a line")
-        phrase = gr.Textbox("pleural effusion", label="phrase: a word or a short phrase")
+        finding = gr.Textbox(FINDING, label="finding: a name of /about")
+        texts = gr.Textbox(TEXT, label="texts: one a line")
+        phrase = gr.Textbox(PHRASE, label="phrase: a word or a short phrase")
         model = gr.Textbox("", label="model: a name of /about; empty for the first")
         opacity = gr.Number(0.5, label="opacity: 0 to 1")
         number = gr.Number(tab_find.AT_FIRST, label=f"number of answers: 1 to {tab_find.MOST}", precision=0)
-        text = gr.Textbox("Normal chest.", label="text: a report or a sentence of one")
-        impression = gr.Textbox("Left pleural effusion.", label="impression: what the films should show")
-        generator = gr.Textbox(drawers[0] if drawers else "", label="generator: a name of /about")
+        text = gr.Textbox(TEXT, label="text: a report or a sentence of one")
+        impression = gr.Textbox(IMPRESSION, label="impression: what the films should show")
+        generator = gr.Textbox("", label="generator: a name of /about; empty for the first")
         films = gr.Number(1, label=f"number of films: 1 to {tab_make.MOST}", precision=0)
         seed = gr.Number(0, label=f"seed: 0 to {tab_make.LAST_SEED}", precision=0)
         outlines = gr.Checkbox(False, label="outlines: of what was drawn")

@@ -145,7 +145,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
         )
         gr.HTML(f'<p class="quiet">{MEANING}</p><p class="standing">{STANDING}</p>')
 
-    def make(
+    def make_films(
         impression: str,
         generator: str,
         number: float,
@@ -178,10 +178,10 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
     making = {"api_visibility": "private", "concurrency_id": "make", "concurrency_limit": 1, "show_progress": "full"}
     inputs = [impression, generator, number, seed, model]
     outputs = [films, said, told, reading, made_state, carry]
-    go.click(make, inputs, outputs, show_progress_on=films, **making)
+    go.click(make_films, inputs, outputs, show_progress_on=films, **making)
     fresh.click(lambda: secrets.randbelow(LAST_SEED + 1), None, seed, api_visibility="private", show_progress="hidden")
     taken = examples.click(chosen_chip, None, impression, api_visibility="private", show_progress="hidden")
-    taken.then(make, inputs, outputs, show_progress_on=films, **making)
+    taken.then(make_films, inputs, outputs, show_progress_on=films, **making)
     model.input(read_again, [made_state, model], reading, api_visibility="private", **WITH_MODELS)
     used = carry.click(use, made_state, [state, tabs], api_visibility="private", show_progress="hidden")
     used.success(None, js="() => medsynPress(null)")

@@ -133,7 +133,7 @@ def add(desk: Desk, state: gr.State) -> None:
             return tuple(gr.skip() for _ in outputs)
         return read(chosen, models, finding)
 
-    def explain(chosen: Chosen | None, models: list[str], finding: str):
+    def show_signs(chosen: Chosen | None, models: list[str], finding: str):
         try:
             return signs_html(desk, desk.one(chosen), desk.known_models(models), finding) + prompts_html(finding)
         except Refused as refusal:
@@ -152,7 +152,7 @@ def add(desk: Desk, state: gr.State) -> None:
     changed(read_if_new, [state, models, finding, seen], outputs)
     models.change(read, [state, models, finding], outputs, **hidden)
     tab.select(read_if_new, [state, models, finding, seen], outputs, **hidden)
-    finding.input(explain, [state, models, finding], why, **hidden)
+    finding.input(show_signs, [state, models, finding], why, **hidden)
     compare.click(in_own_words, [state, models, texts], answer, **hidden)
 
 

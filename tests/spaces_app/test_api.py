@@ -1,0 +1,180 @@
+"""Every endpoint of the page, called as a program calls it, with good and with bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from dataset_builder.findings import CHEXPERT_LABELS
+from spaces_app.interface import build
+from spaces_app.serving import serving
+from tests.fixtures.radiograph_trees import dicom_bytes
+from tests.spaces_app.tiny_page import HOSTILE, film_bytes, workbench
+
+ENDPOINTS = {
+    "/read_film",
+    "/explain",
+    "/compare_texts",
+    "/where",
+    "/nearest_reports",
+    "/nearest_films",
+    "/make",
+    "/samples",
+    "/sample_film",
+    "/about",
+}
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def client(uploads, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(uploads))
+        page = build(workbench())
+        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **serving())
+        made = Client(url, verbose=False, download_files=tmp_path_factory.mktemp("answers"))
+        yield made
+        made.close()
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    path = tmp_path_factory.mktemp("films") / "Jane Doe.png"
+    path.write_bytes(film_bytes(9, 64))
+    return handle_file(str(path))
+
+
+def test_endpoints_are_named_typed_and_told(client):
+    told = client.view_api(return_format="dict", print_info=False)
+    assert set(told["named_endpoints"]) == ENDPOINTS and not told["unnamed_endpoints"]
+    for name, endpoint in told["named_endpoints"].items():
+        assert len(endpoint["description"]) > 40, name
+        for parameter in endpoint["parameters"]:
+            assert parameter["type"] and parameter["label"], (name, parameter)
+    assert [one["parameter_name"] for one in told["named_endpoints"]["/where"]["parameters"]] == [
+        "film",
+        "sample",
+        "phrase",
+        "model",
+        "opacity",
+    ]
+
+
+def test_films_are_read(client, film, uploads):
+    told = client.predict(film=film, models=["pointing", "plain"], findings=[], api_name="/read_film")
+    assert list(told["scores"]) == ["pointing", "plain"] and told["film"] == "your film"
+    assert set(told["scores"]["plain"]) == set(CHEXPERT_LABELS)
+    assert all(0 <= score <= 1 for score in told["scores"]["plain"].values())
+    assert "no probability" in told["meaning"] and told["report_says"] == {}
+    again = client.predict(film=film, findings=["Edema"], api_name="/read_film")
+    assert again["scores"] == {"plain": {"Edema": told["scores"]["plain"]["Edema"]}}
+    sample = client.predict(sample="film-0", api_name="/read_film")
+    assert sample["report_says"] == {"Pleural Effusion": 1, "Pneumothorax": 0, "Edema": -1}
+    assert not [path for path in uploads.rglob("*") if path.is_file() and "Jane" in path.name]
+
+
+def test_dicom_is_read_by_content_without_its_header(client, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
+    path = tmp_path / "film"
+    path.write_bytes(dicom_bytes(pixels, PatientName="Doe^Jane", PatientID="12345"))
+    told = client.predict(film=handle_file(str(path)), api_name="/read_film")
+    assert told["film"] == "your film" and "Doe" not in json.dumps(told) and "12345" not in json.dumps(told)
+
+
+def test_signs_and_texts(client, film):
+    signs = client.predict(film=film, finding="Pneumothorax", models=["plain", "pointing"], api_name="/explain")
+    assert list(signs) == ["plain", "pointing"] and "visible pleural line" in signs["pointing"]
+    found = client.predict(sample="film-1", texts=f"clear lungs\n{HOSTILE}", api_name="/compare_texts")
+    assert [one["text"] for one in found["plain"]] == ["clear lungs", HOSTILE]
+
+
+def test_where_answers_with_a_picture_and_a_place(client):
+    picture, told = client.predict(sample="film-0", phrase="pleural effusion", opacity=0.8, api_name="/where")
+    assert Image.open(picture).size == (768, 768)
+    assert told["model"] == "pointing" and 0 <= told["highest"]["x"] <= 1
+    assert told["boxes"][0]["finding"] == "pleural effusion" and told["in_words"].startswith("Highest at the")
+
+
+def test_films_and_reports_are_found(client, film):
+    reports = client.predict(film=film, number=3, api_name="/nearest_reports")
+    assert len(reports) == 3 and reports[0]["cosine"] >= reports[1]["cosine"] and reports[0]["impression"]
+    films = client.predict(text="Right pneumothorax.", model="pointing", number=2, api_name="/nearest_films")
+    assert len(films) == 2 and films[0]["sample"].startswith("film-")
+
+
+def test_films_are_made_and_made_again(client):
+    asked = {"impression": "Large left pleural effusion.", "number": 2, "seed": 5, "api_name": "/make"}
+    pictures, told = client.predict(**asked)
+    again, _ = client.predict(**asked)
+    outlined, _ = client.predict(**asked, outlines=True)
+    assert [one["seed"] for one in told] == [5, 6] and told[0]["labels"]["Pleural Effusion"] == 1
+    first, second, third = (np.asarray(Image.open(made[0]["image"])) for made in (pictures, again, outlined))
+    assert (first == second).all() and (first != third).any()
+    assert told[0]["boxes"][0]["finding"] == "pleural effusion"
+
+
+def test_what_there_is(client):
+    about = client.predict(api_name="/about")
+    assert about["models"]["pointing"]["grounds"] and not about["models"]["plain"]["grounds"]
+    assert about["generators"] == ["phantom"] and about["use"] == "Research only. Not for clinical use."
+    samples = client.predict(api_name="/samples")
+    assert [one["sample"] for one in samples] == [f"film-{row}" for row in range(4)]
+    picture, told = client.predict(sample="film-0", api_name="/sample_film")
+    assert Image.open(picture).size == (768, 768) and (told["width"], told["height"]) == (48, 48)
+
+
+BAD = [
+    ("/read_film", {}, "There is no film"),
+    ("/read_film", {"sample": "nobody"}, "There is no sample of that name"),
+    ("/read_film", {"sample": "film-0", "models": ["other"]}, "there are: plain, pointing"),
+    ("/read_film", {"sample": "film-0", "findings": ["Gout"]}, "no such finding"),
+    ("/explain", {"sample": "film-0", "finding": "Gout"}, "no such finding"),
+    ("/compare_texts", {"sample": "film-0", "texts": ""}, "is empty"),
+    ("/compare_texts", {"sample": "film-0", "texts": "x" * 1_000_000}, "characters"),
+    ("/compare_texts", {"sample": "film-0", "texts": "\n".join(map(str, range(40)))}, "40 texts"),
+    ("/where", {"sample": "film-0", "phrase": "..."}, "holds no word"),
+    ("/where", {"sample": "film-0", "phrase": "heart", "model": "plain"}, "there are: pointing"),
+    ("/where", {"sample": "film-0", "phrase": "heart", "opacity": 7}, "from 0 to 1"),
+    ("/nearest_reports", {"sample": "film-0", "number": 0}, "whole number"),
+    ("/nearest_films", {"text": "heart", "number": 10_000}, "whole number"),
+    ("/nearest_films", {"text": " "}, "is empty"),
+    ("/make", {"impression": ""}, "is empty"),
+    ("/make", {"impression": "Edema.", "generator": "none"}, "no such generator"),
+    ("/make", {"impression": "Edema.", "number": 50}, "whole number"),
+    ("/make", {"impression": "Edema.", "seed": -1}, "whole number"),
+    ("/sample_film", {"sample": "../../etc/passwd"}, "There is no sample"),
+]
+
+
+@pytest.mark.parametrize(("name", "asked", "told"), BAD)
+def test_what_cannot_be_done_is_told_in_a_sentence(client, name, asked, told):
+    with pytest.raises(AppError) as error:
+        client.predict(**asked, api_name=name)
+    said = str(error.value)
+    assert told in said and said.endswith(".") and "Traceback" not in said and "/" not in said.replace("e.g.", "")
+
+
+def test_files_that_are_no_films_are_refused_and_deleted(client, uploads, tmp_path):
+    path = tmp_path / "Jane Doe.png"
+    path.write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(AppError, match="SVG"):
+        client.predict(film=handle_file(str(path)), api_name="/read_film")
+    assert not [left for left in uploads.rglob("*") if left.is_file() and "Jane" in left.name]
+
+
+def test_files_of_the_server_are_out_of_reach(client):
+    for path in ("/etc/passwd", str(Path(__file__))):
+        with pytest.raises(Exception) as error:  # noqa: B017, PT011  gradio itself refuses some of them
+            client.predict(film={"path": path, "meta": {"_type": "gradio.FileData"}}, api_name="/read_film")
+        assert "root:" not in str(error.value)
