@@ -94,8 +94,8 @@ def read_upload(path: str | None, folder: str | Path | None = None) -> Film:
     Raises:
         Refused: It is no film that can be read; the message says why in a sentence.
     """
-    content = _content(path, Path(folder) if folder is not None else upload_folder())
     with _DECODING:
+        content = _content(path, Path(folder) if folder is not None else upload_folder())
         try:
             if content.startswith(_PNG):
                 pixels, notes = _from_picture(_checked_png(content), "PNG")

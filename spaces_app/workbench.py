@@ -25,7 +25,16 @@ from hub_medsyn.inference.grounding import HeatMap, ground
 from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS
 from spaces_app.bundled import bundle_paths
 from spaces_app.index import FilmIndex
-from spaces_app.loading import Model, Sample, load_films, load_model, load_pipeline, sample_of, short_names
+from spaces_app.loading import (
+    Model,
+    Sample,
+    load_films,
+    load_model,
+    load_pipeline,
+    sample_of,
+    share_heaps,
+    short_names,
+)
 from spaces_app.uploads import Film, Refused, checked_text
 
 if TYPE_CHECKING:
@@ -117,6 +126,7 @@ class Workbench:
             OSError: A folder is not there, or holds no model.
         """
         torch.set_num_threads(1)
+        share_heaps()
         named = short_names([str(path) for path in models])
         if not models or dataset is None:
             openable = bundle_paths()
@@ -297,17 +307,18 @@ class Workbench:
         k = _whole(k, "number of answers", 1, MAX_NEIGHBOURS)
         if not self._searchable:
             raise Refused("The films loaded here have no reports, so there is nothing to search.")
-        if isinstance(query, str):
+        film = isinstance(query, Film)
+        if not film:
             query = checked_text(query, "report")
             _check_readable(model, query)
         with model.lock:
             if name not in self.index:
                 self.index[name] = FilmIndex.build(model.model, model.processor, self.rows, "impression")
             index = self.index[name]
-            if isinstance(query, str):
-                (embedded,) = embed_texts(model.model, model.processor, [query])
-            else:
+            if film:
                 (embedded,) = embed_images(model.model, model.processor, [query.pixels])
+            else:
+                (embedded,) = embed_texts(model.model, model.processor, [query])
         cosines, rows = index.nearest(embedded, min(k, len(index.films if among == "films" else index.reports)), among)
         return [(self.samples[row], cosine) for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)]
 
