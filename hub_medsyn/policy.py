@@ -179,7 +179,7 @@ def ids_only_problems(name: str, entry: dict) -> list[str]:
             f"config {name!r} was built as public, with its rows in the order of the reports, which may follow the "
             f"text: publish it with its text, or {again}"
         )
-    if settings["seed"] != SECRET:
+    if settings.get("seed") != SECRET:
         problems.append(
             f"the base seed of config {name!r} can be guessed: whoever knows it draws the film of every likely "
             f"impression and compares pixels; {again}, or with --seed secret"
@@ -301,7 +301,7 @@ def ids_only_entry(entry: dict) -> dict:
         "images": _numbers(images, ("num_rows", "num_distinct"))
         | ({"sha256_of_sorted_sha256": digest} if _HASH.fullmatch(str(digest)) else {})
         | {"repeated_across_splits": _numbers(repeats, ("images", "rows"))},
-        "report_hashes": int(entry["report_hashes"]),
+        **_numbers(entry, ("report_hashes",)),
         "versions": {
             name: entry["versions"][name]
             for name in (*_VERSIONS, "transformers")
@@ -322,7 +322,11 @@ def _plain(value):
 
 
 def _numbers(counts: dict, names: Iterable[str]) -> dict[str, int]:
-    return {name: int(counts[name]) for name in names if name in counts}
+    numbers = {name: counts[name] for name in names if name in counts}
+    for name, value in numbers.items():
+        if not isinstance(value, int):
+            raise PolicyError(f"the manifest's {name} is no whole number; build the dataset anew")
+    return numbers
 
 
 def _refuse_text(value: object, where: str) -> None:
