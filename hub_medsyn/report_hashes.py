@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 # Distinct words that a report needs beside its prompt to be a key. Of 1,551 Open-i reports of findings and impression,
-# someone who has the 1,000 commonest of each from 1,551 others guesses 354 without a minimum, 49 at 25 and none at 35;
-# with indication and comparison it takes 40 to end at 1 (docs/policy.md).
+# someone who has the 1,000 commonest of each from 1,551 others guesses 354 without a minimum, 85 at 25 and none at 35;
+# with indication and comparison it takes 40 to end at none (benchmarks/report_hash_guessing.csv).
 MIN_OTHER_WORDS = 40
 
 _WORD = re.compile(r"[^\W_]+")
