@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from .hub_errors import in_words
 from .staging import encoder_folders, stage_encoder, stage_model
 from .staging_dataset import DatasetStaging
@@ -256,12 +258,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         published = publish(folder, repo_id, **args)
     except (ValueError, OSError) as error:
-        print(f"medsyn publish: {error}", file=sys.stderr)
+        tqdm.write(f"medsyn publish: {error}", file=sys.stderr)  # not into the bar of a file that was on its way
         return 1
     except KeyboardInterrupt:
-        print(
-            "medsyn publish: interrupted; run the same command again, what arrived is not sent again", file=sys.stderr
-        )
+        said = "medsyn publish: interrupted; run the same command again, what arrived is not sent again"
+        tqdm.write(said, file=sys.stderr)
         return 1
     repositories = published if isinstance(published, list) else [published]
     for each in repositories:

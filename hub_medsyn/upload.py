@@ -215,7 +215,8 @@ def upload(
             now = look(api, repo_id, repo_type)
             refuse(verdict := staging.judge(now, now.private, now.gated))
             if now.contents() != there.contents():
-                say(f"{repo_id} was changed meanwhile; it is read again")
+                if there.sha is not None:  # the Hub puts a card into a new Space by itself
+                    say(f"{repo_id} was changed meanwhile; it is read again")
                 continue
             try:
                 commit = api.create_commit(

@@ -15,9 +15,9 @@ def publish(capsys, monkeypatch):
             monkeypatch.setenv("HF_TOKEN", token)
         assert main(list(arguments)) == 1
         error = capsys.readouterr().err
-        sentence = error.splitlines()[-1].partition("medsyn publish: ")[2]  # after a bar of the client, perhaps
-        assert sentence and error.count("medsyn publish: ") == 1 and "Traceback" not in error, error
-        return sentence
+        sentences = [line for line in error.splitlines() if line.startswith("medsyn publish: ")]
+        assert len(sentences) == error.count("medsyn publish: ") == 1 and "Traceback" not in error, error
+        return sentences[0]
 
     return run
 

@@ -12,11 +12,12 @@ from hub_medsyn.publish import publish_space
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_lies_whole_in_its_space(hub, tmp_path):
+def test_the_page_lies_whole_in_its_space(hub, tmp_path, capsys):
     for name in ("spaces_app", "hub_medsyn", "dataset_builder", "model_cards"):
         shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
     page = tmp_path / "source" / "spaces_app"
     done = publish_space(page, "your-org/medsyn")
+    assert "changed meanwhile" not in capsys.readouterr().out  # by nobody but the Hub, which starts it with a card
     folder = Path(snapshot_download("your-org/medsyn", repo_type="space", local_dir=tmp_path / "space"))
     front = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert front["sdk"] == "gradio" and (folder / front["app_file"]).is_file()
