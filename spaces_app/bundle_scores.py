@@ -49,6 +49,11 @@ class Scores:
     retrieval_chance: dict[str, float] = field(default_factory=dict)
     reports: int = 0
 
+    @property
+    def finds_places(self) -> bool:
+        """Whether heat maps hit boxes clearly more often than pointing at random does."""
+        return self.hits is not None and self.hits > 1.5 * self.chance
+
 
 def targets_of(rows: Dataset, names: tuple[str, ...] = CHEXPERT_LABELS) -> np.ndarray:
     """`(films, labels)`: 1 present, NaN uncertain, 0 otherwise, for a phantom has nothing that is not labelled."""
@@ -162,7 +167,8 @@ def section(scores: Scores, real: Area | None, before: Area | None, learnt: int)
         cases = sum(number for _, _, number in scores.kinds.values())
         lines += [
             f"**Where a finding is**: for the finding's name the hottest pixel lies in one of its boxes in "
-            f"{scores.hits:.1%} of {cases} cases; a pixel at random does in {scores.chance:.1%}.",
+            f"{scores.hits:.1%} of {cases} cases; a pixel at random does in {scores.chance:.1%}."
+            + ("" if scores.finds_places else " Its heat maps tell little of where a finding is."),
             "",
             "| finding | hits | at random | cases |",
             "|---|---|---|---|",
@@ -182,13 +188,14 @@ def section(scores: Scores, real: Area | None, before: Area | None, learnt: int)
         lines += [
             f"**Real films**: on {real.films} films of the test patients of Open-i the macro AUROC by prompts alone "
             f"is {real.macro:.3f} ({real.interval[0]:.3f} to {real.interval[1]:.3f}): {labels}. It is an encoder of "
-            "phantoms: on patients it is weak, and nothing it says of them should be relied on.",
+            "phantoms: what it says of patients is weak, and nothing of it should be relied on.",
             "",
         ]
     lines += [
-        "**Limits**: a small network that saw some two thousand phantoms of one CT's anatomy, at 128 pixels, with "
-        "the words of a grammar; words beyond it are spelt and mean little to it. Small and thin findings (nodules, "
-        "tubes, bands of atelectasis) are mostly below what it resolves. Scores rank films and are no probabilities.",
+        "**Limits**: a small network that saw some two thousand phantoms of one CT's anatomy, at 128 or 160 pixels, "
+        "with the words of a grammar; words beyond it are spelt and mean little to it. Small and thin findings "
+        "(nodules, tubes, bands of atelectasis) are mostly below what it resolves. Scores rank films and are no "
+        "probabilities.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -197,26 +204,26 @@ def write_section(card_path: Path, scores: Scores, real: Area | None, before: Ar
     """Puts the numbers into a card, as text and as `model-index`, in the place of earlier ones."""
     from huggingface_hub import EvalResult, ModelCard
 
-    def result(name: str, dataset: str, metric: str, what: str, value: float) -> EvalResult:
+    def result(dataset: str, metric: str, name: str, value: float) -> EvalResult:
         return EvalResult(
             task_type="zero-shot-image-classification",
-            task_name=name,
+            task_name="Zero-shot",
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split="test",
             metric_type=metric,
-            metric_name=what,
+            metric_name=name,
             metric_value=round(value, 4),
         )
 
     card = ModelCard.load(card_path)
-    phantoms, prompts, pointing = "medsyn-cxr of the bundle", "Findings by prompts", "Pointing game"
-    results = [one for one in card.data.eval_results or [] if one.task_name not in (prompts, pointing)]
-    results.append(result(prompts, phantoms, "roc_auc", "macro AUROC", scores.zero_shot.macro))
+    phantoms, prompts, pointing = "medsyn-cxr of the bundle", "macro AUROC by prompts", "hits of the pointing game"
+    results = [one for one in card.data.eval_results or [] if one.metric_name not in (prompts, pointing)]
+    results.append(result(phantoms, "roc_auc", prompts, scores.zero_shot.macro))
     if scores.hits is not None:
-        results.append(result(pointing, phantoms, "accuracy", "hits", scores.hits))
+        results.append(result(phantoms, "accuracy", pointing, scores.hits))
     if real:
-        results.append(result(prompts, "Open-i", "roc_auc", "macro AUROC", real.macro))
+        results.append(result("Open-i", "roc_auc", prompts, real.macro))
     card.data.eval_results = results
     card.text = f"{card.text.split(HEADING)[0].rstrip()}\n\n{section(scores, real, before, learnt)}"
     partial = card_path.with_name(".README.md.partial")

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from spaces_app.bundled import BUNDLE
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 DATASET = "medsyn-cxr"
 FILMS = 112
+FILM_SIZE = 256  # pixels
+TEXT_WIDTH = 128  # of the BERT
 TRAINING_FILMS = 2400
 NORMAL_SHARE = 0.25  # of the bundle's films; nearly half of the grammar's are
 
@@ -40,14 +44,17 @@ class Small:
         method (`str`): Of `medsyn pretrain`.
         epochs (`int`): Of training.
         channels (`tuple[int, ...]`): Of the four stages.
-        text_width (`int`): Of the BERT.
+        layers (`tuple[int, ...]`): Blocks in them. With two in each, a region of the third sees 211 pixels and so the
+            whole film, and a corner could stand for all of it; with one, it sees 99.
+        image_size (`int`): Side of the films in pixels.
         switches (`dict`): Of the method's configuration.
     """
 
     method: str
     epochs: int
     channels: tuple[int, ...]
-    text_width: int = 128
+    layers: tuple[int, ...] = (2, 2, 2, 2)
+    image_size: int = 128
     switches: dict = field(default_factory=dict)
 
 
@@ -55,13 +62,13 @@ class Small:
 # single sentences, and batches of 16 rather than 32.
 OPTIONS = (
     *("--preset", "fixed", "--image_encoder", "resnet18", "--text_encoder", "scratch"),
-    *("--image_size", 128, "--num_channels", 1, "--text_columns", "impression", "--text_sampling", "full"),
+    *("--num_channels", 1, "--text_columns", "impression", "--text_sampling", "full"),
     *("--per_device_train_batch_size", 16, "--per_device_eval_batch_size", 32, "--learning_rate", 1e-3),
     *("--warmup_steps", 0.1, "--weight_decay", 0.01, "--max_grad_norm", 1.0, "--logging_steps", 50),
     *("--load_best_model_at_end", True, "--metric_for_best_model", "eval_loss", "--report_to", "none"),
 )
 MODELS = {
-    "mgca-small": Small("mgca", 36, (32, 64, 128, 128), switches={"head_dim": 256, "num_prototypes": 64}),
+    "gloria-small": Small("gloria", 16, (32, 64, 128, 128), layers=(1, 1, 1, 1), image_size=160),
     "convirt-small": Small("convirt", 40, (24, 48, 96, 128), switches={"projection_dim": 128}),
 }
 
@@ -74,13 +81,14 @@ def small_model(small: Small, model_class, model_arguments, data_arguments, rows
     from trainers.scratch_text import MAX_TOKENS, train_tokenizer
 
     tokenizer = train_tokenizer(text for column in ("findings", "impression") for text in rows[column] if text)
-    arguments = {"channels": list(small.channels), "stem_width": small.channels[0], "in_chans": 1}
+    arguments = {"layers": list(small.layers), "channels": list(small.channels), "in_chans": 1}
+    arguments["stem_width"] = small.channels[0]
     text = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=small.text_width,
+        hidden_size=TEXT_WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
-        intermediate_size=4 * small.text_width,
+        intermediate_size=4 * TEXT_WIDTH,
         max_position_embeddings=MAX_TOKENS,
     )
     config = model_class.config_class(
@@ -148,7 +156,7 @@ def make_films(out: Path, seed: int, num_proc: int) -> None:
 
     build(
         varied_reports(FILMS, seed, seed + 1),
-        PhantomGenerator(256),
+        PhantomGenerator(FILM_SIZE),
         out,
         seed=seed,
         num_proc=num_proc,
@@ -156,6 +164,10 @@ def make_films(out: Path, seed: int, num_proc: int) -> None:
         splits=(0.0, 0.0, 1.0),
         source={"grammar_reports": 10 * FILMS, "chosen": FILMS},
     )
+    samples = out / "assets" / "samples-phantom.png"
+    with Image.open(samples) as image:
+        small = image.convert("RGB").quantize(64)  # a third of the bytes
+    small.save(samples, optimize=True)
 
 
 def train(name: str, dataset: Path, folder: Path, seed: int) -> None:
@@ -172,6 +184,7 @@ def train(name: str, dataset: Path, folder: Path, seed: int) -> None:
 
     small = MODELS[name]
     options = [*OPTIONS, "--model", small.method, "--num_train_epochs", small.epochs, "--seed", seed]
+    options += ["--image_size", small.image_size]
     options += ["--dataset", dataset, "--output_dir", folder]
     if any(folder.glob("checkpoint-*/batches.json")):
         options += ["--resume_from_checkpoint", "last"]
@@ -261,7 +274,7 @@ def make(args: argparse.Namespace) -> None:
     training = args.work / f"{DATASET}-training"
     build(
         write_reports(TRAINING_FILMS, args.seed + 1),
-        PhantomGenerator(256),
+        PhantomGenerator(FILM_SIZE),
         training,
         seed=args.seed + 1,
         num_proc=args.num_proc,
