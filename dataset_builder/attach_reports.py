@@ -110,7 +110,7 @@ def attach_to_folder(
         dataset (`str`): A folder, or an id on the Hub, of the policy `ids-only`.
         out (`str` or `Path`): The folder to write; must be empty or not there.
         reports, per, columns: As in [`attach_reports`].
-        strict (`bool`, *optional*, defaults to `False`): Raise unless every row gets its text, verified.
+        strict (`bool`, *optional*, defaults to `False`): Raise unless every row gets its text.
         keep_all (`bool`, *optional*, defaults to `False`): Keep rows without text, with nulls in their text columns.
 
     Raises:
@@ -264,7 +264,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it may not hold anything")
     parser.add_argument(
-        "--strict", action="store_true", help="fail, and write nothing, unless every row gets its text, verified"
+        "--strict", action="store_true", help="fail, and write nothing, unless every row gets its text"
     )
     parser.add_argument(
         "--keep-all", action="store_true", help="keep rows that get no text (default: leave them out, counted)"

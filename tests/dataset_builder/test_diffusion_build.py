@@ -48,7 +48,7 @@ def test_a_build_does_not_depend_on_order_or_interruptions(folder, tmp_path, mon
     assert entry["made_with"] == {"batch of 4 on cpu": 14} and entry["settings"]["generator"]["batch_size"] == 4
     assert entry["images"]["num_distinct"] == 14, "a study has a seed of its own"
     assert entry["reports"]["prompts_over_text_limit"] == 0
-    assert "scheduler `DDIMScheduler`" in (tmp_path / "one" / "README.md").read_text()
+    assert "| scheduler | `DDIMScheduler` |" in (tmp_path / "one" / "README.md").read_text()
 
     original, calls = films_module._write_part, []
 
