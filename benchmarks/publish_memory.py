@@ -6,6 +6,10 @@ that is not a row), another one without its text (every row group is written ane
 publishing process (Linux's VmHWM, MiB); `imported_mb` is what it held before it began: torch and transformers.
 
     python -m benchmarks.publish_memory --rows 5000 50000 --out benchmarks/publish_memory.csv
+
+The grammar repeats itself more than people do. What a sentence takes that stands nowhere else:
+
+    python -m benchmarks.publish_memory --sentences 100000
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -111,9 +116,24 @@ def measure(rows: int, scratch: Path, hub) -> list[dict]:
     return lines
 
 
+def sentence_bytes(number: int) -> float:
+    """What the index of reports holds for a sentence, where all differ from the first words on."""
+    from hub_medsyn.report_texts import ReportTexts
+
+    words = np.random.default_rng(0).integers(0, 10_000, (number, 9))
+    tracemalloc.start()
+    texts = ReportTexts(" ".join(f"w{word}" for word in row) for row in words)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return held / len(texts)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 50_000], help="default: 5000 50000")
+    parser.add_argument(
+        "--sentences", type=int, metavar="N", help="only: what the index holds of N distinct sentences"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/publish_memory.csv"))
     one = parser.add_argument_group("what the measured process is called with")
     one.add_argument("--publish", type=Path, metavar="FOLDER")
@@ -122,6 +142,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.publish:
         print(json.dumps(publish(args.publish, args.repo, args.closed)))
+        return 0
+    if args.sentences:
+        print(f"{args.sentences:,} distinct sentences: {sentence_bytes(args.sentences):.0f} bytes each")
         return 0
     from tests.hub_server import StandInHub
 

@@ -167,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Put a folder on the Hub in one commit. The same command again sends nothing, or goes on where a "
         "broken connection stopped it. Whether credentialed text may go there is judged first. "
         "`medsyn publish dataset --help` tells the options of one kind.",
-        epilog="example: medsyn publish dataset medsyn-cxr --repo your-name/medsyn-cxr --dry-run",
+        epilog="example: medsyn publish dataset medsyn-cxr --repo your-name/medsyn-cxr",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", title="what to publish")
     for kind, what in KINDS.items():

@@ -30,6 +30,7 @@ from .repository import Repository
 
 MANIFEST, CARD = "manifest.json", "README.md"
 FORMAT = "medsyn-cxr"
+SECRET_SEED = "secret_seed"  # a setting that stays in the folder: whoever knows it can draw the films of likely texts
 # What may not take the place of a config that was published with its text: the repository's history would keep it.
 WITHDRAWS = {"credentialed": ("public", "ids-only"), "public": ("ids-only",), "ids-only": ()}
 
@@ -175,7 +176,8 @@ class DatasetStaging:
         """What the repository's manifest says of a config."""
         entry = self.manifest["configs"][name]
         if self.policies[name] != "ids-only":
-            return entry
+            settings = {key: value for key, value in entry["settings"].items() if key != SECRET_SEED}
+            return {**entry, "settings": settings}
         entry = ids_only_entry(entry)
         for split, counts in entry["splits"].items():
             paths = [path for path in self._published_shards[name] if path.name.startswith(f"{split}-")]

@@ -115,15 +115,18 @@ def test_the_hub_keeps_what_people_wrote_there(hub, public, dataset):
         publish_dataset(anew, REPO)
 
 
-def test_a_push_in_between_is_kept(hub, public):
+def test_a_push_in_between_is_kept(hub, public, dataset):
+    """Both change the card: theirs comes right before our commit, which is then made for what they wrote."""
     publish_dataset(public, REPO)
-    hub.push("dataset", REPO, {"manifest.json": None})  # so that there is something to commit
-    push = {"figures/atlas.txt": b"theirs"}
+    card = text_of("README.md").replace("<!-- end of notes -->", "Ask Ada before use.\n<!-- end of notes -->")
+    push = {"README.md": card.encode(), "figures/atlas.txt": b"theirs"}
+    path = dataset / "README.md"
+    path.write_text(path.read_text().replace("<!-- end of terms -->", "As agreed.\n<!-- end of terms -->"))
     hub.before_next("POST", f"/{REPO}/commit/", lambda: hub.push("dataset", REPO, push))
-    assert publish_dataset(public, REPO).sent == ("manifest.json",)
-    assert text_of("figures/atlas.txt") == "theirs" and "manifest.json" in HfApi().list_repo_files(
-        REPO, repo_type="dataset"
-    )
+    assert publish_dataset(dataset, REPO).sent == ("README.md",)
+    assert len(commits()) == 4, "made, published, theirs, ours"
+    assert text_of("figures/atlas.txt") == "theirs"
+    assert "Ask Ada before use." in text_of("README.md") and "As agreed." in text_of("README.md")
 
 
 def test_a_gitignore_there_drops_nothing(hub, public):

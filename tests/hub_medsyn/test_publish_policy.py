@@ -175,6 +175,19 @@ def test_ids_only_can_be_asked_for(folders):
         publish_dataset(folders["credentialed"], REPO, dry_run=True, text_policy="public")
 
 
+def test_a_secret_seed_stays_in_the_folder(hub, tmp_path):
+    folder = tmp_path / "medsyn-cxr"
+    made = build(list(fake_records(20)), FakeGenerator(), folder, text_policy="credentialed", seed="secret")
+    secret = str(made["configs"]["fake"]["settings"]["secret_seed"])
+    publish_dataset(folder, REPO, **CLOSED)
+    without = "your-org/without-text"
+    assert publish_dataset(folder, without, text_policy="ids-only").commit
+    for repo_id in (REPO, without):
+        for name in ("manifest.json", "README.md"):
+            assert secret not in Path(HfApi().hf_hub_download(repo_id, name, repo_type="dataset")).read_text()
+    assert tuple(load_dataset(without)["train"].column_names) == IDS_ONLY_COLUMNS
+
+
 @pytest.mark.parametrize(
     ("before", "after"), [("credentialed", "public"), ("credentialed", "ids-only"), ("public", "ids-only")]
 )
