@@ -1,7 +1,7 @@
 """Makes what the Space starts with: two small encoders and about a hundred phantoms, all from nothing.
 
 ```bash
-python -m spaces_app.make_bundle --seed 0             # an hour and a half on two cores; goes on where it was stopped
+python -m spaces_app.make_bundle --seed 0             # about an hour on two cores; goes on where it was stopped
 python -m spaces_app.make_bundle --seed 0 --measure   # measures what is there and writes the numbers into the cards
 ```
 
@@ -20,8 +20,6 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from spaces_app.bundled import BUNDLE
 
@@ -164,10 +162,6 @@ def make_films(out: Path, seed: int, num_proc: int) -> None:
         splits=(0.0, 0.0, 1.0),
         source={"grammar_reports": 10 * FILMS, "chosen": FILMS},
     )
-    samples = out / "assets" / "samples-phantom.png"
-    with Image.open(samples) as image:
-        small = image.convert("RGB").quantize(64)  # a third of the bytes
-    small.save(samples, optimize=True)
 
 
 def train(name: str, dataset: Path, folder: Path, seed: int) -> None:
