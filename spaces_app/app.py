@@ -66,10 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         bench = Workbench.start(options.model, options.dataset, options.generator)
         page = build(bench, options.seed)
-        page.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **serving())
+        _, url, _ = page.launch(
+            server_name=options.host, server_port=options.port, prevent_thread_lock=True, quiet=True, **serving()
+        )
     except (ValueError, OSError) as error:
         print(f"medsyn space: {error}", file=sys.stderr)
         return 1
+    print(f"medsyn space: open {url} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
     threading.Thread(target=bench.warm_up, daemon=True).start()  # the page is up; nobody waits for this
     page.block_thread()
     return 0

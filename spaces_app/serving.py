@@ -103,7 +103,7 @@ def serving() -> dict:
         "max_threads": 16,
         "state_session_capacity": 200,
         "allowed_paths": [],
-        "blocked_paths": [str(HERE.parent)],
+        "blocked_paths": [str(HERE)],
         "footer_links": ["api"],
         "run_history": False,
         "enable_monitoring": False,

@@ -266,7 +266,7 @@ def test_nothing_comes_from_elsewhere():
     assert not style._stylesheets
     for text in (settings["head"], style._get_theme_css()):
         assert "//" not in text.replace("http://www.w3.org/2000/svg", "")
-    assert settings["allowed_paths"] == [] and settings["blocked_paths"] == [str(PAGE.parent)]
+    assert settings["allowed_paths"] == [] and settings["blocked_paths"] == [str(PAGE)]
     assert settings["share"] is False and settings["run_history"] is False and settings["show_error"] is False
 
 
