@@ -115,8 +115,6 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
                         label="Seed",
                         info="Equal words and seed give the same film.",
                         precision=0,
-                        minimum=0,
-                        maximum=LAST_SEED,
                         elem_id="make-seed",
                         min_width=140,
                     )
