@@ -120,6 +120,11 @@ def whole(kind: str) -> bytes:
     return encoded(film(size=(300, 300)), kind)
 
 
+def after_head(chunks: bytes) -> bytes:
+    """A whole PNG film with more chunks behind its header."""
+    return whole("PNG")[:33] + chunks + whole("PNG")[33:]
+
+
 def half_packed() -> bytes:
     rows = np.random.default_rng(0).integers(0, 5, 301 * 300).astype(np.uint8)
     return png(300, 300, chunk(b"IDAT", zlib.compress(rows.tobytes())[:20_000]))
@@ -164,7 +169,8 @@ ABUSE: dict[str, tuple[Callable[[], bytes], str]] = {
     "png of 200 megapixels": (lambda: blank_png(10_000, 20_000, 10_000), "20,000"),
     "png of 4 gigapixels": (lambda: png(65_000, 65_000, chunk(b"IDAT", bytes(5_000_000))), "65,000"),
     "png longer than it is wide": (lambda: blank_png(9_000, 40, 9_000), "so long"),
-    "png of three million chunks": (lambda: png(300, 300, chunk(b"tEXt") * 3_000_000), "broken"),
+    "png of three million chunks": (lambda: after_head(chunk(b"tEXt") * 3_000_000), "broken"),
+    "png of 36 megapixels": (lambda: blank_png(6_000, 6_000, 6_000), "6,000 x 6,000"),
     "png with a text bomb": (lambda: png(300, 300, chunk(b"zTXt", b"a\0\0" + unpacking_to(60_000_000))), "broken"),
     "png with a profile bomb": (lambda: png(300, 300, chunk(b"iCCP", b"a\0\0" + unpacking_to(60_000_000))), "broken"),
     "png of one shade, as large as may be": (lambda: blank_png(5_000, 5_000, 5_000), "one shade"),
