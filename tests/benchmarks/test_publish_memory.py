@@ -1,10 +1,15 @@
-"""The benchmarks of publishing at small sizes: both ways get a line, and memory stays where the imports left it."""
+"""Memory that does not grow with what is published, and the benchmarks of publishing at small sizes."""
 
 import csv
+import tracemalloc
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from benchmarks import publish_memory, publish_scale
+from hub_medsyn.repository import Repository
+from hub_medsyn.staging_dataset import DatasetStaging
 
 
 def rows_of(path) -> list[dict]:
@@ -12,15 +17,37 @@ def rows_of(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_publishing_holds_little_more_than_its_libraries(hub, tmp_path):
-    """One process publishes 600 rows without their text, then 2,400: the peak stays nearly the same."""
-    peaks = []
-    for rows in (600, 2400):
-        folder = publish_memory.write_dataset(tmp_path / f"medsyn-cxr-{rows}", rows)
-        peaks.append(publish_memory.publish(folder, f"you/rows-{rows}", closed=False))
-    assert [each["files"] for each in peaks] == [6, 6]
-    assert peaks[0]["peak_mb"] < peaks[0]["imported_mb"] + 60
-    assert peaks[1]["peak_mb"] < peaks[1]["imported_mb"] + 10
+def held_while_staged(folder: Path) -> float:
+    """The most that Python and Arrow held at a time, in MB, while a dataset was made ready to be sent."""
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        with DatasetStaging(folder) as staging:
+            staging.files(Repository("you/films", "dataset"))
+        return (tracemalloc.get_traced_memory()[1] + pool.max_memory()) / 1e6
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+
+
+@pytest.mark.parametrize("policy", ["ids-only", "credentialed"])
+def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch, policy):
+    monkeypatch.setattr(publish_memory, "SIDE", 128)  # 16 kB a film, 1.6 MB a row group
+    held = {}
+    for rows in (300, 1200):
+        folder = publish_memory.write_dataset(tmp_path / str(rows), rows)
+        if policy == "credentialed":
+            folder = publish_memory.as_credentialed(folder, tmp_path / f"{rows}-with-text")
+        held[rows] = held_while_staged(folder)
+    assert held[300] < 15, "a few row groups"
+    assert held[1200] < held[300] + 3, "15 MB more of films"
+
+
+def test_a_line_of_the_benchmark(hub, tmp_path):
+    folder = publish_memory.write_dataset(tmp_path / "medsyn-cxr", 50)
+    told = publish_memory.publish(folder, "you/films", closed=False)
+    assert told["files"] == 6 and told["peak_mb"] >= told["imported_mb"] > 100 and told["megabytes"] > 0
 
 
 def test_scale_is_scaled_from_what_was_measured(tmp_path):
@@ -29,7 +56,7 @@ def test_scale_is_scaled_from_what_was_measured(tmp_path):
     assert (png["image_format"], jpeg["image_format"]) == ("png", "jpeg")
     assert 0 < float(jpeg["image_kb"]) < float(jpeg["row_kb"])
     overhead = [float(row["row_kb"]) - float(row["image_kb"]) for row in (png, jpeg)]
-    assert overhead[0] == pytest.approx(overhead[1], abs=1), "masks and text take the same beside either"
+    assert overhead[0] == pytest.approx(overhead[1], abs=3), "masks and text take the same beside either"
 
 
 def test_shards_at_scale():
