@@ -6,10 +6,14 @@ import argparse
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
+
+EVERY, KEPT = 60, 600  # seconds: how often files are looked at, and how old one may become
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,14 +46,27 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def prepare() -> None:
+def prepare() -> Path:
     """Settings that gradio reads when it is imported: nothing is reported to anybody, and what people upload lies in a
-    folder of this process alone, which goes when it ends."""
+    folder of this process alone, which goes when it ends; the folder is returned."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     folder = Path(tempfile.mkdtemp(prefix="medsyn-space-"))
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def sweep(folder: Path) -> None:
+    """Deletes, as long as the process runs, every file of `folder` that is older than `KEPT` seconds.
+
+    Gradio's own `delete_cache` knows whole uploads alone: of one that was broken off it would keep the part that came.
+    """
+    from spaces_app.uploads import delete_old
+
+    while True:
+        delete_old(folder, KEPT)
+        time.sleep(EVERY)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if not 0 <= options.seed < 2**31:
         parser().error(f"argument --seed: {options.seed} is not from 0 to {2**31 - 1}")
-    prepare()
+    folder = prepare()
     print("medsyn space: loading models and films, a few seconds ...", file=sys.stderr, flush=True)
     from spaces_app.interface import build
     from spaces_app.serving import serving
@@ -73,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"medsyn space: {error}", file=sys.stderr)
         return 1
     print(f"medsyn space: open {url} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as a host ends it; the folder of uploads goes all the same
+    threading.Thread(target=sweep, args=(folder,), daemon=True).start()
     threading.Thread(target=bench.warm_up, daemon=True).start()  # the page is up; nobody waits for this
     page.block_thread()
     return 0

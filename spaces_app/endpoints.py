@@ -16,6 +16,7 @@ from .controls import AT_ONCE
 from .desk import FILM_SIDE, MEANING, STANDING, Chosen, Desk, sentence
 from .pictures import film_picture, heat_overlay, mask_overlay
 from .uploads import Refused
+from .workbench import MAX_MADE, MAX_NEIGHBOURS, MAX_SEED
 
 Names = Sequence[str]
 # What a client gets that leaves a value out.
@@ -107,11 +108,16 @@ def add_endpoints(desk: Desk) -> None:
         return [{"sample": one.id, "impression": one.impression, "cosine": score} for one, score in found]
 
     def make(
-        impression: str = IMPRESSION, generator: str = "", number: float = 1, seed: float = 0, outlines: bool = False
+        impression: str = IMPRESSION,
+        generator: str = "",
+        number: float = 1,
+        seed: float = 0,
+        outlines: bool = False,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio finds it by this default
     ) -> tuple[list[tuple[Image.Image, str]], list[dict]]:
         """Radiographs drawn to match an impression: pictures, with the outlines of what was drawn if asked for, and
         each one's seed, labels, boxes and what of it cannot be seen. Film i has the seed `seed + i`. All synthetic."""
-        made = tab_make.draw(desk, impression, generator, number, seed)
+        made = tab_make.draw(desk, impression, generator, number, seed, progress)
         pictures = [
             mask_overlay(one.film, one.masks, one.boxes) if outlines else film_picture(one.film, FILM_SIDE)
             for one in made
@@ -174,12 +180,12 @@ def add_endpoints(desk: Desk) -> None:
         phrase = gr.Textbox(PHRASE, label="phrase: a word or a short phrase")
         model = gr.Textbox("", label="model: a name of /about; empty for the first")
         opacity = gr.Number(0.5, label="opacity: 0 to 1")
-        number = gr.Number(tab_find.AT_FIRST, label=f"number of answers: 1 to {tab_find.MOST}", precision=0)
+        number = gr.Number(tab_find.AT_FIRST, label=f"number of answers: 1 to {MAX_NEIGHBOURS}")
         text = gr.Textbox(TEXT, label="text: a report or a sentence of one")
         impression = gr.Textbox(IMPRESSION, label="impression: what the films should show")
         generator = gr.Textbox("", label="generator: a name of /about; empty for the first")
-        films = gr.Number(1, label=f"number of films: 1 to {tab_make.MOST}", precision=0)
-        seed = gr.Number(0, label=f"seed: 0 to {tab_make.LAST_SEED}", precision=0)
+        films = gr.Number(1, label=f"number of films: 1 to {MAX_MADE}")
+        seed = gr.Number(0, label=f"seed: 0 to {MAX_SEED}")
         outlines = gr.Checkbox(False, label="outlines: of what was drawn")
         picture = gr.Image(label="picture", format="png")
         pictures = gr.Gallery(label="films", format="png")

@@ -9,13 +9,13 @@ import gradio as gr
 from . import tab_about, tab_find, tab_make, tab_read, tab_where
 from .desk import STANDING, Desk
 from .endpoints import add_endpoints
+from .gradio_habits import change_habits
 
 if TYPE_CHECKING:
     from .workbench import Workbench
 
 TITLE = "medsyn: read, find and make chest films"
 WAITING = 100  # events that may stand in the queue
-CACHED = (60, 600)  # files are looked at every minute and deleted after ten
 
 
 def build(bench: Workbench, seed: int = 0) -> gr.Blocks:
@@ -29,8 +29,9 @@ def build(bench: Workbench, seed: int = 0) -> gr.Blocks:
     Returns:
         `gr.Blocks`: With its queue; `launch(**serving())` serves it.
     """
+    change_habits()
     desk = Desk(bench, seed)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CACHED) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(
             '<header class="head"><h1>medsyn</h1><p>Chest films and the words for them: read, point, find, make.</p>'
             f'<p class="badge">{STANDING}</p></header>'

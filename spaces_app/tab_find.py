@@ -12,6 +12,7 @@ from .controls import WITH_MODELS, chips, chosen_chip, film_area, film_picker, s
 from .desk import Chosen, Desk, sentence
 from .uploads import Refused, checked_text
 from .viewer import data_url, empty_film, message
+from .workbench import MAX_NEIGHBOURS
 
 EXAMPLES = (
     "Large left pleural effusion.",
@@ -21,7 +22,7 @@ EXAMPLES = (
     "Pacemaker in place.",
 )
 LONGEST = 1000  # characters
-AT_FIRST, MOST = 6, 12
+AT_FIRST = 6
 CARD = 300  # pixels
 
 
@@ -73,7 +74,9 @@ def add(desk: Desk, state: gr.State) -> None:
                     elem_id="find-model",
                     visible=len(names) > 1,
                 )
-                number = gr.Slider(1, MOST, AT_FIRST, step=1, label="How many answers", elem_id="find-number")
+                number = gr.Slider(
+                    1, MAX_NEIGHBOURS, AT_FIRST, step=1, label="How many answers", elem_id="find-number"
+                )
                 gr.HTML("<h2>Reports for this film</h2>")
                 to_reports = gr.Button("Find reports", variant="primary", elem_id="find-reports-go")
                 reports = gr.HTML("", elem_id="find-reports", elem_classes="room")

@@ -16,6 +16,7 @@ from .pictures import film_picture, mask_overlay
 from .tables import score_table
 from .uploads import Refused, checked_text
 from .viewer import empty_film, film_html, message, toolbar
+from .workbench import MAX_MADE, MAX_SEED, PHANTOM
 
 EXAMPLES = (
     "Large left pleural effusion with basilar atelectasis.",
@@ -25,9 +26,6 @@ EXAMPLES = (
     "No acute cardiopulmonary abnormality.",
 )
 LONGEST = 1000  # characters
-LAST_SEED = 2**31 - 1
-MOST = 4
-PHANTOM = "phantom"
 
 
 def films_html(made: Sequence) -> str:
@@ -50,8 +48,14 @@ def films_html(made: Sequence) -> str:
 
 
 def told_html(made: Sequence) -> str:
-    """What of the words was understood, and what of it cannot be seen."""
+    """What of the words was understood, and what of it cannot be seen; of a diffusion pipeline nobody can tell."""
     first = made[0]
+    if first.labels is None:
+        return message(
+            "A diffusion pipeline draws from the words as they are: what of them is in the film is not known, so that "
+            "nothing is outlined and nothing is compared.",
+            "note",
+        )
     told = [f"<p class='quiet'><b>Understood:</b> {escape('; '.join(first.understood) or 'no finding')}.</p>"]
     occult = dict.fromkeys(name for one in made for name in one.occult)
     if occult:
@@ -78,11 +82,14 @@ def reading_html(desk: Desk, made: Sequence, name: str) -> str:
     )
 
 
-def draw(desk: Desk, impression: str, generator: str | None, number: float, seed: float, progress=None) -> list:
-    """Films, after everything that was asked for was checked."""
+def draw(
+    desk: Desk, impression: str, generator: str | None, number: float, seed: float, progress: gr.Progress | None = None
+) -> list:
+    """Films, after everything that was asked for was checked; `progress` is told of every step."""
     impression = checked_text(impression, "impression", LONGEST)
     generator = generator or next(iter(desk.bench.generators))
-    return desk.bench.make(impression, generator, number, seed, progress)
+    told = (lambda *at: progress(at[:2], desc=at[2])) if progress is not None else None
+    return desk.bench.make(impression, generator, number, seed, told)
 
 
 def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
@@ -108,13 +115,12 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
                     filterable=False,
                     elem_id="make-generator",
                 )
-                number = gr.Slider(1, MOST, 1, step=1, label="How many films", elem_id="make-number")
+                number = gr.Slider(1, MAX_MADE, 1, step=1, label="How many films", elem_id="make-number")
                 with gr.Row(equal_height=False, elem_id="make-seed-row"):
                     seed = gr.Number(
                         desk.seed,
                         label="Seed",
                         info="Equal words and seed give the same film.",
-                        precision=0,
                         elem_id="make-seed",
                         min_width=140,
                     )
@@ -152,7 +158,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
         progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio finds it by this default
     ):
         try:
-            made = draw(desk, impression, generator, number, seed, lambda *at: progress(at[:2], desc=at[2]))
+            made = draw(desk, impression, generator, number, seed, progress)
             read = reading_html(desk, made, desk.known_model(model)) if names else ""
         except Refused as refusal:
             return gr.skip(), message(sentence(refusal)), gr.skip(), gr.skip(), gr.skip(), gr.skip()
@@ -177,7 +183,13 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
     inputs = [impression, generator, number, seed, model]
     outputs = [films, said, told, reading, made_state, carry]
     go.click(make_films, inputs, outputs, show_progress_on=films, **making)
-    fresh.click(lambda: secrets.randbelow(LAST_SEED + 1), None, seed, api_visibility="private", show_progress="hidden")
+    fresh.click(
+        lambda: secrets.randbelow(MAX_SEED + 2 - MAX_MADE),
+        None,
+        seed,
+        api_visibility="private",
+        show_progress="hidden",
+    )
     taken = examples.click(chosen_chip, None, impression, api_visibility="private", show_progress="hidden")
     taken.then(make_films, inputs, outputs, show_progress_on=films, **making)
     model.input(read_again, [made_state, model], reading, api_visibility="private", **WITH_MODELS)

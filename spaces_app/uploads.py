@@ -13,6 +13,7 @@ import stat
 import struct
 import tempfile
 import threading
+import time
 import unicodedata
 import zlib
 from dataclasses import dataclass
@@ -156,6 +157,22 @@ def forget_upload(path: str | None, folder: str | Path | None = None) -> None:
             os.unlink(real)
     except (OSError, ValueError, TypeError):
         return  # not there, or not ours
+
+
+def delete_old(folder: str | Path, age: float) -> None:
+    """Deletes files of the folder of uploads that nobody came back for.
+
+    Args:
+        folder (`str` or `Path`): With all folders in it.
+        age (`float`): Seconds since a file was last written.
+    """
+    for path in Path(folder).rglob("*"):
+        try:
+            about = path.lstat()
+            if not stat.S_ISDIR(about.st_mode) and time.time() - about.st_mtime > age:
+                path.unlink()
+        except FileNotFoundError:  # deleted meanwhile, as read
+            continue
 
 
 def _inside(path: str | None, folder: Path) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -53,6 +55,13 @@ def film(tmp_path_factory):
     path = tmp_path_factory.mktemp("films") / "Jane Doe.png"
     path.write_bytes(film_bytes(9, 64))
     return handle_file(str(path))
+
+
+def answer(client, name: str, content: str) -> str:
+    """What an endpoint answers to a request as it was typed, which gradio_client would not send."""
+    place = f"{client.src}gradio_api/call/{name}"
+    asked = httpx.post(place, content=content, headers={"content-type": "application/json"}, timeout=60)
+    return httpx.get(f"{place}/{asked.json()['event_id']}", timeout=60).text
 
 
 def test_endpoints_are_named_typed_and_told(client):
@@ -171,6 +180,39 @@ def test_files_that_are_no_films_are_refused_and_deleted(client, uploads, tmp_pa
     with pytest.raises(AppError, match="SVG"):
         client.predict(film=handle_file(str(path)), api_name="/read_film")
     assert not [left for left in uploads.rglob("*") if left.is_file() and "Jane" in left.name]
+
+
+def test_people_who_upload_one_film_do_not_share_a_file(client, tmp_path):
+    asked = {"data": [None, "", [], ["Edema"]]}
+    files = {"files": ("film.png", film_bytes(8, 64), "image/png")}
+    paths = [httpx.post(f"{client.src}gradio_api/upload", files=files, timeout=60).json()[0] for _ in range(2)]
+    assert paths[0] != paths[1]
+    for path in paths:
+        asked["data"][0] = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        assert '"Edema": 0.' in answer(client, "read_film", json.dumps(asked))
+        assert not Path(path).exists()
+
+
+@pytest.mark.parametrize("place", ["film", "sample"])
+def test_nothing_is_fetched_for_a_visitor(client, place):
+    elsewhere = {"path": "https://example.org/film.png", "meta": {"_type": "gradio.FileData"}}
+    asked = {"data": [elsewhere if place == "film" else None, elsewhere if place == "sample" else "", [], []]}
+    assert "fetches nothing from other servers" in answer(client, "read_film", json.dumps(asked))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("make", '["Edema.", "", 1, NaN, false]'),
+        ("make", '["Edema.", "", Infinity, 0, false]'),
+        ("make", '["Edema.", "", 1, 1.5, false]'),
+        ("where", '[null, "film-0", "effusion", "", NaN]'),
+        ("nearest_films", '["normal chest", "", 1e400]'),
+        ("nearest_films", '["normal chest", "", 13]'),
+    ],
+)
+def test_what_is_no_number_in_range_is_told_in_a_sentence(client, name, data):
+    assert re.search("has to be a (whole )?number from 0|from 1 to", answer(client, name, f'{{"data": {data}}}'))
 
 
 def test_files_of_the_server_are_out_of_reach(client):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataset_builder.radiographs.dicom import read_dicom
 from spaces_app import uploads
-from spaces_app.uploads import DISPLAY_SIDE, Refused, checked_text, forget_upload, read_upload
+from spaces_app.uploads import DISPLAY_SIDE, Refused, checked_text, delete_old, forget_upload, read_upload
 from tests.fixtures.radiograph_trees import EXPLICIT_LITTLE, JPEG_2000, JPEG_BASELINE, RLE, dicom_bytes, film
 from tests.spaces_app.abuse_files import ABUSE, MEGABYTES, SECONDS, Measured, behind_the_head, chunk, element, encoded
 
@@ -335,3 +335,19 @@ def test_other_texts_are_refused_with_a_sentence_that_does_not_repeat_them(text,
     sentence = str(refusal.value)
     assert sentence.startswith("The phrase ") and sentence.endswith(".") and len(sentence) < 120
     assert sentence.isprintable()
+
+
+def test_files_that_nobody_came_back_for_are_deleted(tmp_path):
+    folder = tmp_path / "uploads"
+    (folder / "deep").mkdir(parents=True)
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    for name in ("tmpk92vpt84", "deep/old.png", "deep/new.png"):
+        (folder / name).write_bytes(b"x")
+    (folder / "link").symlink_to(tmp_path / "mine.png")
+    (folder / "way").symlink_to(tmp_path)
+    for name in ("tmpk92vpt84", "deep/old.png", "link", "way"):
+        os.utime(folder / name, (1, 1), follow_symlinks=False)
+    os.utime(tmp_path / "mine.png", (1, 1))
+    delete_old(folder, 600)
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*")} == {"deep", "deep/new.png"}
+    assert (tmp_path / "mine.png").exists()
