@@ -165,9 +165,12 @@ def section(scores: Scores, real: Area | None, before: Area | None, learnt: int)
     ]
     if scores.kinds:
         cases = sum(number for _, _, number in scores.kinds.values())
+        best = max(scores.kinds, key=lambda kind: scores.kinds[kind][0] - scores.kinds[kind][1])
+        of_best, by_chance, _ = scores.kinds[best]
         lines += [
             f"**Where a finding is**: for the finding's name the hottest pixel lies in one of its boxes in "
-            f"{scores.hits:.1%} of {cases} cases; a pixel at random does in {scores.chance:.1%}."
+            f"{scores.hits:.1%} of {cases} cases; a pixel at random does in {scores.chance:.1%}. Best is {best}, "
+            f"{of_best:.0%} against {by_chance:.0%}."
             + ("" if scores.finds_places else " Its heat maps tell little of where a finding is."),
             "",
             "| finding | hits | at random | cases |",

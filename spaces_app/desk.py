@@ -22,7 +22,7 @@ MEANING = (
     "compare films with each other, not findings."
 )
 STANDING = "Research only. Not for clinical use."
-OBVIOUS = ("pleural effusion", "pneumothorax", "mass")  # findings that everybody sees, to begin with
+OBVIOUS = ("cardiomegaly", "pleural effusion", "pneumothorax", "mass")  # that people and models see, to begin with
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Desk:
 
     @functools.cached_property
     def first(self) -> Chosen | None:
-        """The film that the page opens with: one whose finding everybody sees, if there is one."""
+        """The film that the page opens with: one with the first of `OBVIOUS` that there is, if there is one."""
         if not self.shown:
             return None
-        plain = [one for one in self.shown if any(name in OBVIOUS for name, _ in one.boxes)]
+        plain = [one for finding in OBVIOUS for one in self.shown if any(name == finding for name, _ in one.boxes)]
         return self.sample((plain or self.shown)[0].id)
 
     def sample(self, name: str) -> Chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import gradio as gr
@@ -15,15 +16,23 @@ from .pictures import heat_overlay
 from .uploads import Refused, checked_text
 from .viewer import empty_film, message
 
-PHRASES = ("left pleural effusion", "pneumothorax", "enlarged heart", "pacemaker", "consolidation")
+PHRASES = ("cardiomegaly", "pneumothorax", "pacemaker", "consolidation", "pleural effusion")
 LONGEST = 200  # characters
 LACKING = "None of the loaded models can point at places: load a GLoRIA or MGCA with --model."
 HINT = (
-    "The brighter, the nearer a place is to the words; the white line runs half-way. The colours run from the median "
-    "to the highest value on this film, so something is always bright, also when the words are not true of it: the "
-    "scale tells how much the values differ. Boxes show what was drawn into a synthetic film, its ground truth; a "
-    "film of your own has none."
+    "The brighter, the nearer a place is to the words. The colours run from the median of this map, which is clear, "
+    "to its highest value; the white line is half-way. So something is always bright, also when the words are not "
+    "true of the film: the scale tells how much the values differ. Boxes show what was drawn into a synthetic film, "
+    "its ground truth; a film of your own has none."
 )
+
+
+def trust(name: str, card: str) -> str:
+    """What a model's card says of how well it points; that nothing was measured, where it says nothing."""
+    measured = re.search(r"^\*\*Where a finding is\*\*: (.+)$", card, re.MULTILINE)
+    if not measured:
+        return f"{name}: its card tells of no measurement of how well it points. Trust no map."
+    return f"{name}, measured on phantoms: {measured[1]} Trust no map by itself."
 
 
 def peak(heat: HeatMap) -> tuple[float, float]:
@@ -81,6 +90,11 @@ def add(desk: Desk, state: gr.State) -> None:
                     message("" if names else LACKING, "note"), elem_id="where-told", elem_classes="message-slot tall"
                 )
                 gr.HTML(f'<p class="quiet">{HINT}</p>')
+                if names:
+                    gr.HTML(
+                        "".join(message(trust(name, desk.bench.models[name].card), "note") for name in names),
+                        elem_id="where-trust",
+                    )
                 model = gr.Radio(
                     names,
                     value=names[0] if names else None,
@@ -131,4 +145,4 @@ def add(desk: Desk, state: gr.State) -> None:
 def _phrase(chosen: Chosen | None) -> str:
     """What to ask for first: something that is there."""
     drawn = [name for name, _ in chosen.boxes] if chosen else []
-    return next((name for name in drawn if name in OBVIOUS), drawn[0] if drawn else PHRASES[0])
+    return next((name for name in OBVIOUS if name in drawn), drawn[0] if drawn else PHRASES[0])

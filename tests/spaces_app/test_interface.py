@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from PIL import Image
 
 from hub_medsyn.inference.grounding import HeatMap
 from spaces_app import app, make_results, tab_about, tab_find, tab_make, tab_read, tab_where, tables, viewer
+from spaces_app.bundled import BUNDLE
 from spaces_app.desk import STANDING, Chosen, Desk, sentence
 from spaces_app.interface import build
 from spaces_app.serving import serving, theme
@@ -170,6 +172,23 @@ def test_a_heat_map_is_blended_by_the_page_and_named(desk):
     name, words, heat = tab_where.where(desk, desk.first, None, " pleural effusion ")
     assert (name, words) == ("pointing", "pleural effusion")
     assert heat.values.shape == desk.first.film.pixels.shape
+
+
+def test_the_page_opens_on_what_models_point_at_best(desk):
+    effusion, heart = desk.samples["film-0"], desk.samples["film-1"]
+    other = Desk(desk.bench)
+    other.shown = [effusion, dataclasses.replace(heart, boxes=[("cardiomegaly", (8.0, 20.0, 40.0, 44.0))])]
+    other.samples = {one.id: one for one in other.shown}
+    assert other.first.key == "sample film-1" and tab_where._phrase(other.first) == "cardiomegaly"
+    assert tab_where._phrase(desk.first) == "pleural effusion"
+
+
+def test_how_far_a_map_can_be_trusted_is_told_by_the_card(page):
+    assert "no measurement of how well it points" in inside(page, "tab-where")
+    card = (BUNDLE / "models" / "gloria-small" / "README.md").read_text(encoding="utf-8")
+    told = tab_where.trust("gloria-small", card)
+    assert "in 17.6% of 153 cases" in told and "Best is cardiomegaly" in told and "tell little of where" in told
+    assert told.endswith("Trust no map by itself.") and "\n" not in told
 
 
 def test_without_a_model_that_points_the_tab_says_what_to_load():
