@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dataset_builder.generators.radiograph import ImageGenerator
 
 MAX_PROMPTS = 16  # texts that one call compares with a film
-MAX_NEIGHBOURS = 12
+MAX_NEIGHBOURS = 20
 MAX_MADE = 4  # films that one call makes
 MAX_SEED = 2**31 - 1
 PHANTOM = "phantom"

@@ -208,7 +208,7 @@ def test_nothing_is_fetched_for_a_visitor(client, place):
         ("make", '["Edema.", "", 1, 1.5, false]'),
         ("where", '[null, "film-0", "effusion", "", NaN]'),
         ("nearest_films", '["normal chest", "", 1e400]'),
-        ("nearest_films", '["normal chest", "", 13]'),
+        ("nearest_films", '["normal chest", "", 21]'),
     ],
 )
 def test_what_is_no_number_in_range_is_told_in_a_sentence(client, name, data):
