@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+DESKTOP, PHONE = {"width": 1280, "height": 940}, {"width": 390, "height": 844}
 CHROMIUM = ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
 IMPRESSION = "Moderate right pneumothorax. Cardiac pacemaker."
 LIMIT = 200_000  # bytes of a picture
@@ -26,11 +26,13 @@ def served(seed: int) -> Iterator[str]:
     """The address of the page on the bundle, served as `medsyn space` does."""
     with tempfile.TemporaryDirectory(prefix="medsyn-space-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        from spaces_app.bundled import bundle_paths
         from spaces_app.interface import build
         from spaces_app.serving import serving
         from spaces_app.workbench import Workbench
 
-        page = build(Workbench.start(), seed)
+        bundle = bundle_paths()[0]
+        page = build(Workbench.start(list(bundle.models.values()), bundle.dataset), seed)
         _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **serving())
         try:
             yield url
@@ -63,6 +65,7 @@ def show_made(page) -> None:
 def keep(page, path: Path, quality: int = 84) -> None:
     """A JPEG of what the window shows, once no picture is still being decoded."""
     page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     page.evaluate("Promise.all([...document.images].map(image => image.decode().catch(() => null)))")
     page.wait_for_timeout(500)
     page.screenshot(path=path, type="jpeg", quality=quality)
