@@ -84,13 +84,25 @@ def test_a_page_that_is_not_whole(page, name):
 def test_text_in_the_bundle_is_judged(hub, page, options):
     bundle = page / "bundle" / "medsyn-cxr"
     bundle.mkdir()
-    entry = {"settings": {"text_policy": "credentialed"}}
-    bundle.joinpath("manifest.json").write_text(json.dumps({"format": "medsyn-cxr", "configs": {"phantom": entry}}))
-    with pytest.raises(PolicyError, match="bundle/medsyn-cxr holds text .* a Space cannot be gated"):
-        publish_space(page, REPO, **options)
+    built = {"text_policy": "ids-only", "seed": "secret", "secret_seed": 5}  # with its text, as `medsyn build` left it
+    for settings in ({"text_policy": "credentialed"}, built):
+        configs = {"phantom": {"settings": settings}}
+        bundle.joinpath("manifest.json").write_text(json.dumps({"format": "medsyn-cxr", "configs": configs}))
+        with pytest.raises(PolicyError, match="bundle/medsyn-cxr holds text .* a Space cannot be gated"):
+            publish_space(page, REPO, **options)
     bundle.joinpath("manifest.json").unlink()
     card = page / "bundle" / "models" / "tiny" / "README.md"
     card.write_text("---\nmedsyn:\n  text_policy: credentialed\n  vocabulary_from_reports: true\n---\n")
     with pytest.raises(PolicyError, match="bundle/models/tiny holds text .* a Space cannot be gated"):
         publish_space(page, REPO, **options)
     assert not hub.asked("POST", "/repos/create")
+
+
+def test_films_published_without_text_may_go_along(page):
+    settings = {"text_policy": "ids-only", "generator": {"name": "phantom"}}  # of `ids_only_entry`: no seed
+    entry = {"settings": settings, "reports": {"sources": ["a table"]}, "splits": {"train": {"num_examples": 2}}}
+    folder = page / "bundle" / "medsyn-cxr"
+    folder.mkdir()
+    folder.joinpath("manifest.json").write_text(json.dumps({"format": "medsyn-cxr", "configs": {"phantom": entry}}))
+    done = publish_space(page, REPO, dry_run=True)
+    assert done.verdict.allowed and "spaces_app/bundle/medsyn-cxr/manifest.json" in done.files
