@@ -147,6 +147,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
     evaluations = [entry for entry in history if "eval_loss" in entry]
     if args.load_best_model_at_end:  # these are the weights that are saved
         evaluations = [entry for entry in evaluations if entry["step"] == trainer.state.best_global_step]
+    revision = hub_revision(trainer.train_dataset.images)
     results, evaluation = None, None
     if evaluations and trainer.eval_dataset is not None:
         sampler = trainer.eval_sampler(trainer.eval_dataset)
@@ -164,12 +165,12 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
             dataset_name=dataset,
             dataset_config=data_arguments.dataset_config,
             dataset_split=data_arguments.eval_split,
+            dataset_revision=revision,
             metric_type="loss",
             metric_name="contrastive loss",
             metric_value=round(evaluation["loss"], 4),
         )
         results = [result]
-    revision = hub_revision(trainer.train_dataset.images)
     origin = read_origin(data_arguments.dataset, data_arguments.dataset_config, revision)
     statistics = getattr(config.vision_config, "pretrained_cfg", None)  # only weights that were trained have them
     borrowed = bool(model_arguments.image_weights or statistics) or model_arguments.text_encoder != "scratch"
@@ -180,7 +181,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["radiology", "chest-x-ray", "medsyn", config.model_type],
-        datasets=[dataset],
+        datasets=None if Path(data_arguments.dataset).is_dir() else [dataset],  # the Hub links to what stands here
         model_name=name if results else None,
         eval_results=results,
         medsyn=origin_of_weights(origin["text_policy"], model_arguments.text_encoder == "scratch", origin["sha256"]),
@@ -192,6 +193,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         title=trainer.title,
         paper=trainer.paper,
         folder=name,
+        dataset=dataset,
         config=config,
         switches=config.departures(),
         pooler_left_out=bool(without_pooler(config.text_config)),

@@ -70,7 +70,7 @@ def test_the_card_knows_the_published_dataset(dataset, trained, model):
     card = ModelCard.load(model)
     assert commit in card.text and str(trained) not in str(card) and f'from_pretrained("{model}")' in card.text
     result = info.card_data.eval_results[0]
-    assert result.dataset_type == dataset
+    assert result.dataset_type == dataset and result.dataset_revision == commit
     recorded = json.loads((trained / "trainer_state.json").read_text())["log_history"]
     measured = [entry["eval_loss"] for entry in recorded if "eval_loss" in entry]
     assert float(result.metric_value) > 0 and measured
