@@ -378,4 +378,4 @@ def test_report_texts_stay_small():
         assert len(kept) >= 1000
         return size
 
-    assert held(10) < 1.3 * held(3) < 1.3 * 1000 * 400
+    assert held(10) < 1.3 * held(3) < 1.3 * 1000 * 40
