@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 import sys
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,6 +118,7 @@ def attach_to_folder(
 
     from dataset_builder.manifest import read_manifest
     from hub_medsyn.dataset_card import write_card
+    from hub_medsyn.scratch import scratch_folder
 
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -145,16 +144,13 @@ def attach_to_folder(
         raise ValueError(f"{'; '.join(result.lines())}{hint}. Nothing was written")
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.resolve().name}-", dir=out.parent))
-    try:
+    with scratch_folder(out) as work:
         entries = {
             name: _write_config(entry, shards[name], work / "data" / name, texts, keep_all)
             for name, entry in configs.items()
         }
         entries = {name: entry for name, entry in entries.items() if entry["splits"]}
         _finish(work, out, manifest | {"text_policy": "credentialed", "configs": entries}, write_card)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return result
 
 
@@ -166,7 +162,6 @@ def _finish(work: Path, out: Path, manifest: dict, write_card) -> None:
     (work / "data").rename(named / "data")
     write_card(named, manifest)
     write_json(named / MANIFEST, manifest)
-    named.chmod(0o755)
     if out.exists():
         out.rmdir()
     named.rename(out)

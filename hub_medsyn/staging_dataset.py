@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import json
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -27,6 +26,7 @@ from .policy import (
     strictest,
 )
 from .repository import Repository
+from .scratch import scratch_folder
 
 MANIFEST, CARD = "manifest.json", "README.md"
 FORMAT = "medsyn-cxr"
@@ -165,10 +165,9 @@ class DatasetStaging:
         published = {}
         for name, paths in self.shards.items():
             if self.policies[name] == "ids-only":
-                scratch = self._scratch.enter_context(
-                    tempfile.TemporaryDirectory(prefix=f".{self.folder.name}-", dir=self.folder.parent)
-                )
-                paths = write_ids_only(paths, Path(scratch))
+                scratch = self._scratch.enter_context(scratch_folder(self.folder)) / name
+                scratch.mkdir()
+                paths = write_ids_only(paths, scratch)
             published[name] = paths
         return published
 
