@@ -116,7 +116,10 @@ def add_remote_code(folder: str | Path) -> list[str]:
         raise ValueError(f"{folder} holds no config.json: name the folder that save_pretrained wrote")
     config = AutoConfig.from_pretrained(folder)
     if not isinstance(config, MedSynConfig):
-        raise ValueError(f"{folder} is a {config.model_type} model; only those of hub_medsyn carry code of their own")
+        raise ValueError(
+            f"{folder} is a {config.model_type} model; only those of hub_medsyn carry code of their own "
+            "(`medsyn publish encoders` takes exported encoders)"
+        )
     settings = {}
     for name in PROCESSOR_FILES:
         if (folder / name).is_file():
