@@ -7,6 +7,7 @@ import atexit
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -57,6 +58,16 @@ def prepare() -> Path:
     return folder
 
 
+def check_free(host: str, port: int) -> None:
+    """Listens for a moment, before anything is loaded; gradio would try a hundred ports of an address not its own.
+
+    Raises:
+        OSError: The address is not this machine's, or the port is taken.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    socket.create_server(address, family=family).close()
+
+
 def sweep(folder: Path) -> None:
     """Deletes, as long as the process runs, every file of `folder` that is older than `KEPT` seconds.
 
@@ -74,6 +85,15 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if not 0 <= options.seed < 2**31:
         parser().error(f"argument --seed: {options.seed} is not from 0 to {2**31 - 1}")
+    if options.port is not None and not 1 <= options.port < 2**16:
+        parser().error(f"argument --port: {options.port} is not from 1 to {2**16 - 1}")
+    try:
+        check_free(options.host or "127.0.0.1", options.port or 0)
+    except OSError as error:
+        print(
+            f"medsyn space: {options.host or ''}:{options.port or ''} cannot be listened on: {error}", file=sys.stderr
+        )
+        return 1
     folder = prepare()
     print("medsyn space: loading models and films, a few seconds ...", file=sys.stderr, flush=True)
     from spaces_app.interface import build

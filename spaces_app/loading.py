@@ -101,7 +101,16 @@ def load_model(path: str | Path, name: str, device: str = "cpu") -> Model:
     """
     if not Path(path).is_dir() and str(path).count("/") != 1:
         raise FileNotFoundError(f"there is no folder {path}; name one that holds a model, or a model on the Hub")
-    config = AutoConfig.from_pretrained(path)
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{path} holds no model, or it cannot be had from the Hub: check the name, and the network"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no model that is known; name a ConVIRT, GLoRIA or MGCA that medsyn trained"
+        ) from error
     if not isinstance(config, MedSynConfig):
         raise ValueError(f"{path} is a {config.model_type}; name a ConVIRT, GLoRIA or MGCA that medsyn trained")
     model = AutoModel.from_pretrained(path, dtype=torch.float32).to(device).eval()
@@ -134,6 +143,8 @@ def load_films(dataset: str | Path, most: int = MAX_SAMPLES) -> Dataset:
         ValueError: The dataset has no films, or a column is missing.
         OSError: There is no such dataset.
     """
+    if not Path(dataset).is_dir() and str(dataset).count("/") != 1:
+        raise FileNotFoundError(f"there is no folder {dataset}; name one that `medsyn build` wrote, or one on the Hub")
     splits = load_dataset(str(dataset), streaming=True)
     rows: list[dict] = []
     for split in sorted(splits, key=lambda name: UNSEEN_FIRST.index(name) if name in UNSEEN_FIRST else 9):

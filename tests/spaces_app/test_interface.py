@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import socket
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -332,8 +333,24 @@ def test_the_command_tells_what_it_takes_and_what_is_wrong(capsys, monkeypatch, 
     assert stop.value.code == 2
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    assert app.main(["--model", str(tmp_path / "none")]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("medsyn space: there is no folder")
+    with pytest.raises(SystemExit):
+        app.main(["--port", "65536"])
+    assert "65536 is not from 1 to 65535" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert app.main(["--port", str(taken.getsockname()[1])]) == 1
+    assert "cannot be listened on: [Errno" in capsys.readouterr().err
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text("{}")
+    for asked, said in (
+        (["--model", str(tmp_path / "none")], "there is no folder"),
+        (["--model", str(tmp_path / "bare")], f"{tmp_path / 'bare'} is no model that is known"),
+        (["--model", str(tmp_path / "odd")], f"{tmp_path / 'odd'} is no model that is known"),
+        (["--dataset", "none"], "there is no folder none; name one that `medsyn build` wrote"),
+        (["--generator", str(tmp_path / "none")], "no folder "),
+    ):
+        assert app.main(asked) == 1
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"medsyn space: {said}")
 
 
 def test_a_served_page_keeps_to_itself(page, tmp_path, monkeypatch):
