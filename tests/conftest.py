@@ -49,7 +49,7 @@ def golden(request) -> Path:
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, monkeypatch):
     """
     A stand-in Hub that is empty, with the real clients of this process online to it alone and signed in to write.
 
@@ -58,6 +58,7 @@ def hub(tmp_path):
     """
     with online(tmp_path) as hub:
         yield hub
+        monkeypatch.undo()  # a test's changes were made on top of `online`'s, and would bring these back after them
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ def online(folder: Path, **settings) -> Iterator[StandInHub]:
     import datasets
     from huggingface_hub import HfFileSystem, close_session, constants
 
+    assert constants.HF_HUB_OFFLINE, "an earlier test has left the clients online"
     caches = folder / "caches"
     changes = [
         (constants, "HF_HUB_CACHE", str(caches / "hub")),

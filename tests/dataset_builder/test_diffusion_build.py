@@ -82,11 +82,11 @@ def test_equal_prompts_are_drawn_once(folder, tmp_path, monkeypatch, small_parts
 def test_mixed_batches_are_told(folder, tmp_path, monkeypatch, small_parts):
     original, shorts = DiffusionGenerator._draw, []
 
-    def run_short(self, prompts, seeds):
+    def run_short(self, prompts, seeds, on_step):
         if self._fitting == 4 and len(shorts) == 1:
             return None
         shorts.append(1)
-        return original(self, prompts, seeds)
+        return original(self, prompts, seeds, on_step)
 
     monkeypatch.setattr(DiffusionGenerator, "_draw", run_short)
     entry = build(repeated_records(8), tiny_generator(folder), tmp_path / "d")["configs"]["tiny"]
