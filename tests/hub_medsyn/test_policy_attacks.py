@@ -219,7 +219,7 @@ def test_no_phantom_can_be_drawn_again(tmp_path):
     from dataset_builder.generators.phantom import PhantomGenerator
 
     generator = PhantomGenerator(image_size=64)
-    texts = ["Large left pleural effusion.", "No acute cardiopulmonary process."]
+    texts = ["Large left pleural effusion."]  # a phantom takes a second: the likely impression that is the right one
     records = [ReportRecord("s1", "p1", texts[0], source="hospital")]
     build(records, generator, tmp_path / "secret", text_policy="ids-only", splits=(1, 0, 0))
     assert recovered_by_drawing(published(tmp_path / "secret"), generator, texts, {0}, studies=1) == 0
