@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import io
 import struct
 import time
@@ -24,6 +26,8 @@ class Measured:
     """Time and memory that a block takes beyond what the process held before; Linux alone tells."""
 
     def __enter__(self):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier tests left free would hold what this one takes
         Path("/proc/self/clear_refs").write_text("5")  # the peak of earlier tests would hide this one's
         self.start, self.before = time.monotonic(), _kilobytes("VmRSS")
         return self
