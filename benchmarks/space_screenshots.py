@@ -63,11 +63,12 @@ def show_made(page) -> None:
 
 
 def keep(page, path: Path, quality: int = 84) -> None:
-    """A JPEG of what the window shows, once no picture is still being decoded."""
+    """A JPEG of what the window shows, once no answer is awaited and no picture is still being decoded."""
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     page.evaluate("Promise.all([...document.images].map(image => image.decode().catch(() => null)))")
     page.wait_for_timeout(500)
+    page.wait_for_function("!document.querySelector('.pending')")
     page.screenshot(path=path, type="jpeg", quality=quality)
     size = path.stat().st_size
     if size > LIMIT:

@@ -150,8 +150,9 @@ def add(desk: Desk, state: gr.State) -> None:
     hidden = {"api_visibility": "private", **WITH_MODELS}
     outputs = [film, table, why, refused, seen, answer]
     changed(read_if_new, [state, models, finding, seen], outputs)
-    models.change(read, [state, models, finding], outputs, **hidden)
-    tab.select(read_if_new, [state, models, finding, seen], outputs, **hidden)
+    models.input(read, [state, models, finding], outputs, **hidden)
+    # It runs when the page opens, too, and must not dim the film then.
+    tab.select(read_if_new, [state, models, finding, seen], outputs, **(hidden | {"show_progress": "hidden"}))
     finding.input(show_signs, [state, models, finding], why, **hidden)
     compare.click(in_own_words, [state, models, texts], answer, **hidden)
 
