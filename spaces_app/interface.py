@@ -44,4 +44,10 @@ def build(bench: Workbench, seed: int = 0) -> gr.Blocks:
             tab_make.add(desk, chosen, tabs)
             tab_about.add(desk)
         add_endpoints(desk)
+
+        def forget(request: gr.Request) -> None:
+            """Drops what gradio keeps of a visitor who left, which it does by itself when 200 others came."""
+            page.state_holder.session_data.pop(request.session_hash, None)
+
+        page.unload(forget)
     return page.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import httpx
@@ -39,15 +40,20 @@ def uploads(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(uploads, tmp_path_factory):
+def page(uploads):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads))
-        page = build(workbench())
-        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **serving())
-        made = Client(url, verbose=False, download_files=tmp_path_factory.mktemp("answers"))
-        yield made
-        made.close()
-        page.close()
+        built = build(workbench())
+        built.launch(prevent_thread_lock=True, quiet=True, **serving())
+        yield built
+        built.close()
+
+
+@pytest.fixture(scope="module")
+def client(page, tmp_path_factory):
+    made = Client(page.local_url, verbose=False, download_files=tmp_path_factory.mktemp("answers"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +186,19 @@ def test_files_that_are_no_films_are_refused_and_deleted(client, uploads, tmp_pa
     with pytest.raises(AppError, match="SVG"):
         client.predict(film=handle_file(str(path)), api_name="/read_film")
     assert not [left for left in uploads.rglob("*") if left.is_file() and "Jane" in left.name]
+
+
+def test_nothing_of_a_visitor_outlives_the_visit(client, film, page, monkeypatch):
+    monkeypatch.setenv("GRADIO_IS_E2E_TEST", "1")  # the server looks four times a second whether a visitor left
+    visitor = Client(client.src, verbose=False)
+    visitor.predict(film=film, api_name="/read_film")
+    sessions = page.state_holder.session_data
+    assert visitor.session_hash in sessions
+    visitor.close()
+    until = time.monotonic() + 20
+    while visitor.session_hash in sessions and time.monotonic() < until:
+        time.sleep(0.1)
+    assert visitor.session_hash not in sessions and client.session_hash in sessions
 
 
 def test_people_who_upload_one_film_do_not_share_a_file(client, tmp_path):
