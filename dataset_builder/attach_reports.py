@@ -233,7 +233,10 @@ def _folder(dataset: str) -> Path:
         return Path(dataset)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(str(dataset), repo_type="dataset", allow_patterns=["data/**", "manifest.json"]))
+    from hub_medsyn.hub_errors import in_words
+
+    with in_words(str(dataset), "dataset"):
+        return Path(snapshot_download(str(dataset), repo_type="dataset", allow_patterns=["data/**", "manifest.json"]))
 
 
 def _hint(result: AttachResult, texts: dict[str, StudyText], columns: dict[str, str]) -> str:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -71,7 +72,11 @@ def check_shard(path: Path) -> int:
     size = path.stat().st_size
     if size > SHARD_BYTES:
         raise ValueError(f"{path} has {size / 1e6:.0f} MB; shards stay below {SHARD_BYTES / 1e6:.0f} MB: {REWRITE}")
-    with pq.ParquetFile(path) as file:  # pa.ArrowInvalid, where it is no Parquet file, is a ValueError
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid:
+        raise ValueError(f"{path} is no Parquet file, or cut short; build the config again, or copy it anew") from None
+    with file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             if group.total_byte_size > ROW_GROUP_BYTES or group.num_rows > ROW_GROUP_ROWS:

@@ -46,6 +46,10 @@ def parse_manifest(text: str, place: str) -> dict:
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{place} is not the manifest of a medsyn dataset")
+    for name, entry in manifest.get("configs", {"": {}}).items():
+        if "text_policy" not in entry.get("settings", {}):
+            lacking = f"the text policy of config {name!r}" if name else "its configs"
+            raise ValueError(f"{place} is damaged, it lacks {lacking}; build the dataset again")
     return manifest
 
 

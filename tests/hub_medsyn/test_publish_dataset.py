@@ -242,3 +242,20 @@ def test_repositories_of_something_else(hub, public):
     hub.push("dataset", REPO, {"medsyn-cxr.py": None, "manifest.json": b"[]"})
     with pytest.raises(ValueError, match=f"manifest.json of {REPO} is not the manifest of a medsyn dataset"):
         publish_dataset(public, REPO)
+
+
+@pytest.mark.parametrize(
+    ("configs", "said"),
+    [({}, "lacks its configs"), ({"configs": {"fake": {"settings": {}}}}, "lacks the text policy of config 'fake'")],
+)
+def test_a_damaged_manifest(tmp_path, configs, said):
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": "medsyn-cxr", **configs}))
+    with pytest.raises(ValueError, match=f"manifest.json is damaged, it {said}; build"):
+        publish_dataset(tmp_path, REPO, dry_run=True)
+
+
+def test_a_shard_cut_short_is_named(tmp_path):
+    path = tmp_path / "train-00000-of-00001.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=f"{path.name} is no Parquet file, or cut short"):
+        dataset_shards.check_shard(path)
