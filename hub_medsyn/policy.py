@@ -109,8 +109,8 @@ def judge(policy: str, private: bool, gated: bool) -> Verdict:
         (
             f"The text is credentialed and the repository is {_who(private, gated)}. There are three ways out:",
             "--private --gated, for a team in which everyone holds the credentials;",
-            "--text-policy ids-only, which publishes the images without any text; `medsyn attach-reports` joins it "
-            "back for those who hold it;",
+            "--text-policy ids-only, which publishes the images of a build with --seed secret without any text; "
+            "`medsyn attach-reports` joins it back for those who hold it;",
             "keep the dataset local, or, if anyone may read these reports, build it with --text-policy public.",
         ),
     )
