@@ -25,7 +25,8 @@ films or checked its answers. {MEANING} Models that learnt from synthetic films 
 real films look partly alike to them.</p>
 <h2>Your films</h2>
 <p>A file that you open is deleted as soon as it is read; the film stays in this process's memory until you leave, and
-nothing of it is logged. The page loads nothing from other servers and counts no visitors.</p>
+nothing of it is logged. Pictures that a program gets from an endpoint lie in a folder of the server for some ten
+minutes. The page loads nothing from other servers and counts no visitors.</p>
 """
 MEASURED = (
     "Macro AUROC on real films of other patients, with the 95 % bootstrap interval by patient; chance is .5. The "
