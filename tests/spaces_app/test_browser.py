@@ -82,7 +82,7 @@ def visit(browser, address):
     ran and every picture has a name."""
     contexts, told, reached = [], [], []
 
-    def opened(width: int = 1280, height: int = 900):
+    def opened(width: int = 1280, height: int = 900, before: str = ""):
         context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
@@ -90,6 +90,7 @@ def visit(browser, address):
         page.on("console", lambda line: told.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: told.append(str(error)))
         page.on("request", lambda request: reached.append(request.url))
+        page.add_init_script(before)
         page.goto(address)
         page.locator("#read-score-table").wait_for()
         return page
@@ -191,6 +192,15 @@ def test_read_a_sample_its_signs_and_ones_own_words(visit, shots):
     page.locator("#read-models").get_by_label("gloria-small").uncheck()
     page.wait_for_function("document.querySelectorAll('#read-score-table thead th').length === 3")
     assert "gloria-small" not in page.locator("#read-score-table").inner_text()
+
+
+def test_the_film_is_never_dimmed_while_the_page_opens(visit):
+    watch = """new MutationObserver(() => {
+      if (document.querySelector('.pending #read-score-table, .pending .film-base')) window.dimmed = true;
+    }).observe(document, {subtree: true, childList: true, attributes: true, attributeFilter: ['class']})"""
+    page = visit(before=watch)
+    page.wait_for_timeout(1000)
+    assert page.evaluate("window.dimmed") is None
 
 
 def test_the_view_of_a_film_changes_in_the_browser(visit):
