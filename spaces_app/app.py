@@ -112,7 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"medsyn space: open {url} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as a host ends it; the folder of uploads goes all the same
     threading.Thread(target=sweep, args=(folder,), daemon=True).start()
-    threading.Thread(target=bench.warm_up, daemon=True).start()  # the page is up; nobody waits for this
+    # The page is up and nobody waits for this, but the process does: torch aborts where it is cut off at work.
+    threading.Thread(target=bench.warm_up).start()
     page.block_thread()
     return 0
 

@@ -52,14 +52,15 @@ def in_words(heat: HeatMap, boxes: Sequence) -> str:
     inside = [name for name, box in boxes if hit(heat, box)]
     if inside:
         return f"{told}; that is inside the box drawn for {', '.join(inside)}."
-    return f"{told}; that is in none of the {len(boxes)} boxes drawn." if boxes else f"{told}."
+    outside = {0: "", 1: "; that is outside the one box drawn"}
+    return f"{told}{outside.get(len(boxes), f'; that is in none of the {len(boxes)} boxes drawn')}."
 
 
 def hit(heat: HeatMap, box: Sequence[float]) -> bool:
     across, down = peak(heat)
     height, width = heat.values.shape
     left, top, right, bottom = box
-    return left <= across * width <= right and top <= down * height <= bottom
+    return bool(left <= across * width <= right and top <= down * height <= bottom)
 
 
 def where(desk: Desk, chosen: Chosen, name: str | None, phrase: str | None) -> tuple[str, str, HeatMap]:

@@ -157,9 +157,9 @@ def test_samples_differ_in_what_they_show(desk):
 @pytest.mark.parametrize(
     ("row", "column", "told"),
     [
-        (0, 0, "upper left of the picture, the patient's right as films hang; that is in none of the 1 boxes drawn."),
+        (0, 0, "upper left of the picture, the patient's right as films hang; that is outside the one box drawn."),
         (8, 9, "lower right of the picture, the patient's left as films hang; that is inside the box drawn for mass."),
-        (5, 5, "middle centre of the picture; that is in none of the 1 boxes drawn."),
+        (5, 5, "middle centre of the picture; that is outside the one box drawn."),
     ],
 )
 def test_the_brightest_place_is_told_in_words(row, column, told):
