@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\nDone in {(time.perf_counter() - start) / 60:.1f} minutes. In {args.out}:")
         for name, what in CONTENTS.items():
             print(f"  {name:<22}{what}")
+        print("`medsyn space`, or `make space`, opens a page to look at films and encoders in a browser.")
     return code
 
 
