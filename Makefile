@@ -25,7 +25,7 @@ space: $(READY)  ## open the demo page on this machine
 	$(BIN)/medsyn space
 
 hub: $(READY)  ## a stand-in Hub on this machine, to try publishing on
-	$(BIN)/python -m tests.hub_server
+	$(BIN)/python -m scripts.hub
 
 test: $(READY)  ## run the test suite
 	$(PYTEST) $(PYTEST_ARGS)

@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     import torch
     from PIL import Image
 
-    from trainers.downstream.detection import DetectionSettings, new_detector
-    from trainers.downstream.features import load_encoder
+    from trainers.downstream.encoders import load_encoder
+    from trainers.downstream.tasks.detection import DetectionSettings, new_detector
 
     pixels = np.random.default_rng(0).integers(0, 256, (args.film, args.film), dtype=np.uint8)
     films = [Image.fromarray(pixels)] * args.batch_size

@@ -38,7 +38,7 @@ def films(counts: list[int], side: int, seed: int):
     import numpy as np
     from PIL import Image
 
-    from trainers.downstream.labelled_images import LabelledImages
+    from trainers.downstream.images.labelled_images import LabelledImages
 
     rng, files = np.random.default_rng(seed), []
     for _ in range(sum(counts)):
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from benchmarks.side_by_side import machine, write_csv
-    from trainers.downstream.features import cached_features, load_encoder, pooled_features
-    from trainers.downstream.trained_head import HeadSettings, train_head
+    from trainers.downstream.encoders import cached_features, load_encoder, pooled_features
+    from trainers.downstream.tasks.trained_head import HeadSettings, train_head
 
     torch.set_num_threads(1)
     images = films(args.images, args.film, args.seed)

@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
-from dataset_builder.films import worker_environment
+from dataset_builder.pipeline.render import worker_environment
 
 _GENERATOR = None
 

@@ -60,8 +60,8 @@ class Noise:
 
 def write_dataset(folder: Path, rows: int) -> Path:
     """A dataset folder of noise films, built to be published without its text."""
-    from dataset_builder import assemble
     from dataset_builder.build import build
+    from dataset_builder.pipeline import shards as assemble
     from dataset_builder.reports.grammar import write_reports
 
     assemble.SHARD_BYTES = SHARD_BYTES
@@ -88,7 +88,7 @@ def peak_megabytes() -> float:
 
 def publish(folder: Path, repo_id: str, closed: bool) -> dict[str, float]:
     """Publishes in this process, which should do nothing else, and says what it took."""
-    from hub_medsyn.publish import publish_dataset
+    from hub_medsyn.publishing.publish import publish_dataset
 
     imported, start = peak_megabytes(), time.perf_counter()
     done = publish_dataset(folder, repo_id, private=closed, gated=closed)
@@ -118,7 +118,7 @@ def measure(rows: int, scratch: Path, hub) -> list[dict]:
 
 def sentence_bytes(number: int) -> float:
     """What the index of reports holds for a sentence, where all differ from the first words on."""
-    from hub_medsyn.report_texts import ReportTexts
+    from hub_medsyn.policy.report_texts import ReportTexts
 
     words = np.random.default_rng(0).integers(0, 10_000, (number, 9))
     tracemalloc.start()
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.sentences:
         print(f"{args.sentences:,} distinct sentences: {sentence_bytes(args.sentences):.0f} bytes each")
         return 0
-    from tests.hub_server import StandInHub
+    from tests.hub.server import StandInHub
 
     lines = []
     for rows in args.rows:

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dataset_builder.assemble import ROW_GROUP, SHARD_BYTES
 from dataset_builder.build import build
-from dataset_builder.plan import SPLIT_SHARES
-from dataset_builder.rows import encode
+from dataset_builder.pipeline.plan import SPLIT_SHARES
+from dataset_builder.pipeline.rows import encode
+from dataset_builder.pipeline.shards import ROW_GROUP, SHARD_BYTES
 
 FILMS_AT_SCALE = 213_384  # the pairs that the paper pre-trains on
 MEGABITS = 100  # a second

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from unittest import mock
 
-from hub_medsyn import report_hashes
+from hub_medsyn.policy.report_hashes import report_hashes
 
 FORMS = {"findings and impression": ("findings", "impression")}
 FORMS["whole report"] = ("indication", "comparison", "findings", "impression")

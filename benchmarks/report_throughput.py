@@ -50,10 +50,10 @@ def peak_megabytes() -> float:
 
 def read_folder(folder: Path, forget: bool, quarter: int) -> tuple[int, float, float, float]:
     """(reports, seconds, peak MB after the first quarter, peak MB at the end)."""
+    from dataset_builder.pipeline.rows import text_labels
     from dataset_builder.reports import labeler
     from dataset_builder.reports.funnel import Funnel
     from dataset_builder.reports.mimic_cxr import read_mimic_cxr
-    from dataset_builder.rows import text_labels
 
     started = time.perf_counter()
     funnel = Funnel()

@@ -41,7 +41,7 @@ def mean_mask(images, processor):
     import torch
     from torch import nn
 
-    from trainers.downstream.segmentation import FilmsAndMasks
+    from trainers.downstream.tasks.segmentation import FilmsAndMasks
 
     mean = torch.from_numpy(FilmsAndMasks(images, images.rows("train"), processor).masks.mean(axis=0)).float()
 
@@ -61,7 +61,7 @@ def draw(model, processor, images, path: Path, films: int = 8) -> None:
     from PIL import Image
     from scipy.ndimage import binary_erosion
 
-    from trainers.downstream.segmentation import predict
+    from trainers.downstream.tasks.segmentation import predict
 
     rows = images.rows("test")[:films]
     sheet = Image.new("RGB", (4 * 256, -(-len(rows) // 4) * 256))
@@ -84,9 +84,9 @@ def main(argv: list[str] | None = None) -> int:
 
     import pandas as pd
 
-    from trainers.downstream.annotated_images import annotated_from_csv
-    from trainers.downstream.features import load_encoder
-    from trainers.downstream.segmentation import SegmentationSettings, measure, train_segmenter, whole_films
+    from trainers.downstream.encoders import load_encoder
+    from trainers.downstream.images.annotated_images import annotated_from_csv
+    from trainers.downstream.tasks.segmentation import SegmentationSettings, measure, train_segmenter, whole_films
 
     path = args.real_data / "covid_cohen" / "covid_cohen.csv"
     images = annotated_from_csv(path, boxes_column=None, mask_column="lung_mask", shares=(60, 15, 25))

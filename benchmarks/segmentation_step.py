@@ -29,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from hub_medsyn.loss_segmentation import mixed_loss
-    from trainers.downstream.features import load_encoder
-    from trainers.downstream.segmentation import turned
-    from trainers.downstream.segmentation_models import build_segmenter
+    from trainers.downstream.encoders import load_encoder
+    from trainers.downstream.tasks.segmentation import turned
+    from trainers.downstream.tasks.segmentation_models import build_segmenter
 
     rng = np.random.default_rng(0)
     film = rng.integers(0, 256, (args.size, args.size), dtype=np.uint8)

@@ -20,8 +20,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset_builder.build_options import add_report_options, report_columns
-from dataset_builder.report_join import (
+from dataset_builder.pipeline.options import add_report_options, report_columns
+from dataset_builder.pipeline.report_join import (
     NEEDED,
     AttachResult,
     StudyText,
@@ -65,7 +65,7 @@ def attach_reports(
     """
     from datasets import DatasetDict, load_dataset
 
-    from dataset_builder.rows import row_features
+    from dataset_builder.pipeline.rows import row_features
 
     name = "the dataset"
     if isinstance(dataset, (str, Path)):
@@ -116,9 +116,9 @@ def attach_to_folder(
     """
     import pyarrow.parquet as pq
 
-    from dataset_builder.manifest import read_manifest
-    from hub_medsyn.dataset_card import write_card
-    from hub_medsyn.scratch import scratch_folder
+    from hub_medsyn.cards.dataset import write_card
+    from medsyn.files import scratch_folder
+    from medsyn.schema import read_manifest
 
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -155,7 +155,8 @@ def attach_to_folder(
 
 
 def _finish(work: Path, out: Path, manifest: dict, write_card) -> None:
-    from dataset_builder.manifest import MANIFEST, write_json
+    from medsyn.files import write_json
+    from medsyn.schema import MANIFEST
 
     named = work / out.resolve().name  # the card is headed by the folder's name
     named.mkdir()
@@ -172,8 +173,8 @@ def _write_config(entry: dict, paths: list[Path], data: Path, texts: dict[str, S
     import pyarrow.parquet as pq
     from tqdm import tqdm
 
-    from dataset_builder.films import atomic_file
-    from dataset_builder.manifest import count_rows
+    from dataset_builder.pipeline.manifest import count_rows
+    from medsyn.files import atomic_file
 
     data.mkdir(parents=True)
     result = AttachResult()
@@ -233,7 +234,7 @@ def _folder(dataset: str) -> Path:
         return Path(dataset)
     from huggingface_hub import snapshot_download
 
-    from hub_medsyn.hub_errors import in_words
+    from hub_medsyn.publishing.hub_errors import in_words
 
     with in_words(str(dataset), "dataset"):
         return Path(snapshot_download(str(dataset), repo_type="dataset", allow_patterns=["data/**", "manifest.json"]))

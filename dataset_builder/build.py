@@ -13,13 +13,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset_builder.build_options import TEXT_POLICIES, build_parser, report_columns, summary
 from dataset_builder.generators.options import make_generator, unused_option
-from dataset_builder.plan import SECRET, SPLIT_SHARES
+from dataset_builder.pipeline.options import build_parser, report_columns, summary
+from dataset_builder.pipeline.plan import SPLIT_SHARES
+from medsyn.errors import DiskFullError
+from medsyn.files import remove_unfinished, write_json
+from medsyn.schema import MANIFEST, SECRET, TEXT_POLICIES, read_manifest
 
 if TYPE_CHECKING:
     from dataset_builder.generators.radiograph import ImageGenerator
-    from dataset_builder.ranks import Rank
+    from dataset_builder.pipeline.executors import Rank
     from dataset_builder.reports.record import ReportRecord
 
 
@@ -55,7 +58,7 @@ def build(
         seed (`int` or `str`, *optional*): The base seed; `"secret"` draws one that nobody can guess and that stands in
             the local manifest alone, where resuming finds it. By default 0, and secret under the policy `ids-only`.
         seed_mode (`str`, *optional*, defaults to `"study"`): `study`, `prompt` or `fixed`; see
-            [`~dataset_builder.plan.image_seed`].
+            [`~dataset_builder.pipeline.plan.image_seed`].
         num_proc (`int`, *optional*, defaults to 1): Rendering processes of one thread each. No image depends on it.
         image_format (`str`, *optional*, defaults to `"png"`): `png`, or `jpeg` (quality 95).
         min_tokens (`int`, *optional*, defaults to 3): The fewest words of an impression.
@@ -64,11 +67,11 @@ def build(
             among the subjects whose split the reports do not fix.
         allow_cross_split_repeats (`bool`, *optional*, defaults to `False`): Accept equal images in two splits.
         text_policy (`str`, *optional*): Who may read the text, and what `medsyn publish` does with it: `public`,
-            `credentialed` or `ids-only` (see `hub_medsyn/policy.py`). By default public for reports of the grammar and
-            credentialed for all others. All but public put the rows in the order of hashed ids.
+            `credentialed` or `ids-only` (see `hub_medsyn/policy/verdict.py`). By default public for reports of the
+            grammar and credentialed for all others. All but public put the rows in the order of hashed ids.
         source (`dict`, *optional*): How the records came about, as JSON, for the manifest.
-        rank (`~dataset_builder.ranks.Rank`, *optional*): Which process of a launch this is: each renders its share and
-            rank 0 writes the dataset. By default the only one.
+        rank (`~dataset_builder.pipeline.executors.Rank`, *optional*): Which process of a launch this is: each renders
+            its share and rank 0 writes the dataset. By default the only one.
 
     Returns:
         `dict`: The manifest, as in `<out>/manifest.json`; on the other ranks as it is when their share is made.
@@ -83,9 +86,13 @@ def build(
     """
     from tqdm import tqdm
 
-    from dataset_builder.assemble import assemble
-    from dataset_builder.films import DiskFullError, FilmParts, remove_unfinished
-    from dataset_builder.folder import (
+    from dataset_builder.pipeline.executors import Rank, at_work
+    from dataset_builder.pipeline.manifest import add_config, describe, package_versions
+    from dataset_builder.pipeline.plan import default_policy, make_plan, refuse_repeats
+    from dataset_builder.pipeline.render import FilmParts
+    from dataset_builder.pipeline.rows import IMAGE_FORMATS
+    from dataset_builder.pipeline.shards import assemble
+    from dataset_builder.pipeline.workspace import (
         SECRET_SEED,
         SETTINGS,
         WORK,
@@ -97,12 +104,8 @@ def build(
         refuse_other_settings,
         secret_seed,
     )
-    from dataset_builder.manifest import MANIFEST, add_config, describe, package_versions, read_manifest, write_json
-    from dataset_builder.plan import default_policy, make_plan, refuse_repeats
-    from dataset_builder.ranks import Rank, at_work
     from dataset_builder.reports.funnel import Funnel
-    from dataset_builder.rows import IMAGE_FORMATS
-    from hub_medsyn.dataset_card import write_card
+    from hub_medsyn.cards.dataset import write_card
 
     out = Path(out)
     started = time.perf_counter()
@@ -246,8 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{option} is for diffusion pipelines; name one with --generator")
     out = Path(args.out)
     from dataset_builder.generators.radiograph import GenerationError
-    from dataset_builder.manifest import read_manifest
-    from dataset_builder.ranks import Rank
+    from dataset_builder.pipeline.executors import Rank
 
     try:
         rank = Rank.of_launch()

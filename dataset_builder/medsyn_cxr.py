@@ -22,13 +22,13 @@ from pathlib import Path
 import datasets
 from datasets.fingerprint import Hasher
 
-from dataset_builder.films import PART_FILMS, one_torch_thread
 from dataset_builder.generators.radiograph import ImageGenerator
-from dataset_builder.manifest import package_versions
-from dataset_builder.plan import SPLIT_SHARES, Film, Row, default_policy, make_plan
+from dataset_builder.pipeline.manifest import package_versions
+from dataset_builder.pipeline.plan import SPLIT_SHARES, Film, Row, default_policy, make_plan
+from dataset_builder.pipeline.render import PART_FILMS, one_torch_thread
+from dataset_builder.pipeline.rows import IMAGE_FORMATS, dataset_row, render_films, row_features
 from dataset_builder.reports.funnel import Funnel
 from dataset_builder.reports.record import ReportRecord
-from dataset_builder.rows import IMAGE_FORMATS, dataset_row, render_films, row_features
 
 
 @dataclass(eq=False)

@@ -73,7 +73,7 @@ def sweep(folder: Path) -> None:
 
     Gradio's own `delete_cache` knows whole uploads alone: of one that was broken off it would keep the part that came.
     """
-    from spaces_app.uploads import delete_old
+    from spaces_app.guard.uploads import delete_old
 
     while True:
         delete_old(folder, KEPT)

@@ -37,9 +37,7 @@ def bundle_paths(folder: str | Path = ".") -> list[Openable]:
     models = {path.parent.name: path.parent for path in sorted(BUNDLE.glob("models/*/config.json"))}
     dataset = BUNDLE / "medsyn-cxr"
     if not models or not (dataset / "manifest.json").is_file():
-        raise FileNotFoundError(
-            f"{BUNDLE} holds no models or no films; make them with `python -m spaces_app.make_bundle`"
-        )
+        raise FileNotFoundError(f"{BUNDLE} holds no models or no films; make them with `python -m scripts.bundle`")
     there = [Openable("bundle", models, dataset)]
     demo = Path(folder) / DEMO
     finished = ("results.md", "encoder/config.json", "encoder/model.safetensors", "medsyn-cxr/manifest.json")

@@ -10,13 +10,15 @@ from PIL import Image
 
 from dataset_builder.findings import CHEXPERT_LABELS
 from hub_medsyn.inference.prompts import FINDING_PROMPTS
-
-from . import tab_find, tab_make, tab_read, tab_where
-from .controls import AT_ONCE
-from .desk import FILM_SIDE, MEANING, STANDING, Chosen, Desk, sentence
-from .pictures import film_picture, heat_overlay, mask_overlay
-from .uploads import Refused
-from .workbench import MAX_MADE, MAX_NEIGHBOURS, MAX_SEED
+from spaces_app.guard.uploads import Refused
+from spaces_app.session import FILM_SIDE, MEANING, STANDING, Chosen, Desk, sentence
+from spaces_app.tabs import find as tab_find
+from spaces_app.tabs import make as tab_make
+from spaces_app.tabs import read as tab_read
+from spaces_app.tabs import where as tab_where
+from spaces_app.view.controls import AT_ONCE
+from spaces_app.view.pictures import film_picture, heat_overlay, mask_overlay
+from spaces_app.workbench import MAX_MADE, MAX_NEIGHBOURS, MAX_SEED
 
 Names = Sequence[str]
 # What a client gets that leaves a value out.

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from . import tab_about, tab_find, tab_make, tab_read, tab_where
-from .desk import STANDING, Desk
-from .endpoints import add_endpoints
-from .gradio_habits import change_habits
+from spaces_app.endpoints import add_endpoints
+from spaces_app.guard.gradio_patches import change_habits
+from spaces_app.session import STANDING, Desk
+from spaces_app.tabs import about as tab_about
+from spaces_app.tabs import find as tab_find
+from spaces_app.tabs import make as tab_make
+from spaces_app.tabs import read as tab_read
+from spaces_app.tabs import where as tab_where
 
 if TYPE_CHECKING:
-    from .workbench import Workbench
+    from spaces_app.workbench import Workbench
 
 TITLE = "medsyn: read, find and make chest films"
 WAITING = 100  # events that may stand in the queue

@@ -22,7 +22,7 @@ from hub_medsyn.image_processing_medsyn import to_grey
 from hub_medsyn.inference.grounding import OPENING
 from hub_medsyn.inference.zero_shot import ZeroShotClassifier
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
-from spaces_app.uploads import Film
+from spaces_app.guard.uploads import Film
 
 MAX_SAMPLES = 200
 _M_ARENA_MAX = -8  # of glibc's malloc.h

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from .headers import Guarded
-from .uploads import MAX_BYTES
+from spaces_app.guard.headers import Guarded
+from spaces_app.guard.uploads import MAX_BYTES
 
 HERE = Path(__file__).parent
 IN_HEAD = (("style", "style.css"), ("script", "page.js"))

@@ -24,6 +24,7 @@ from hub_medsyn.inference.embedding import embed_images, embed_texts, text_limit
 from hub_medsyn.inference.grounding import HeatMap, ground
 from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS
 from spaces_app.bundled import bundle_paths
+from spaces_app.guard.uploads import Film, Refused, checked_text
 from spaces_app.index import FilmIndex
 from spaces_app.loading import (
     Model,
@@ -35,7 +36,6 @@ from spaces_app.loading import (
     share_heaps,
     short_names,
 )
-from spaces_app.uploads import Film, Refused, checked_text
 
 if TYPE_CHECKING:
     from dataset_builder.generators.radiograph import ImageGenerator

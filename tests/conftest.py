@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from tests.hub_clients import free_port, no_waiting, online  # noqa: F401
+from tests.hub.clients import free_port, no_waiting, online  # noqa: F401
 
 # Read by the Hugging Face libraries when they are imported, so they are set before any of them is.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="medsyn-hf-")

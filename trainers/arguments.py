@@ -237,7 +237,7 @@ def parse(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments,
 
     Exits with code 2 on bad usage, as `argparse` does.
     """
-    from .method_trainers import METHODS
+    from trainers.method_trainers import METHODS
 
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, VLPTrainingArguments),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from .gather import gather_features
+from trainers.distributed import gather_features
 
 
 class RandomStates:
@@ -38,7 +38,7 @@ class RandomStates:
 class GradientCache:
     """Encodes a batch chunk by chunk without a graph, and once more with one when the loss's gradient is known.
 
-    `features` are those of the batch of all processes, like [`~trainers.gather.gather_features`] gives them. The
+    `features` are those of the batch of all processes, like [`~trainers.distributed.gather_features`] gives them. The
     backward pass of a loss of them ends there; `backward` then takes each chunk's part of it through the model, so
     that no more than one chunk's graph is ever held. A chunk draws the same dropout both times.
 

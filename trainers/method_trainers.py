@@ -7,8 +7,7 @@ from transformers import TrainerCallback
 from hub_medsyn.modeling_convirt import ConVIRTModel
 from hub_medsyn.modeling_gloria import GLoRIAModel
 from hub_medsyn.modeling_mgca import MGCAModel
-
-from .vlp_trainer import VLPTrainer
+from trainers.vlp_trainer import VLPTrainer
 
 
 class ConVIRTTrainer(VLPTrainer):

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Bad usage exits with 2, as `argparse` does.
     """
-    from .arguments import parse
+    from trainers.arguments import parse
 
     arguments = parse(argv)
     try:
@@ -43,9 +43,9 @@ def run(model_arguments, data_arguments, training_arguments, make_model=None) ->
     """
     from transformers import set_seed
 
-    from .checkpoints import last_checkpoint
-    from .method_trainers import METHODS
-    from .training_card import write_card
+    from trainers.checkpoints import last_checkpoint
+    from trainers.method_trainers import METHODS
+    from trainers.training_card import write_card
 
     folder = Path(training_arguments.output_dir)
     resume = training_arguments.resume_from_checkpoint
@@ -96,7 +96,7 @@ def run(model_arguments, data_arguments, training_arguments, make_model=None) ->
 
 def load_rows(data_arguments):
     """The training split and, where the dataset has it, the evaluation split."""
-    from .dataset_by_name import load_splits
+    from trainers.data.dataset_by_name import load_splits
 
     splits = load_splits(data_arguments.dataset, data_arguments.dataset_config)
     if data_arguments.train_split not in splits:
@@ -120,8 +120,7 @@ def model_of_encoders(model_class, model_arguments, data_arguments, rows):
     from transformers import AutoTokenizer, VisionTextDualEncoderProcessor
 
     from hub_medsyn import MedSynImageProcessor
-
-    from .scratch_text import small_text_config, train_tokenizer
+    from trainers.scratch_text import small_text_config, train_tokenizer
 
     if model_arguments.text_encoder == "scratch":
         columns = [column for column in data_arguments.text_columns if column in rows.column_names]
@@ -159,7 +158,7 @@ def model_of_encoders(model_class, model_arguments, data_arguments, rows):
 
 def make_pairs(rows, processor, data_arguments, seed: int, evaluation: bool = False):
     """A split as items; evaluation sees whole reports and unchanged films."""
-    from .pairs import PairDataset
+    from trainers.data.pairs import PairDataset
 
     # differs from edreisMD/ConVIRT-pytorch: there films are changed at random for validation too
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import matplotlib
 from huggingface_hub import EvalResult, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from hub_medsyn.cards import keep_what_people_wrote, origin_of_weights, render_card
+from hub_medsyn.cards.render import keep_what_people_wrote, origin_of_weights, render_card
 from hub_medsyn.modeling_medsyn import without_pooler
-
-from .vlp_trainer import VLPTrainer
+from medsyn.schema import parse_manifest
+from trainers.vlp_trainer import VLPTrainer
 
 CURVE_NAME = "training_curve.png"
 # What a reader needs to run it again; batch size and epochs are told with them.
@@ -84,11 +83,9 @@ def read_origin(dataset: str, config: str | None, revision: str | None = None) -
         return origin
     content = path.read_bytes()
     try:
-        manifest = json.loads(content)
-    except ValueError:
-        manifest = None
-    ours = isinstance(manifest, dict) and manifest.get("format") == "medsyn-cxr"
-    configs = manifest["configs"] if ours else {}  # else the manifest of something else
+        configs = parse_manifest(content.decode(), str(path))["configs"]
+    except ValueError:  # the manifest of something else
+        configs = {}
     name = next(iter(configs), None) if config in (None, "default") else config
     if name in configs:
         settings, reports = configs[name]["settings"], configs[name]["reports"]

@@ -17,14 +17,13 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
-
-from .arguments import VLPTrainingArguments
-from .checkpoints import BATCHES_NAME, check_same_run
-from .collators import PairCollator
-from .gather import gather_features
-from .gradient_cache import GradientCache
-from .pairs import PairDataset
-from .samplers import DistinctTextBatchSampler
+from trainers.arguments import VLPTrainingArguments
+from trainers.checkpoints import BATCHES_NAME, check_same_run
+from trainers.data.collators import PairCollator
+from trainers.data.pairs import PairDataset
+from trainers.data.samplers import DistinctTextBatchSampler
+from trainers.distributed import gather_features
+from trainers.gradient_cache import GradientCache
 
 # A checkpoint brings its optimiser and schedule along: others given at a resume would be ignored without a word.
 RESUMED_ARGUMENTS = (
@@ -80,8 +79,8 @@ class VLPTrainer(Trainer):
     Args:
         model ([`~hub_medsyn.modeling_medsyn.MedSynPreTrainedModel`]): Frozen here as its configuration says.
         args ([`~trainers.arguments.VLPTrainingArguments`]): Batch sizes are per process.
-        train_dataset ([`~trainers.pairs.PairDataset`]): The pairs to learn from.
-        eval_dataset ([`~trainers.pairs.PairDataset`], *optional*): The pairs that `eval_loss` is of.
+        train_dataset ([`~trainers.data.pairs.PairDataset`]): The pairs to learn from.
+        eval_dataset ([`~trainers.data.pairs.PairDataset`], *optional*): The pairs that `eval_loss` is of.
         processor (`ProcessorMixin`): Tokenizer and image processor, saved with the model.
 
     Raises:

@@ -205,7 +205,7 @@ class DiffusionGenerator:
             GenerationError: If an image is not a number, black or blank, memory does not suffice for one image, or the
                 pipeline cannot be loaded. Names the study.
         """
-        from dataset_builder.films import one_torch_thread
+        from dataset_builder.pipeline.render import one_torch_thread
 
         films: list[Radiograph] = []
         with quiet_diffusers(), one_torch_thread():

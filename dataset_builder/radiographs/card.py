@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from dataset_builder.manifest import LABEL_VALUES
+from dataset_builder.pipeline.manifest import LABEL_VALUES
 
 LEAKS = (
     "These splits are not disjoint. They are kept as published, to compare with published numbers; trust none that is "

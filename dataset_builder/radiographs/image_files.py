@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from dataset_builder.pipeline.rows import IMAGE_FORMATS
 from dataset_builder.radiographs.dicom import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
@@ -19,7 +20,6 @@ from dataset_builder.radiographs.dicom import (
     read_dicom,
     read_dicom_header,
 )
-from dataset_builder.rows import IMAGE_FORMATS
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 # What Pillow raises on broken files.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from dataset_builder.radiographs import chexpert, covidx, folder_csv, nih, object_cxr, rsna, siim
-from dataset_builder.radiographs.film_set import FilmSet
+from dataset_builder.radiographs.adapters import chexpert, covidx, folder_csv, nih, object_cxr, rsna, siim
+from dataset_builder.radiographs.records import FilmSet
 from dataset_builder.radiographs.splits import SHARES
 
 WITH_BOXES = (rsna.NAME, object_cxr.NAME, nih.NAME, folder_csv.NAME)

@@ -18,12 +18,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset_builder.manifest import package_versions, write_json
-from dataset_builder.plan import SPLITS
+from dataset_builder.pipeline.manifest import package_versions
 from dataset_builder.radiographs.card import readme
 from dataset_builder.radiographs.dicom import DicomSupportMissing, is_dicom, require_dicom
-from dataset_builder.radiographs.film_set import SHOWN, Film, FilmSet, OfficialSplit, some
 from dataset_builder.radiographs.options import parse, read_films
+from dataset_builder.radiographs.records import SHOWN, Film, FilmSet, OfficialSplit, some
 from dataset_builder.radiographs.splits import (
     SHARES,
     crossing_images,
@@ -35,6 +34,8 @@ from dataset_builder.radiographs.splits import (
     write_lists,
 )
 from dataset_builder.radiographs.write import BAD_BOX, BAD_MASK, UNREADABLE, ImageSettings, Written, write_splits
+from medsyn.files import write_json
+from medsyn.schema import SPLITS
 
 FORMAT = "medsyn-radiographs"
 PACKAGES = ("datasets", "hub-medsyn", "numpy", "pillow", "pyarrow", "python")

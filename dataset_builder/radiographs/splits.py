@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_builder.plan import SPLITS, split_of
-from dataset_builder.radiographs.film_set import Film, some
+from dataset_builder.pipeline.plan import split_of
+from dataset_builder.radiographs.records import Film, some
 from dataset_builder.reports.table import text_lines
+from medsyn.schema import SPLITS
 
 SHARES = (0.7, 0.15, 0.15)  # of the patients, as MGCA splits RSNA and SIIM; elsewhere the test set is fixed
 PATIENT_IN_TEST = "patient_in_test"

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from PIL import Image as PILImage
 from tqdm import tqdm
 
-from dataset_builder.assemble import ROW_GROUP, SHARD_BYTES
-from dataset_builder.manifest import LABEL_VALUES
-from dataset_builder.radiographs.film_set import Film, FilmSet
+from dataset_builder.pipeline.manifest import LABEL_VALUES
+from dataset_builder.pipeline.shards import ROW_GROUP, SHARD_BYTES
 from dataset_builder.radiographs.image_files import read_image
+from dataset_builder.radiographs.records import Film, FilmSet
 from dataset_builder.radiographs.regions import BoxError, box_in_image, draw_mask
 
 GROUP_BYTES = 64 * 2**20  # of images and masks that wait in memory for their row group to be whole

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import ProcessorMixin
 
-from ..modeling_medsyn import MedSynPreTrainedModel
+from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import ProcessorMixin
 
-from ..image_processing_medsyn import MedSynImageProcessor, to_grey
-from ..modeling_local import LocalFeaturesModel, word_numbers
-from .embedding import evaluating, image_inputs, text_inputs
-from .region_centres import centres_in_square, traced_centres
+from hub_medsyn.image_processing_medsyn import MedSynImageProcessor, to_grey
+from hub_medsyn.inference.embedding import evaluating, image_inputs, text_inputs
+from hub_medsyn.inference.region_centres import centres_in_square, traced_centres
+from hub_medsyn.modeling_local import LocalFeaturesModel, word_numbers
 
 # How many of the features in `words` come before the first word, by `config.model_type`: GLoRIA's opening token.
 OPENING = {"medsyn-gloria": 1, "medsyn-mgca": 0}

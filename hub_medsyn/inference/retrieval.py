@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .embedding import embed_images, embed_texts, model_similarity
+from hub_medsyn.inference.embedding import embed_images, embed_texts, model_similarity
 
 __all__ = [
     "RetrievalResult",

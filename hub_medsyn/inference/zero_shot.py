@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import ProcessorMixin
 
-from ..image_processing_medsyn import MedSynImageProcessor
-from ..modeling_medsyn import MedSynPreTrainedModel, continues_word
-from .embedding import evaluating, text_limit
-from .prompts import DESCRIPTORS, FINDING_PROMPTS, PromptPair, class_prompts, known
+from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
+from hub_medsyn.inference.embedding import evaluating, text_limit
+from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS, PromptPair, class_prompts, known
+from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel, continues_word
 
 
 @dataclass(frozen=True)

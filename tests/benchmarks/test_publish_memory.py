@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import publish_memory, publish_scale
-from hub_medsyn.repository import Repository
-from hub_medsyn.staging_dataset import DatasetStaging
+from hub_medsyn.publishing.repository import Repository
+from hub_medsyn.publishing.staging_dataset import DatasetStaging
 
 
 def rows_of(path) -> list[dict]:

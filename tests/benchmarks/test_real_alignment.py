@@ -8,7 +8,7 @@ from transformers import VisionTextDualEncoderProcessor
 
 from benchmarks.real_alignment import OPENI_LABELS, main
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_tokenizer
-from tests.trainers.pairs_of_films import film
+from tests.trainers.data.pairs_of_films import film
 
 
 @pytest.fixture

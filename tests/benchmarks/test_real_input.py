@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.real_input import LABELS, encoders_of, parse, write_report
 from tests.trainers.downstream.films import write_csv
-from trainers.downstream.labelled_images import images_from_csv
-from trainers.downstream.probe_results import ProbeRun, result_rows, results_table, write_results
+from trainers.downstream.images.labelled_images import images_from_csv
+from trainers.downstream.results.probe import ProbeRun, result_rows, results_table, write_results
 
 
 def test_the_report_compares_phantoms_with_each_arm_and_tells_how_many_pairs_and_films(tmp_path):

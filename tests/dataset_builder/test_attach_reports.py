@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Image, load_dataset
 
-from dataset_builder import assemble
 from dataset_builder.attach_reports import attach_reports, attach_to_folder, main
 from dataset_builder.build import build
-from dataset_builder.report_join import TEXT_COLUMNS
+from dataset_builder.pipeline import shards as assemble
+from dataset_builder.pipeline.report_join import TEXT_COLUMNS
 from dataset_builder.reports.sources import open_reports
 from tests.fixtures.generators import FakeGenerator
 from tests.fixtures.ids_only import long_findings, without_text
@@ -213,7 +213,7 @@ def test_bad_input_is_one_sentence(published, tmp_path, capsys):
 
 def test_what_is_joined_trains_a_model(published, tmp_path):
     """The folder has what `medsyn pretrain` reads: pairs of film and prompt, none without text."""
-    from trainers.dataset_by_name import load_splits
+    from trainers.data.dataset_by_name import load_splits
     from trainers.training_card import read_origin
 
     _, _, hub = published

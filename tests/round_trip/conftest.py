@@ -6,10 +6,10 @@ import pytest
 from transformers import BertModel
 
 from dataset_builder.build import build
-from hub_medsyn.publish import publish_dataset, publish_model
+from hub_medsyn.publishing.publish import publish_dataset, publish_model
 from tests.fixtures.generators import FakeGenerator, fake_records
 from tests.fixtures.tiny_models import tiny_text_config, tiny_tokenizer
-from tests.hub_clients import online
+from tests.hub.clients import online
 from trainers.pretrain import main as pretrain
 
 DATASET, MODEL = "your-org/medsyn-cxr", "your-org/medsyn-tiny"

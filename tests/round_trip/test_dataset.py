@@ -4,7 +4,7 @@ import pytest
 from datasets import get_dataset_config_names, load_dataset
 from huggingface_hub import HfApi
 
-from hub_medsyn.publish import main, publish_dataset
+from hub_medsyn.publishing.publish import main, publish_dataset
 
 
 def studies(rows) -> list[str]:

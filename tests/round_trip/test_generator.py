@@ -5,7 +5,7 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi
 
-from hub_medsyn.publish import publish_generator
+from hub_medsyn.publishing.publish import publish_generator
 from tests.fixtures.tiny_diffusion import save_tiny_lora, save_tiny_pipeline
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, AutoTokenizer, pipeline
 
-from hub_medsyn.export_encoders import aligned, export_encoders
-from hub_medsyn.publish import main, publish_encoders, publish_model
+from hub_medsyn.checkpoints.export_encoders import aligned, export_encoders
+from hub_medsyn.publishing.publish import main, publish_encoders, publish_model
 
 LABELS = ["small left pleural effusion", "no pneumothorax", "heart size normal"]
 

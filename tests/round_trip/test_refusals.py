@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub import HfApi, constants
 
-from hub_medsyn.publish import main
+from hub_medsyn.publishing.publish import main
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 import yaml
 from huggingface_hub import HfApi, snapshot_download
 
-from hub_medsyn.publish import publish_space
+from hub_medsyn.publishing.publish import publish_space
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_lies_whole_in_its_space(hub, tmp_path, capsys):
-    for name in ("spaces_app", "hub_medsyn", "dataset_builder", "model_cards"):
+    for name in ("spaces_app", "medsyn", "hub_medsyn", "dataset_builder", "model_cards"):
         shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
     page = tmp_path / "source" / "spaces_app"
     done = publish_space(page, "your-org/medsyn")
@@ -28,9 +28,9 @@ def test_the_page_lies_whole_in_its_space(hub, tmp_path, capsys):
         assert (folder / name).read_bytes() == source.read_bytes()
     assert set(done.files) <= names and "requirements.txt" in names and "hub_medsyn/__init__.py" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
-    own, missing = ("spaces_app", "hub_medsyn", "dataset_builder", "model_cards", "trainers", "medsyn"), []
+    own, missing = ("spaces_app", "medsyn", "hub_medsyn", "dataset_builder", "model_cards", "trainers", "medsyn"), []
     for name in sorted(names):
-        if name.endswith(".py") and name != "spaces_app/make_bundle.py":  # which runs where the whole package is
+        if name.endswith(".py") and name != "scripts/bundle.py":  # which runs where the whole package is
             for module in imported(folder / name, name):
                 if module.partition(".")[0] in own:
                     place = folder / module.replace(".", "/")

@@ -10,11 +10,11 @@ from huggingface_hub import HfApi
 from dataset_builder.attach_reports import main as attach
 from dataset_builder.build import build
 from dataset_builder.reports.sources import open_reports
-from hub_medsyn.publish import main, publish_dataset
+from hub_medsyn.publishing.publish import main, publish_dataset
 from tests.fixtures.generators import FakeGenerator
 from tests.fixtures.ids_only import long_findings
 from tests.fixtures.report_trees import report, write_mimic_cxr
-from tests.hub_repositories import Repository
+from tests.hub.repositories import Repository
 
 FILMS = "your-org/films-without-text"
 

@@ -17,15 +17,22 @@ import yaml
 from PIL import Image
 
 from hub_medsyn.inference.grounding import HeatMap
-from spaces_app import app, make_results, tab_about, tab_find, tab_make, tab_read, tab_where, tables, viewer
+from scripts import page_results as make_results
+from spaces_app import app
 from spaces_app.bundled import BUNDLE
-from spaces_app.desk import STANDING, Chosen, Desk, sentence
+from spaces_app.guard.uploads import Film, Refused
 from spaces_app.interface import build
 from spaces_app.serving import serving, theme
-from spaces_app.uploads import Film, Refused
+from spaces_app.session import STANDING, Chosen, Desk, sentence
+from spaces_app.tabs import about as tab_about
+from spaces_app.tabs import find as tab_find
+from spaces_app.tabs import make as tab_make
+from spaces_app.tabs import read as tab_read
+from spaces_app.tabs import where as tab_where
+from spaces_app.view import tables, viewer
 from tests.spaces_app.tiny_page import HOSTILE, film_bytes, workbench
 
-PAGE = Path(tab_about.__file__).parent
+PAGE = Path(tab_about.__file__).parents[1]
 TABS = ("tab-read", "tab-where", "tab-find", "tab-make", "tab-about")
 
 

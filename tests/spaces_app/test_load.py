@@ -20,7 +20,7 @@ from gradio_client.exceptions import AppError
 
 from spaces_app.interface import build
 from spaces_app.serving import serving
-from tests.hub_clients import free_port
+from tests.hub.clients import free_port
 from tests.spaces_app.tiny_page import film_bytes, workbench
 
 PEOPLE = 20

@@ -11,11 +11,11 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from dataset_builder.generators.phantom import PhantomGenerator
-from spaces_app import tab_make
-from spaces_app.desk import Desk
 from spaces_app.interface import build
 from spaces_app.loading import load_pipeline
 from spaces_app.serving import serving
+from spaces_app.session import Desk
+from spaces_app.tabs import make as tab_make
 from spaces_app.workbench import Workbench
 from tests.spaces_app.tiny_page import workbench
 

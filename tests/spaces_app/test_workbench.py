@@ -9,15 +9,15 @@ from transformers import VisionTextDualEncoderProcessor
 
 from dataset_builder.findings import Finding
 from dataset_builder.generators.phantom import PhantomGenerator
+from dataset_builder.pipeline.rows import encode, row_features
 from dataset_builder.reports.labeler import read_findings
-from dataset_builder.rows import encode, row_features
 from hub_medsyn.inference.embedding import embed_images, embed_texts
 from hub_medsyn.inference.grounding import ground
 from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS
 from hub_medsyn.inference.zero_shot import ZeroShotClassifier
+from spaces_app.guard.uploads import Film, Refused
 from spaces_app.index import FilmIndex
 from spaces_app.loading import load_films, load_model, short_names
-from spaces_app.uploads import Film, Refused
 from spaces_app.workbench import MAX_SEED, Workbench, describe
 from tests.fixtures.radiograph_trees import film
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_tokenizer

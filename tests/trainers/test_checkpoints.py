@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tests.fixtures.tiny_models import tiny_gloria, tiny_mgca
-from tests.trainers.pairs_of_films import film_pairs
+from tests.trainers.data.pairs_of_films import film_pairs
 from tests.trainers.test_gloria_mgca_trainers import trainer_of
 from trainers.checkpoints import last_checkpoint
 

@@ -5,7 +5,7 @@ import torch
 from transformers import VisionTextDualEncoderProcessor
 
 from tests.fixtures.tiny_models import tiny_gloria, tiny_image_processor, tiny_mgca, tiny_tokenizer
-from tests.trainers.pairs_of_films import film_pairs
+from tests.trainers.data.pairs_of_films import film_pairs
 from trainers.arguments import VLPTrainingArguments, parse
 from trainers.method_trainers import METHODS, GLoRIATrainer, MGCATrainer
 

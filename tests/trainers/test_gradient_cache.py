@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca
-from tests.trainers.pairs_of_texts import tiny_pairs
+from tests.trainers.data.pairs_of_texts import tiny_pairs
 from tests.trainers.test_gloria_mgca_trainers import trainer_of
 from trainers import gradient_cache
 from trainers.gradient_cache import GradientCache

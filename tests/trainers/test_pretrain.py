@@ -21,11 +21,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from transformers import AutoModel, AutoProcessor, BertModel
 
-from hub_medsyn.remote_code import add_remote_code
-from medsyn import main as medsyn_main
+from hub_medsyn.checkpoints.remote_code import add_remote_code
+from medsyn.cli import main as medsyn_main
 from tests.fixtures.cards import check_card
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca, tiny_text_config, tiny_tokenizer
-from tests.trainers.pairs_of_films import film_rows
+from tests.trainers.data.pairs_of_films import film_rows
 from trainers.arguments import COMMON, parse
 from trainers.downstream.linear_probe import parser as probe_parser
 from trainers.pretrain import main

@@ -1,4 +1,4 @@
-from tests.trainers.pairs_of_films import film_rows
+from tests.trainers.data.pairs_of_films import film_rows
 from trainers.scratch_text import train_tokenizer
 
 TEXTS = [*film_rows()["prompt"], "Café: 2.5 cm nodule.", "Hilum?"]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import VisionTextDualEncoderProcessor
 
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_tokenizer
-from tests.trainers.pairs_of_films import film_pairs
+from tests.trainers.data.pairs_of_films import film_pairs
 from trainers.arguments import VLPTrainingArguments
 from trainers.method_trainers import ConVIRTTrainer
 from trainers.vlp_trainer import NonFiniteLossError, takes_batch_statistics

@@ -14,8 +14,8 @@ from trainers.downstream.options import TRAINING, named, parse
 if TYPE_CHECKING:
     import numpy as np
 
-    from trainers.downstream.features import FrozenEncoder
-    from trainers.downstream.image_set import ImageSet
+    from trainers.downstream.encoders import FrozenEncoder
+    from trainers.downstream.images.image_set import ImageSet
 
 FEW_PATIENTS = 5
 Draws = list[tuple[float, int, "np.ndarray"]]
@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None, command: str = "evaluate") -> int:
 
 def run(args: argparse.Namespace) -> str:
     """Measures as `args` says, writes the results and returns the table."""
-    from trainers.downstream.card_results import add_to_card, eval_results
-    from trainers.downstream.label_budget import budget_notes, budget_rows
-    from trainers.downstream.paper_tables import write_tables
-    from trainers.downstream.results import results_frame, results_table, write_results
+    from trainers.downstream.images.label_budget import budget_notes, budget_rows
+    from trainers.downstream.results.model_index import add_to_card, eval_results
+    from trainers.downstream.results.paper_tables import write_tables
+    from trainers.downstream.results.rows import results_frame, results_table, write_results
 
     if args.update_cards:
         cards = {name: Path(what) / "README.md" for name, what in map(named, args.encoder) if Path(what).is_dir()}
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> str:
 
 def _labelled(args: argparse.Namespace):
     """The images of a classification and what is to be told of their labels."""
-    from trainers.downstream.labelled_images import images_from_csv, images_from_dataset
+    from trainers.downstream.images.labelled_images import images_from_csv, images_from_dataset
 
     common = {"shares": args.resplit, "seed": args.seed, "allow_leaks": args.allow_leaks}
     if args.dataset.endswith(".csv"):
@@ -102,7 +102,7 @@ def _labelled(args: argparse.Namespace):
 
 def _annotated(args: argparse.Namespace):
     """The images of a segmentation or detection and what is to be told of their annotations."""
-    from trainers.downstream.annotated_images import annotated_from_csv, annotated_from_dataset
+    from trainers.downstream.images.annotated_images import annotated_from_csv, annotated_from_dataset
 
     common = {"unannotated": args.unannotated, "shares": args.resplit, "seed": args.seed}
     common["allow_leaks"] = args.allow_leaks
@@ -138,7 +138,7 @@ def _annotated(args: argparse.Namespace):
 def _encoders(args: argparse.Namespace) -> list[tuple[FrozenEncoder, str]]:
     """Each encoder with the first digits of its weights' hash; all are loaded before the first is measured, so that
     one that does not load costs no training."""
-    from trainers.downstream.features import load_encoder
+    from trainers.downstream.encoders import load_encoder
 
     loaded = [load_encoder(what, name, args.image_size, args.seed) for name, what in map(named, args.encoder)]
     return [(encoder, encoder.weights_hash()[:12]) for encoder in loaded]
@@ -161,11 +161,11 @@ def _model_folder(args: argparse.Namespace, encoder: FrozenEncoder, budget: floa
 def _classify(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
     from tqdm import tqdm
 
-    from trainers.downstream.classifier_folder import save_classifier
-    from trainers.downstream.features import cached_features
-    from trainers.downstream.logistic_head import fit_head
-    from trainers.downstream.probe_results import ProbeRun, result_rows
-    from trainers.downstream.trained_head import HeadSettings, train_head
+    from trainers.downstream.encoders import cached_features
+    from trainers.downstream.results.probe import ProbeRun, result_rows
+    from trainers.downstream.tasks.classifier_folder import save_classifier
+    from trainers.downstream.tasks.logistic_head import fit_head
+    from trainers.downstream.tasks.trained_head import HeadSettings, train_head
 
     validation, test, runs = images.rows("validation"), images.rows("test"), []
     settings, encoders = _settings(args, HeadSettings), _encoders(args)
@@ -202,9 +202,9 @@ def _needs_findings(images: ImageSet, draws: Draws) -> None:
 
 def _segment(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
     from hub_medsyn.metrics.macro_auroc import patient_draws
-    from trainers.downstream.results import MeasuredRun, measured_rows, weighted_means
-    from trainers.downstream.segmentation import SegmentationSettings, train_segmenter
-    from trainers.downstream.segmentation_models import build_segmenter
+    from trainers.downstream.results.rows import MeasuredRun, measured_rows, weighted_means
+    from trainers.downstream.tasks.segmentation import SegmentationSettings, train_segmenter
+    from trainers.downstream.tasks.segmentation_models import build_segmenter
 
     _needs_findings(images, draws)
     settings, encoders, runs = _settings(args, SegmentationSettings), _encoders(args), []
@@ -229,10 +229,10 @@ def _detect(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: lis
 
     from hub_medsyn.metrics.macro_auroc import patient_draws
     from hub_medsyn.metrics.mean_average_precision import IOU_THRESHOLDS
-    from trainers.downstream.detection import checked_boxes, train_detector
-    from trainers.downstream.detection_bootstrap import match, resampled_map
-    from trainers.downstream.detection_maps import DetectionSettings, FeatureMaps, new_detector
-    from trainers.downstream.results import MeasuredRun, measured_rows
+    from trainers.downstream.results.rows import MeasuredRun, measured_rows
+    from trainers.downstream.tasks.detection import checked_boxes, train_detector
+    from trainers.downstream.tasks.detection_bootstrap import match, resampled_map
+    from trainers.downstream.tasks.detection_maps import DetectionSettings, FeatureMaps, new_detector
 
     _needs_findings(images, draws)
     settings, runs, test = _settings(args, DetectionSettings), [], images.rows("test")

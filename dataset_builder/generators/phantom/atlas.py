@@ -147,7 +147,7 @@ def load_atlas(path: str | Path | None = None, detail: str = "half") -> Atlas:
     if path.is_dir():
         path = path / "atlas.npz"
     if not path.is_file():
-        raise FileNotFoundError(f"no atlas at {path}: make one with dataset_builder.generators.phantom.build_atlas")
+        raise FileNotFoundError(f"no atlas at {path}: make one with scripts.atlas")
     if detail not in ("half", "full"):
         raise ValueError(f"detail {detail!r} is not 'half' or 'full'")
     return _load(path.resolve(), path.stat().st_mtime_ns, detail)

@@ -14,7 +14,7 @@ import torch
 from dataset_builder.findings import ABSENT, Finding, chexpert_labels
 from dataset_builder.generators.phantom.atlas import detail_for, load_atlas
 from dataset_builder.generators.phantom.cavity import cavity_of
-from dataset_builder.generators.phantom.film import FilmLook, fit_film
+from dataset_builder.generators.phantom.exposure import FilmLook, fit_film
 from dataset_builder.generators.phantom.geometry import VIEWS
 from dataset_builder.generators.phantom.heart import DEPTH, ENLARGED, cardiothoracic_ratio, heart_depth, solve_heart
 from dataset_builder.generators.phantom.layer import DEVICES, draw_layer, film_locator

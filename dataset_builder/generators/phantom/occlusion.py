@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dataset_builder.generators.phantom.film import FilmLook
+from dataset_builder.generators.phantom.exposure import FilmLook
 from dataset_builder.generators.phantom.layer import Layer, redraw
 from dataset_builder.generators.phantom.patient import Patient
 from dataset_builder.generators.phantom.scene import Drawing

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from dataset_builder.findings import CHEXPERT_LABELS
-from dataset_builder.radiographs.chexpert import OFFICIAL_UNCERTAIN, read_chexpert
-from dataset_builder.radiographs.covidx import read_covidx
-from dataset_builder.radiographs.nih import read_boxes, read_nih
-from dataset_builder.radiographs.object_cxr import read_object_cxr
+from dataset_builder.radiographs.adapters.chexpert import OFFICIAL_UNCERTAIN, read_chexpert
+from dataset_builder.radiographs.adapters.covidx import read_covidx
+from dataset_builder.radiographs.adapters.nih import read_boxes, read_nih
+from dataset_builder.radiographs.adapters.object_cxr import read_object_cxr
+from dataset_builder.radiographs.adapters.rsna import read_rsna
+from dataset_builder.radiographs.adapters.siim import read_siim
 from dataset_builder.radiographs.prepare import main
-from dataset_builder.radiographs.rsna import read_rsna
-from dataset_builder.radiographs.siim import read_siim
 from dataset_builder.radiographs.splits import shuffled_parts
 from tests.fixtures import radiograph_trees as trees
 

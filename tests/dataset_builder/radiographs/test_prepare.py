@@ -63,7 +63,7 @@ def test_the_folder_holds_data_lists_manifest_and_readme(tmp_path, capsys):
 
 
 def test_a_probe_reads_it(tmp_path):
-    from trainers.downstream.labelled_images import images_from_dataset
+    from trainers.downstream.images.labelled_images import images_from_dataset
 
     root = write_folder(tmp_path / "films")
     assert run(root, tmp_path / "out") == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_builder.radiographs.object_cxr import parse_annotation
+from dataset_builder.radiographs.adapters.object_cxr import parse_annotation
 from dataset_builder.radiographs.regions import (
     BoxError,
     Ellipse,

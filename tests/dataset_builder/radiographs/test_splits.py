@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from dataset_builder.findings import CHEXPERT_LABELS
-from dataset_builder.radiographs.chexpert import TASKS, _Row, five_by_200, official_chexpert
-from dataset_builder.radiographs.film_set import Film
+from dataset_builder.radiographs.adapters.chexpert import TASKS, _Row, five_by_200, official_chexpert
+from dataset_builder.radiographs.adapters.rsna import official_rsna
+from dataset_builder.radiographs.adapters.siim import GRID, LABEL, official_siim
+from dataset_builder.radiographs.records import Film
 from dataset_builder.radiographs.regions import RunLengths
-from dataset_builder.radiographs.rsna import official_rsna
-from dataset_builder.radiographs.siim import GRID, LABEL, official_siim
 from dataset_builder.radiographs.splits import (
     crossing_images,
     crossing_patients,
@@ -94,7 +94,7 @@ def test_lists_are_saved_with_count_and_hash_and_read_back(tmp_path):
 
 
 def test_the_hash_is_the_one_a_probe_names():
-    from trainers.downstream.labelled_images import LabelledImages
+    from trainers.downstream.images.labelled_images import LabelledImages
 
     splits = {"train": ["a", "b"], "validation": ["c"], "test": ["d"]}
     images = LabelledImages(

@@ -1,11 +1,11 @@
 import pytest
 
 from dataset_builder.findings import CHEXPERT_LABELS, Finding
+from dataset_builder.pipeline.rows import text_labels
 from dataset_builder.reports.funnel import Funnel
 from dataset_builder.reports.openi import read_openi
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.sources import open_reports
-from dataset_builder.rows import text_labels
 from tests.fixtures.report_trees import report, write_mimic_cxr, write_openi
 
 OPENI = {

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from trainers.downstream.features import FrozenEncoder
+from trainers.downstream.encoders import FrozenEncoder
 
 
 @contextmanager

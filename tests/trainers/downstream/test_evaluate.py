@@ -11,10 +11,10 @@ from tests.fixtures.tiny_models import tiny_image_processor, tiny_vision_config
 from tests.trainers.downstream.films import film_table, write_annotated_csv, write_annotated_dataset, write_csv
 from tests.trainers.downstream.frozen import assert_unchanged
 from trainers.downstream import evaluate
-from trainers.downstream.card_results import add_to_card, eval_results
-from trainers.downstream.features import load_encoder
+from trainers.downstream.encoders import load_encoder
 from trainers.downstream.linear_probe import main as probe
 from trainers.downstream.options import parser
+from trainers.downstream.results.model_index import add_to_card, eval_results
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def watched(monkeypatch):
         watches[-1].__enter__()
         return found
 
-    monkeypatch.setattr("trainers.downstream.features.load_encoder", loaded)
+    monkeypatch.setattr("trainers.downstream.encoders.load_encoder", loaded)
     yield watches
     for watch in watches:
         watch.__exit__(None, None, None)

@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from hub_medsyn.metrics.macro_auroc import bootstrap_macro_auroc, confidence_interval, macro_auroc
 from tests.trainers.downstream.films import write_csv, write_dataset
 from trainers.downstream.linear_probe import main
-from trainers.downstream.logistic_head import PENALTIES, fit_head
-from trainers.downstream.probe_results import ProbeRun, result_rows
+from trainers.downstream.results.probe import ProbeRun, result_rows
+from trainers.downstream.tasks.logistic_head import PENALTIES, fit_head
 
 
 def separable(n, seed, labels=2, features=20, noise=1.0):
@@ -129,7 +129,7 @@ def test_a_second_run_reads_the_cache_and_repeats_every_number(probed, capsys):
 
 
 def test_differences_are_paired(probed):
-    from trainers.downstream.labelled_images import images_from_csv
+    from trainers.downstream.images.labelled_images import images_from_csv
 
     images = images_from_csv(probed / "films" / "films.csv")
     test = images.rows("test")

@@ -1,0 +1,86 @@
+"""From the films on disk to the Parquet shards of a config: row groups of 100 rows, shards under 500 MB."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from dataset_builder.pipeline.plan import Plan, Row
+from dataset_builder.pipeline.render import FilmParts
+from dataset_builder.pipeline.rows import dataset_row, row_features
+from medsyn.files import atomic_file, remove_unfinished, sync_folder
+
+ROW_GROUP = 100
+SHARD_BYTES = 450_000_000  # of images and masks; text and labels stay far below the 50 MB that are left
+
+
+def cut_shards(rows: Sequence[Row], film_bytes: Sequence[int]) -> list[list[Row]]:
+    """Cuts one split's rows into shards of whole row groups, each below `SHARD_BYTES` where one row group is."""
+    shards: list[list[Row]] = []
+    size = 0
+    for start in range(0, len(rows), ROW_GROUP):
+        group = rows[start : start + ROW_GROUP]
+        group_bytes = sum(film_bytes[row.film] for row in group)
+        if not shards or size + group_bytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1] += group
+        size += group_bytes
+    return shards
+
+
+def assemble(plan: Plan, parts: FilmParts, work: Path, data: Path) -> None:
+    """
+    Writes the shards of a config.
+
+    They are made in `work` and the whole folder is then renamed to `data`, so that `data` holds all of them or is not
+    there. Shards that a killed run left whole are kept.
+
+    Args:
+        plan (`Plan`): The rows.
+        parts (`FilmParts`): Their films, all of them made.
+        work (`Path`): A folder of this build's own on the file system of `data`.
+        data (`Path`): `<out>/data/<config>`; must not exist.
+
+    Raises:
+        DiskFullError: If a shard could not be written.
+    """
+    generator = parts.generator
+    schema = row_features(generator.localizes).arrow_schema  # carries the columns' types for `datasets`
+    film_bytes = parts.image_bytes()
+    work.mkdir(exist_ok=True)
+    remove_unfinished(work)  # or it would be renamed into the dataset
+    with tqdm(total=len(plan.rows), unit="row", desc="writing Parquet") as bar:
+        for split, rows in plan.split_rows().items():
+            shards = cut_shards(rows, film_bytes)
+            for number, shard in enumerate(shards):
+                path = work / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
+                if not path.exists():
+                    _write_shard(path, shard, plan, parts, schema)
+                bar.update(len(shard))
+    data.parent.mkdir(exist_ok=True)
+    os.rename(work, data)
+    sync_folder(data.parent)
+
+
+def _write_shard(path: Path, rows: Sequence[Row], plan: Plan, parts: FilmParts, schema: pa.Schema) -> None:
+    generator = parts.generator
+    with atomic_file(path) as file, pq.ParquetWriter(file, schema) as writer:
+        for start in range(0, len(rows), ROW_GROUP):
+            group = [
+                dataset_row(
+                    row,
+                    plan.films[row.film].seed,
+                    parts.film(row.film),
+                    generator.name,
+                    parts.image_format,
+                    generator.localizes,
+                )
+                for row in rows[start : start + ROW_GROUP]
+            ]
+            writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=ROW_GROUP)

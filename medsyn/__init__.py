@@ -1,0 +1,1 @@
+"""The contract that all packages share: commands, columns, policies, files, errors. No torch, no transformers."""

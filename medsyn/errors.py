@@ -1,0 +1,119 @@
+"""Errors that a user can act on, and the boundary that every command runs inside."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+__all__ = ["DiskFullError", "UserError", "at_input", "command"]
+
+BUG = "this is a fault of medsyn, not of the input; --debug shows the traceback"
+# What the operating system refuses for reasons that a user can mend; anything else is a bug until proven otherwise.
+_NAMED_OS_ERRORS = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    BlockingIOError,
+    ConnectionError,
+    TimeoutError,
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class UserError(ValueError):
+    """What a user asked for cannot be done; the message holds the value, the file or id, and the remedy."""
+
+
+class DiskFullError(OSError):
+    """The disk has no room for a file; the message names the file and what is kept."""
+
+
+@contextlib.contextmanager
+def at_input(name: object) -> Iterator[None]:
+    """
+    Names the input that is being worked on, for the sentence that [`command`] prints if anything unforeseen happens.
+
+    Args:
+        name (`object`): A file, an id or a row number; never report text. The innermost name wins.
+    """
+    try:
+        yield
+    except Exception as error:
+        if "medsyn_input" not in vars(error):
+            error.medsyn_input = str(name)  # type: ignore[attr-defined]
+        raise
+
+
+def command(name: str) -> Callable[[Callable[[list[str]], int | None]], Callable[..., int]]:
+    """
+    Decorates the `main` of a command with the one boundary that turns exceptions into exit codes.
+
+    The decorated function takes `argv` (*optional*, defaults to `sys.argv[1:]`) and returns 0 when done, 1 for what a
+    user can mend ([`UserError`], a missing or unwritable file, a full disk), 3 for a bug of this package, 130 when
+    interrupted; `argparse` exits with 2. Errors are one sentence on stderr. `--debug` adds the traceback.
+
+    Args:
+        name (`str`): What the user typed, for the message: `medsyn build`.
+    """
+
+    def decorate(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(argv: list[str] | None = None) -> int:
+            argv, debug = _take_debug(sys.argv[1:] if argv is None else list(argv))
+            try:
+                return main(argv) or 0
+            except KeyboardInterrupt as error:
+                _report(name, str(error) or "interrupted", debug)
+                return 130
+            except Exception as error:  # the boundary: nothing foreign leaves it as a traceback
+                sentence, code = describe(error)
+                _report(name, sentence, debug)
+                return code
+
+        return run
+
+    return decorate
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """
+    One sentence for a person, and the exit code: 1 for what they can mend, 3 for a bug of this package.
+
+    The text of a foreign exception is not repeated: it can quote what was read, report text included.
+    """
+    if isinstance(error, (UserError, DiskFullError)):
+        return _one_line(error), 1
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"no room to write {error.filename or 'a file'}: {os.strerror(error.errno)}", 1
+    if isinstance(error, _NAMED_OS_ERRORS):
+        if error.errno is not None and error.filename is not None:
+            return f"{error.filename}: {error.strerror}", 1
+        return _one_line(error), 1
+    place = getattr(error, "medsyn_input", None)
+    at = f" at {place}" if place else ""
+    return f"{type(error).__name__}{at}: {BUG}", 3
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _take_debug(argv: list[str]) -> tuple[list[str], bool]:
+    """`argv` without our `--debug`; transformers' option of that name takes a value, and is left alone with it."""
+    for place, argument in enumerate(argv):
+        if argument == "--debug" and (place + 1 == len(argv) or argv[place + 1].startswith("-")):
+            return argv[:place] + argv[place + 1 :], True
+    return argv, False
+
+
+def _report(name: str, sentence: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"{name}: {sentence}", file=sys.stderr, flush=True)

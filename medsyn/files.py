@@ -1,0 +1,105 @@
+"""Files that appear whole or not at all, and scratch folders that do not outlive their process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medsyn.errors import DiskFullError
+
+LOCK = ".lock"
+_TEMPORARY = ".tmp"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[io.BufferedWriter]:
+    """
+    A file that appears under its name when all of it is on the disk, and not at all otherwise.
+
+    Raises:
+        DiskFullError: Where the disk or the quota is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"the disk is full: no room for {path}") from None
+        raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process left half-written by `atomic_file`."""
+    for stale in folder.glob(f".*.[0-9]*{_TEMPORARY}"):
+        stale.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON file whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """
+    An empty folder on the same disk, which is removed in the end. What a killed process left there is removed first.
+
+    Args:
+        beside (`Path`): The folder it is for; need not be there.
+
+    Yields:
+        `Path`: `.<name>-scratch-...` beside it.
+    """
+    beside = beside.resolve()
+    prefix = f".{beside.name}-scratch-"
+    for left in beside.parent.glob(f"{glob.escape(prefix)}*"):
+        if not _is_held(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=beside.parent))
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # ends with the process, however that ends
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process is at work in a folder of [`scratch_folder`]."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:  # no lock, or not ours to open
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

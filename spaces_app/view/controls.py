@@ -1,0 +1,119 @@
+"""Parts that several tabs are built of: the film with its view, the samples and the upload, rows of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+import gradio as gr
+
+from spaces_app.guard.uploads import Refused
+from spaces_app.session import STANDING, Desk, sentence
+from spaces_app.view import viewer
+
+AT_ONCE = 2  # model calls side by side
+WITH_MODELS = {"concurrency_id": "models", "concurrency_limit": AT_ONCE, "show_progress": "minimal"}
+PICK = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-sample]');
+  if (button) { medsynPress(button.dataset.sample); trigger('click', {sample: button.dataset.sample}); }
+});
+"""
+TAKE = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-chip]');
+  if (button) trigger('click', {text: button.textContent});
+});
+"""
+
+
+def film_area(tab: str, first: str, over: str = "", boxes: bool = False) -> gr.HTML:
+    """
+    A film and its view, in a column.
+
+    Args:
+        tab (`str`): Name of the tab, which opens the ids of all elements.
+        first (`str`): HTML of the film to begin with.
+        over, boxes: As in [`~spaces_app.view.viewer.toolbar`].
+
+    Returns:
+        `gr.HTML`: To write films into.
+    """
+    with gr.Column(elem_id=f"{tab}-viewer", elem_classes="viewer", min_width=0):
+        film = gr.HTML(first, elem_id=f"{tab}-film")
+        gr.HTML(viewer.toolbar(tab, over, boxes=boxes), elem_id=f"{tab}-tools")
+    return film
+
+
+def film_picker(tab: str, desk: Desk, state: gr.State) -> tuple[gr.HTML, Callable]:
+    """
+    Samples to pick from and a place to drop one's own film.
+
+    Args:
+        tab (`str`): As in [`film_area`].
+        desk ([`Desk`]): Whose samples.
+        state (`gr.State`): Takes the [`~spaces_app.session.Chosen`] film.
+
+    Returns:
+        `tuple[gr.HTML, Callable]`: Where refusals stand, and `changed(function, inputs, outputs)`, which runs a
+        function after a film was chosen or refused here; it has to see by itself whether the film is another.
+    """
+    said = gr.HTML("", elem_id=f"{tab}-film-message", elem_classes="message-slot")
+    pressed = desk.first.film.name if desk.first else None
+    strip = gr.HTML(
+        viewer.sample_strip(tab, desk.shown, pressed),
+        elem_id=f"{tab}-samples",
+        js_on_load=PICK,
+        visible=bool(desk.shown),
+    )
+    upload = gr.File(
+        label="Open your own film: PNG, JPEG or DICOM",
+        type="filepath",
+        height=92,
+        elem_id=f"{tab}-upload",
+        elem_classes="upload",
+    )
+    gr.HTML(
+        '<p class="quiet">Your file is deleted as soon as it is read. The film stays in memory until you leave. '
+        "Do not upload films of patients that you may not share.</p>"
+    )
+
+    def pick(event: gr.EventData):
+        try:
+            return desk.sample(str(event.sample)), ""
+        except Refused as refusal:
+            return gr.skip(), viewer.message(sentence(refusal))
+
+    def take(path: str | None):
+        try:
+            return desk.uploaded(path), None, ""
+        except Refused as refusal:
+            return gr.skip(), None, viewer.message(sentence(refusal))
+
+    picked = strip.click(pick, None, [state, said], api_visibility="private", show_progress="hidden")
+    taken = upload.upload(take, upload, [state, upload, said], api_visibility="private", show_progress="minimal")
+
+    def changed(function: Callable, inputs: list, outputs: list) -> None:
+        picked.success(function, inputs, outputs, api_visibility="private", **WITH_MODELS)
+        shown = taken.success(function, inputs, outputs, api_visibility="private", **WITH_MODELS)
+        shown.success(None, js="() => medsynPress(null)")
+
+    return said, changed
+
+
+def chips(elem_id: str, label: str, texts: Sequence[str]) -> gr.HTML:
+    """A row of example texts to click; [`chosen_chip`] tells which."""
+    buttons = "".join(
+        f'<button type="button" class="plain" data-chip="{number}">{escape(text)}</button>'
+        for number, text in enumerate(texts, 1)
+    )
+    row = f'<div class="chips" role="group" aria-label="{escape(label)}">{buttons}</div>'
+    return gr.HTML(row, elem_id=elem_id, js_on_load=TAKE)
+
+
+def chosen_chip(event: gr.EventData) -> str:
+    return str(event.text)
+
+
+def standing() -> None:
+    gr.HTML(f'<p class="standing">{STANDING}</p>')

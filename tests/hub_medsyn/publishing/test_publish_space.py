@@ -1,0 +1,109 @@
+"""The page to a Space: what lies where, what is left out, and that no text goes along that may not."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, SpaceCard, snapshot_download
+
+from hub_medsyn.policy.verdict import PolicyError
+from hub_medsyn.publishing.publish import main, publish_space
+
+REPO = "your-org/medsyn"
+FILES = {
+    "spaces_app/__init__.py": "",
+    "spaces_app/app.py": "from hub_medsyn import model\n",
+    "spaces_app/README.md": "---\ntitle: medsyn\nsdk: gradio\napp_file: app.py\n---\n\n# medsyn\n",
+    "spaces_app/requirements.txt": "torch\n",
+    "spaces_app/style.css": "body {}\n",
+    "spaces_app/bundle/models/tiny/config.json": "{}",
+    "medsyn/__init__.py": "",
+    "hub_medsyn/__init__.py": "",
+    "hub_medsyn/model.py": "",
+    "hub_medsyn/inference/__init__.py": "",
+    "dataset_builder/__init__.py": "",
+    "dataset_builder/phantom/atlas.npz": "numbers",
+    "model_cards/__init__.py": "",
+    "model_cards/space_card.md.jinja": "",
+    "LICENSE": "Apache",
+}
+STAY = {
+    "spaces_app/__pycache__/app.cpython-311.pyc": "",
+    "spaces_app/.gradio/flagged.csv": "",
+    "spaces_app/film.dcm": "",
+    "spaces_app/tests/test_app.py": "",
+    "trainers/__init__.py": "",
+    "tests/test_app.py": "",
+    ".env": "",
+}
+
+
+@pytest.fixture
+def page(tmp_path) -> Path:
+    for name, text in {**FILES, **STAY}.items():
+        path = tmp_path / "checkout" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "checkout" / "spaces_app"
+
+
+def test_a_space_runs_from_its_root(hub, page, capsys):
+    assert main(["space", str(page), "--repo", REPO]) == 0
+    there = {
+        str(path.relative_to(root)): path.read_text()
+        for root in [Path(snapshot_download(REPO, repo_type="space"))]
+        for path in root.rglob("*")
+        if path.is_file() and path.name != ".gitattributes"
+    }
+    inside = {
+        name: text
+        for name, text in FILES.items()
+        if name not in ("spaces_app/README.md", "spaces_app/requirements.txt")
+    }
+    assert there.keys() == {*inside, "app.py", "README.md", "requirements.txt"}
+    assert {name: there[name] for name in inside} == inside
+    assert there["app.py"] == there["spaces_app/app.py"] and there["requirements.txt"] == "torch\n"
+    assert SpaceCard.load(REPO, repo_type="space").data.sdk == "gradio"
+    assert HfApi().space_info(REPO).sdk == "gradio"
+    number = len(hub.uploads)
+    assert main(["space", str(page), "--repo", REPO]) == 0
+    assert "nothing to do" in capsys.readouterr().out and len(hub.uploads) == number
+
+    (page / "style.css").unlink()
+    hub.push("space", REPO, {"ours.txt": b"ours"})
+    assert publish_space(page, REPO).removed == ("spaces_app/style.css",)
+
+
+@pytest.mark.parametrize("name", ["app.py", "README.md", "requirements.txt", "../hub_medsyn/__init__.py"])
+def test_a_page_that_is_not_whole(page, name):
+    (page / name).unlink()
+    with pytest.raises(FileNotFoundError, match="hub_medsyn is not there" if "/" in name else f"holds no {name}"):
+        publish_space(page, REPO, dry_run=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"private": True}])
+def test_text_in_the_bundle_is_judged(hub, page, options):
+    bundle = page / "bundle" / "medsyn-cxr"
+    bundle.mkdir()
+    built = {"text_policy": "ids-only", "seed": "secret", "secret_seed": 5}  # with its text, as `medsyn build` left it
+    for settings in ({"text_policy": "credentialed"}, built):
+        configs = {"phantom": {"settings": settings}}
+        bundle.joinpath("manifest.json").write_text(json.dumps({"format": "medsyn-cxr", "configs": configs}))
+        with pytest.raises(PolicyError, match="bundle/medsyn-cxr holds text .* a Space cannot be gated"):
+            publish_space(page, REPO, **options)
+    bundle.joinpath("manifest.json").unlink()
+    card = page / "bundle" / "models" / "tiny" / "README.md"
+    card.write_text("---\nmedsyn:\n  text_policy: credentialed\n  vocabulary_from_reports: true\n---\n")
+    with pytest.raises(PolicyError, match="bundle/models/tiny holds text .* a Space cannot be gated"):
+        publish_space(page, REPO, **options)
+    assert not hub.asked("POST", "/repos/create")
+
+
+def test_films_published_without_text_may_go_along(page):
+    settings = {"text_policy": "ids-only", "generator": {"name": "phantom"}}  # of `ids_only_entry`: no seed
+    entry = {"settings": settings, "reports": {"sources": ["a table"]}, "splits": {"train": {"num_examples": 2}}}
+    folder = page / "bundle" / "medsyn-cxr"
+    folder.mkdir()
+    folder.joinpath("manifest.json").write_text(json.dumps({"format": "medsyn-cxr", "configs": {"phantom": entry}}))
+    done = publish_space(page, REPO, dry_run=True)
+    assert done.verdict.allowed and "spaces_app/bundle/medsyn-cxr/manifest.json" in done.files

@@ -1,0 +1,238 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.trainers.downstream.films import SIZES, film_table, write_csv, write_dataset
+from trainers.downstream.images.label_budget import budget_rows
+from trainers.downstream.images.labelled_images import images_from_csv, images_from_dataset
+
+
+def change(path, row, column, value):
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[row, column] = value
+    table.to_csv(path, index=False)
+
+
+def test_csv_and_dataset_give_the_same_images_labels_and_splits(tmp_path):
+    from_csv = images_from_csv(write_csv(tmp_path / "csv"))
+    from_dataset = images_from_dataset(str(write_dataset(tmp_path / "dataset")))
+    table = film_table()
+    expected = np.array([[label in labels for label in ("Cardiomegaly", "Edema")] for labels in table["labels"]])
+    place = {name: row for row, name in enumerate(from_dataset.ids)}
+    order = [place[name] for name in table["name"]]
+    for images, rows in ((from_csv, slice(None)), (from_dataset, order)):
+        assert images.labels == ("Cardiomegaly", "Edema")
+        assert images.counts() == SIZES
+        np.testing.assert_array_equal(images.targets[rows], expected)
+        assert list(images.splits[rows]) == list(table["split"])
+        assert list(images.patients[rows]) == list(table["patient"])
+    assert [from_csv.encoded(row) for row in range(5)] == [from_dataset.encoded(order[row]) for row in range(5)]
+
+
+def test_uncertain_labels_are_masked_or_decided(tmp_path):
+    folder = str(write_dataset(tmp_path / "dataset", uncertain=3))
+    masked = images_from_dataset(folder)
+    present = images_from_dataset(folder, uncertain="present")
+    absent = images_from_dataset(folder, uncertain="absent")
+    unsure = np.isnan(masked.targets)
+    assert unsure.sum(axis=0).tolist() == [0, 9]
+    assert (present.targets[unsure] == 1).all() and (absent.targets[unsure] == 0).all()
+    np.testing.assert_array_equal(present.targets[~unsure], masked.targets[~unsure])
+
+
+def test_missing_images_are_an_error_unless_forgiven(tmp_path):
+    path = write_csv(tmp_path)
+    change(path, 4, "file", "images/gone.png")
+    with pytest.raises(FileNotFoundError, match="1 of 110 images .* images/gone.png.*--skip-missing"):
+        images_from_csv(path)
+    images = images_from_csv(path, skip_missing=True)
+    assert images.missing == ("images/gone.png",) and len(images.ids) == 109
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "message"),
+    [
+        (0, "split", "holdout", "line 2: split 'holdout'"),
+        (1, "file", "images/train000.png", "'images/train000.png' stands twice"),
+        (61, "patient_id", "train-0", "'train-0' is in train and validation"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, row, column, value, message):
+    path = write_csv(tmp_path)
+    change(path, row, column, value)
+    with pytest.raises(ValueError, match=message):
+        images_from_csv(path)
+
+
+def test_bad_files_are_named(tmp_path):
+    path = write_csv(tmp_path)
+    with pytest.raises(ValueError, match="no column 'path'; it has file, split, patient_id, labels"):
+        images_from_csv(path, file_column="path")
+    images = images_from_csv(path)
+    (tmp_path / "images" / "train001.png").write_bytes(b"\x89PNG\r\n\x1a\n not an image")
+    with pytest.raises(ValueError, match="image images/train001.png cannot be decoded"):
+        images.open(1)
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("file,split,patient_id,labels\nimages/\xe9.png,train,1,\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.csv is not UTF-8"):
+        images_from_csv(latin)
+
+
+def test_an_empty_split_is_an_error(tmp_path):
+    path = write_csv(tmp_path)
+    table = pd.read_csv(path)
+    table[table["split"] != "valid"].to_csv(path, index=False)
+    with pytest.raises(ValueError, match="no images in its validation split"):
+        images_from_csv(path)
+
+
+def test_labels_with_few_cases_are_left_out_and_named(tmp_path):
+    images = images_from_csv(write_csv(tmp_path))
+    counts = (images.targets[images.rows("test")] == 1).sum(axis=0)
+    assert counts[1] < counts[0]
+    kept, left_out = images.with_labels(min_positives=int(counts[0]))
+    assert kept.labels == ("Cardiomegaly",) and kept.targets.shape == (110, 1)
+    assert left_out == {"Edema": f"{counts[1]} positives in test"}
+    with pytest.raises(ValueError, match="no label 'Hernia'; it has Cardiomegaly, Edema"):
+        images.with_labels(["Hernia"])
+    with pytest.raises(ValueError, match="no label has 50 positives"):
+        images.with_labels(min_positives=50)
+
+
+def test_a_dataset_whose_rows_lack_something_is_named_and_films_beside_it_are_read(tmp_path):
+    folder = write_dataset(tmp_path / "dataset")
+    whole = images_from_dataset(str(folder))
+
+    path = folder / "data" / "test-0.parquet"
+    kept = path.read_bytes()
+    table = pq.read_table(path)
+    cells = table["image"].to_pylist()
+    (tmp_path / "film.png").write_bytes(cells[3]["bytes"])
+    cells[3] = {"bytes": None, "path": str(tmp_path / "film.png")}
+    column = table.column_names.index("image")
+    pq.write_table(table.set_column(column, "image", pa.array(cells, table["image"].type)), path)
+    again = images_from_dataset(str(folder))
+    row = int(again.rows("test")[3])
+    assert again.encoded(row) == whole.encoded(row) and again.split_hash() == whole.split_hash()
+
+    cells[3] = cells[5] = None
+    pq.write_table(table.set_column(column, "image", pa.array(cells, table["image"].type)), path)
+    with pytest.raises(ValueError, match=f"2 of 110 rows have no image: {again.ids[row]}, {again.ids[row + 2]}"):
+        images_from_dataset(str(folder))
+    path.write_bytes(kept)
+
+    labels = table["labels"].to_pylist()
+    labels[4] = None
+    column = table.column_names.index("labels")
+    pq.write_table(table.set_column(column, "labels", pa.array(labels, table["labels"].type)), path)
+    assert "no label" in images_from_dataset(str(folder), unlabelled="drop").left_out
+    for split, new in (("train", "train"), ("validation", "validation"), ("test", "extra")):
+        (folder / "data" / f"{split}-0.parquet").rename(folder / "data" / f"{new}-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="split 'extra' is none of train, test, validation"):
+        images_from_dataset(str(folder))
+    assert len(images_from_dataset(str(folder), shares=(60, 20, 20)).ids) == 110
+
+
+def test_the_hashes_tell_splits_and_pixels(tmp_path):
+    path = write_csv(tmp_path)
+    images = images_from_csv(path)
+    splits, pixels = images.split_hash(), images.pixels_hash
+    change(path, 0, "labels", "Edema")
+    relabelled = images_from_csv(path)
+    assert (relabelled.split_hash(), relabelled.pixels_hash) == (splits, pixels)
+    (tmp_path / "images" / "train000.png").write_bytes(images.encoded(1))
+    assert images_from_csv(path).pixels_hash != pixels
+    for row in (0, 1):
+        change(path, row, "split", "test")
+    assert images_from_csv(path).split_hash() != splits
+
+
+def test_a_budget_takes_whole_patients_in_proportion(tmp_path):
+    images = images_from_csv(write_csv(tmp_path))
+    train = images.rows("train")
+    np.testing.assert_array_equal(budget_rows(images, 100, seed=3), train)
+    draws = [budget_rows(images, 20, seed) for seed in range(8)]
+    patients_with_edema = len(set(images.patients[train[images.targets[train, 1] == 1]]))
+    for rows in draws:
+        assert len(rows) == 12 and set(rows) <= set(train)  # 6 of 30 patients, two images each
+        assert all((images.patients[rows] == patient).sum() == 2 for patient in images.patients[rows])
+        taken = len(set(images.patients[rows[images.targets[rows, 1] == 1]]))
+        assert abs(taken - 0.2 * patients_with_edema) < 1  # Edema is the rarest: its share is exact to rounding
+    assert len({tuple(rows) for rows in draws}) > 1
+    np.testing.assert_array_equal(budget_rows(images, 20, 0), draws[0])
+    with pytest.raises(ValueError, match="budget of 0 %"):
+        budget_rows(images, 0, seed=0)
+
+
+def test_images_that_name_no_label_are_counted_left_out_or_refused(tmp_path):
+    table = film_table()
+    without = [f"images/{name}.png" for name in table["name"][table["labels"].map(len) == 0]]
+    path, folder = write_csv(tmp_path / "csv"), str(write_dataset(tmp_path / "dataset"))
+    absent = images_from_csv(path)
+    assert absent.left_out == {} and len(absent.ids) == 110
+    (note,) = absent.told()
+    assert note == (
+        f"{len(without)} images name no label and count as free of all: {', '.join(without[:5])}, ... "
+        "(--unlabelled absent)"
+    )
+    dropped = images_from_csv(path, unlabelled="drop")
+    assert dropped.left_out == {"no label": tuple(without)} and (dropped.targets.sum(axis=1) > 0).all()
+    assert dropped.ids == [name for name in absent.ids if name not in without]
+    assert dropped.told() == [f"left out {len(without)} images: no label: {', '.join(without[:5])}, ..."]
+    assert dropped.encoded(40) == absent.encoded(absent.ids.index(dropped.ids[40]))
+    assert len(images_from_dataset(folder, unlabelled="drop").ids) == 110 - len(without)
+    for read in (images_from_csv, lambda path, unlabelled: images_from_dataset(folder, unlabelled=unlabelled)):
+        with pytest.raises(ValueError, match=f"{len(without)} of 110 images have no label: .*--unlabelled drop"):
+            read(path, unlabelled="error")
+    with pytest.raises(ValueError, match="unlabelled 'maybe' is none of absent, drop, error"):
+        images_from_csv(path, unlabelled="maybe")
+
+
+def leaking(tmp_path):
+    """A CSV in which train-0 is in validation too, and an image of train, with its patient, in test too."""
+    path = write_csv(tmp_path)
+    change(path, 61, "patient_id", "train-0")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    pd.concat([table, table.iloc[[7]].assign(split="test")]).to_csv(path, index=False)
+    return path
+
+
+def test_a_split_that_leaks_is_refused_or_counted(tmp_path):
+    path = leaking(tmp_path)
+    with pytest.raises(ValueError, match=r"is in .* and .* \(2 patients cross splits\).*--resplit.*--allow-leaks"):
+        images_from_csv(path)
+    images = images_from_csv(path, allow_leaks=True)
+    assert images.leaks() == {"patients": 2, "images": 1, "test_patients": 1}
+    assert images.told()[0] == (
+        "warning: the split leaks: 2 patients and 1 images are in more than one split, 1 of the test patients in "
+        "train too (--allow-leaks)"
+    )
+    assert images.counts() == SIZES | {"test": SIZES["test"] + 1}
+    assert images.with_labels()[0].leaks() == images.leaks()
+
+
+def test_an_image_in_two_splits_is_refused_though_its_patients_differ(tmp_path):
+    path = leaking(tmp_path)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["patient_id"] = [f"p{row}" for row in range(len(table))]
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="image 'images/train007.png' is in test and train .1 images cross splits"):
+        images_from_csv(path)
+    assert images_from_csv(path, allow_leaks=True).leaks() == {"patients": 0, "images": 1, "test_patients": 0}
+
+
+def test_a_set_without_leaks_tells_of_none(tmp_path):
+    images = images_from_csv(write_csv(tmp_path), allow_leaks=True)
+    assert not any(images.leaks().values()) and images.told() == images_from_csv(tmp_path / "films.csv").told()
+
+
+def test_patients_are_split_anew_though_a_split_is_empty(tmp_path):
+    path = write_csv(tmp_path)
+    change(path, slice(None), "split", "train")
+    with pytest.raises(ValueError, match="no images in its validation split.*--resplit"):
+        images_from_csv(path)
+    images = images_from_csv(path, shares=(3, 1, 1), seed=2)
+    assert images.counts() == {"train": 66, "validation": 22, "test": 22} and not any(images.leaks().values())
+    assert images.notes[-1] == "patients are split anew, 3 : 1 : 1, seed 2"

@@ -1,0 +1,184 @@
+"""Frozen encoders, and the pooled features they give, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, TimmWrapperConfig, TimmWrapperModel
+
+from hub_medsyn import MedSynImageProcessor  # the import also registers our models with the Auto classes
+from hub_medsyn.checkpoints.export_encoders import PROCESSOR_NAME
+from hub_medsyn.encoder_weights import load_image_encoder
+from trainers.downstream.images.labelled_images import LabelledImages
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """An image encoder that nothing changes any more: in eval mode, its BatchNorm statistics included.
+
+    Args:
+        name (`str`): What the tables call it.
+        model (`nn.Module`): A timm model without its classifier: `(batch, 3, height, width)` to pooled
+            `(batch, features)`, before any projection head.
+        processor (`Callable`): The image processor that makes its `pixel_values` of a list of PIL images.
+        architecture (`str`, *optional*): What `timm.create_model` calls it, so that others can build it anew.
+        arguments (`dict`, *optional*): What `timm.create_model` takes beside that name and `num_classes`.
+        enlarge (`int`, *optional*): Side to which images are enlarged before they are pooled, as a GLoRIA or MGCA of
+            preset `official` enlarges them to 299 pixels. Segmenters and detectors see them as they are, as there.
+    """
+
+    name: str
+    model: nn.Module
+    processor: Callable
+    architecture: str | None = None
+    arguments: dict = field(default_factory=dict)
+    enlarge: int | None = None
+
+    @torch.no_grad()
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Pooled features `(batch, features)`, float32, of pixels `(batch, 3, height, width)`, in evaluation mode."""
+        if self.enlarge:
+            pixels = F.interpolate(pixels, (self.enlarge,) * 2, mode="bilinear", align_corners=True)
+        return self.model.to(pixels.device).eval()(pixels).float()
+
+    def weights_hash(self) -> str:
+        """SHA-256 over the names, shapes and values of weights and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def settings(self) -> dict:
+        """The settings of the image processor, as JSON holds them."""
+        return json.loads(self.processor.to_json_string())
+
+
+def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed: int = 0) -> FrozenEncoder:
+    """Loads an image encoder.
+
+    Args:
+        spec (`str`): One of
+
+            - the folder of a checkpoint of ours: its image encoder, with its own image processor;
+            - the folder of an encoder that `medsyn export-encoders` wrote, likewise;
+            - the folder of an encoder that timm or `TimmWrapperModel` saved;
+            - the name of a timm model, whose pretrained weights timm then fetches, or `name@file` with the file of
+              weights to take in their place (`.pth` or `.safetensors`);
+            - `random:` before a folder or a name: the same shape and the same image processor with the weights that
+              timm draws at the start. BatchNorm statistics are those of an untrained net, mean 0 and variance 1.
+        name (`str`, *optional*): What the tables call it, by default `spec`.
+        image_size (`int`, *optional*, defaults to 224): Pixels a side for encoders that carry no image processor of
+            ours; they are padded to square and resized like ours, and normalised as timm says for them.
+        seed (`int`, *optional*, defaults to 0): Of the random weights.
+
+    Raises:
+        ValueError: `spec` is neither a folder with a `config.json` nor a timm model, or the weights do not fit it.
+        FileNotFoundError: There is no such file of weights.
+    """
+    random, source = spec.startswith("random:"), spec.removeprefix("random:")
+    source, _, weights = source.partition("@")
+    processor, statistics, enlarge = None, None, None
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise ValueError(f"encoder folder {source} holds no config.json: it is not a checkpoint")
+        with open(Path(source) / "config.json", encoding="utf-8") as file:
+            ours = str(json.load(file).get("model_type", "")).startswith("medsyn-")
+        whole = AutoConfig.from_pretrained(source) if ours else None
+        config = whole.vision_config if ours else TimmWrapperConfig.from_pretrained(source)
+        arguments = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
+        statistics = getattr(config, "pretrained_cfg", None)
+        architecture = config.architecture
+        if ours and not timm.get_pretrained_cfg(architecture).fixed_input_size:
+            enlarge = getattr(whole, "upsample_size", None) or None  # a ConVIRT has no such setting
+        if ours:
+            processor = AutoImageProcessor.from_pretrained(source)
+        elif (Path(source) / PROCESSOR_NAME).is_file():
+            processor = MedSynImageProcessor.from_pretrained(source, image_processor_filename=PROCESSOR_NAME)
+        if random:
+            model = _seeded(seed, timm.create_model, config.architecture, num_classes=0, **arguments)
+        elif ours:
+            model = AutoModel.from_pretrained(source).vision_model.timm_model
+        else:
+            config.model_args = arguments or None  # timm exports num_classes, and the wrapper sets it to 0 itself
+            model = TimmWrapperModel.from_pretrained(source, config=config).timm_model
+    elif timm.is_model(source.split(".")[0]):
+        architecture, arguments = source.split(".")[0], {}
+        if random or weights:
+            model, config = _seeded(seed, load_image_encoder, source, image_size, image_weights=weights or None)
+            arguments = config.model_args or {}
+        else:
+            native = timm.get_pretrained_cfg(source)
+            if native.fixed_input_size and native.input_size[-1] != image_size:
+                arguments = {"img_size": image_size}  # timm resamples the position embeddings
+            model = timm.create_model(source, pretrained=True, num_classes=0, **arguments)
+    else:
+        raise ValueError(
+            f"encoder {spec!r} is neither a folder nor a timm model; `random:resnet50` and a folder that "
+            "`medsyn pretrain` wrote are examples"
+        )
+    if processor is None:
+        normal = timm.data.resolve_data_config(pretrained_cfg=statistics or model.pretrained_cfg)
+        processor = MedSynImageProcessor(
+            size=image_size, image_mean=list(normal["mean"]), image_std=list(normal["std"])
+        )
+    model.eval().requires_grad_(False)
+    return FrozenEncoder(name or spec, model, processor, architecture, dict(arguments), enlarge)
+
+
+def _seeded(seed: int, make: Callable, *args, **kwargs):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(*args, **kwargs)
+
+
+@torch.no_grad()
+def pooled_features(
+    encoder: FrozenEncoder, images: LabelledImages, batch_size: int = 32, device: str = "cpu"
+) -> np.ndarray:
+    """The pooled features `(n, features)`, float32, of every image in its row's order."""
+    parts = []
+    rows = range(len(images.ids))
+    for start in tqdm(rows[::batch_size], desc=f"{encoder.name} on {images.name}", unit="batch"):
+        batch = [images.open(row) for row in rows[start : start + batch_size]]
+        pixels = encoder.processor(batch, return_tensors="pt")["pixel_values"]  # (batch, 3, height, width)
+        parts.append(encoder.pooled(pixels.to(device)).cpu().numpy())  # (batch, features)
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise ValueError(f"{encoder.name} gives features that are not finite on image {images.ids[row]}")
+    return features
+
+
+def cached_features(
+    encoder: FrozenEncoder,
+    images: LabelledImages,
+    folder: str | Path,
+    batch_size: int = 32,
+    device: str = "cpu",
+) -> np.ndarray:
+    """[`pooled_features`], read from `folder` where the same weights saw the same pixels through the same processor.
+
+    The file's name is a hash of the three, so that nothing stale can be read; it appears whole or not at all.
+    """
+    parts = (encoder.weights_hash(), images.pixels_hash, json.dumps(encoder.settings(), sort_keys=True))
+    parts += (f"enlarged to {encoder.enlarge}",) if encoder.enlarge else ()
+    path = Path(folder) / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:32]}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        save_file({"features": pooled_features(encoder, images, batch_size, device)}, partial)
+        os.replace(partial, path)
+    return load_file(path)["features"]

@@ -1,0 +1,338 @@
+"""Images with boxes or masks of findings, patients and splits, from a `medsyn-cxr` dataset or from a CSV."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from trainers.downstream.images.image_set import (
+    UNREADABLE,
+    ImageSet,
+    csv_table,
+    dataset_table,
+    encoded_image,
+    existing_files,
+    patient_splits,
+    some,
+)
+
+UNANNOTATED = ("drop", "negative")
+KINDS = ("boxes", "masks")
+OVERHANG = 0.01  # of the image's width or height, by which the rounded numbers of a box may pass its edge
+
+
+@dataclass(frozen=True)
+class AnnotatedImages(ImageSet):
+    """An [`ImageSet`] with boxes, masks or both.
+
+    Args:
+        finding (`str`, *optional*): The findings that were asked for, joined by `|`; `None` is all.
+        boxes (`Callable[[int], np.ndarray]`, *optional*): The boxes of a row, `(n, 4)` float32, absolute
+            `x0, y0, x1, y1` in pixels of the image; no row of a negative.
+        mask (`Callable[[int], np.ndarray]`, *optional*): The mask of a row, `(height, width)` bool, the union over
+            the findings; all false for a negative.
+    """
+
+    finding: str | None = None
+    boxes: Callable[[int], np.ndarray] | None = None
+    mask: Callable[[int], np.ndarray] | None = None
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """Whether a row has a box, or, where no boxes were read, a mask with a pixel inside, `(n, 1)` bool."""
+        rows = tqdm(range(len(self.ids)), desc=f"annotations of {self.name}", unit="image", delay=2, leave=False)
+        found = [len(self.boxes(row)) > 0 if self.boxes else self.mask(row).any() for row in rows]
+        return np.array(found)[:, None]
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """The name of the column of `shown`."""
+        return (self.finding or "a finding",)
+
+
+def annotated_from_dataset(
+    name: str,
+    findings: Sequence[str] | None = None,
+    config: str | None = None,
+    patient_column: str = "subject_id",
+    kinds: Sequence[str] = KINDS,
+    unannotated: str = "drop",
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    allow_leaks: bool = False,
+) -> AnnotatedImages:
+    """Reads a dataset with the columns `boxes` (`List({finding, box})`), `finding_masks` (`List({finding, mask})`), or
+    both.
+
+    A null in such a column says that nobody looked; an empty list, that nothing was found. An image with other
+    findings than those asked for is a negative.
+
+    Args:
+        name (`str`): A folder, or a dataset on the Hub.
+        findings (`Sequence[str]`, *optional*): Whose boxes and masks to take, by default all.
+        config (`str`, *optional*): Which of its configs.
+        patient_column (`str`, *optional*, defaults to `subject_id`): Whose image a row is.
+        kinds (`Sequence[str]`, *optional*): `boxes`, `masks` or, by default, both as far as there are such columns.
+        unannotated (`str`, *optional*, defaults to `drop`): Whether images without an annotation are left out (`drop`)
+            or have nothing to find (`negative`).
+        shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
+        seed (`int`, *optional*, defaults to 0): Of that split.
+        allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
+
+    Raises:
+        FileNotFoundError: There is no such dataset.
+        ValueError: A column or finding is missing, a box is not inside its image, or what [`ImageSet`] raises.
+    """
+    import datasets
+    import pyarrow.compute as pc
+
+    table, splits = dataset_table(name, config, ("image", "image_id", patient_column), not shares)
+    columns = {kind: {"boxes": "boxes", "masks": "finding_masks"}[kind] for kind in kinds}
+    columns = {kind: column for kind, column in columns.items() if column in table.column_names}
+    if not columns:
+        raise ValueError(
+            f"dataset {name} has no column of {' or '.join(kinds)}; it has {', '.join(table.column_names)}"
+        )
+    known, without = set(), np.zeros(len(table), dtype=bool)
+    for column in columns.values():
+        values = table.data.column(column)
+        without |= np.asarray(values.is_null())
+        known |= set(pc.struct_field(pc.list_flatten(values), "finding").to_pylist())
+    _check_findings(f"dataset {name}", findings, known)
+    kept = _kept(without, unannotated)
+    ids = [str(value) for value in table["image_id"]]
+    patients = np.array([str(value) for value in table[patient_column]])
+
+    boxes = mask = None
+    images = table.select_columns(["image"])
+    if "boxes" in columns:
+        by_row = [
+            np.array([entry["box"] for entry in entries or () if not findings or entry["finding"] in findings])
+            for entries in table["boxes"]
+        ]
+        for image, found_boxes in zip(ids, by_row, strict=True):
+            if found_boxes.size and (found_boxes.dtype == object or found_boxes.shape[1:] != (4,)):
+                raise ValueError(f"dataset {name}: image {image} has a box that is not four numbers: mend the row")
+
+        def boxes(row: int) -> np.ndarray:
+            return by_row[kept[row]].reshape(-1, 4).astype(np.float32)
+
+    if "masks" in columns:
+        undecoded = datasets.List({"finding": datasets.Value("string"), "mask": datasets.Image(decode=False)})
+        masks = table.select_columns(["finding_masks"]).cast_column("finding_masks", undecoded)
+
+        def mask(row: int) -> np.ndarray:
+            entries = masks[int(kept[row])]["finding_masks"] or ()
+            files = [entry["mask"]["bytes"] for entry in entries if not findings or entry["finding"] in findings]
+            return _united(found, row, files)
+
+    found = _annotated(
+        name=Path(name).name,
+        ids=ids,
+        encoded=lambda row: encoded_image(images[int(row)]["image"]),
+        patients=patients,
+        splits=splits,
+        kept=kept,
+        without=without,
+        finding="|".join(findings) if findings else None,
+        boxes=boxes,
+        mask=mask,
+        shares=shares,
+        seed=seed,
+        allow_leaks=allow_leaks,
+    )
+    return found
+
+
+def annotated_from_csv(
+    path: str | Path,
+    boxes_column: str | None = "boxes",
+    mask_column: str | None = "mask",
+    findings: Sequence[str] | None = None,
+    file_column: str = "file",
+    split_column: str = "split",
+    patient_column: str = "patient_id",
+    annotated_column: str | None = None,
+    unannotated: str = "drop",
+    skip_missing: bool = False,
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    allow_leaks: bool = False,
+) -> AnnotatedImages:
+    """Reads a CSV with one image a row and, in further columns, its boxes, its mask, or both.
+
+    Args:
+        path (`str` or `Path`): The CSV; files in it are relative to it.
+        boxes_column (`str`, *optional*, defaults to `boxes`): Boxes as JSON, `[{"label", "x", "y", "w", "h"}, ...]`,
+            where `x`, `y` are the left upper corner and all four are shares of the image's width and height. `[]` says
+            that nothing was found, an empty cell that nobody looked. `None`, or a CSV without it: no boxes are read.
+        mask_column (`str`, *optional*, defaults to `mask`): An image file of the film's size, not black inside. An
+            empty cell says that nobody looked. `None`, or a CSV without it: no masks are read.
+        findings (`Sequence[str]`, *optional*): Whose boxes to take, by default all. Masks name no finding.
+        file_column (`str`, *optional*, defaults to `file`): The image.
+        split_column (`str`, *optional*, defaults to `split`): Not read where `shares` split anew.
+        patient_column (`str`, *optional*, defaults to `patient_id`): Whose image it is.
+        annotated_column (`str`, *optional*): A column that is filled where somebody looked: there, an empty cell for
+            boxes or mask says that nothing was found.
+        unannotated (`str`, *optional*, defaults to `drop`): Whether images at which nobody looked are left out
+            (`drop`) or have nothing to find (`negative`).
+        skip_missing (`bool`, *optional*, defaults to `False`): Leave out images that do not exist.
+        shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
+        seed (`int`, *optional*, defaults to 0): Of that split.
+        allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
+
+    Raises:
+        FileNotFoundError: The CSV, an image or a mask.
+        ValueError: A column or finding is missing, boxes have another form or are not inside their image, or what
+            [`ImageSet`] raises.
+    """
+    path = Path(path)
+    needed = [column for column in (file_column, patient_column, annotated_column) if column]
+    table = csv_table(path, needed, None if shares else split_column)
+    kinds = [column for column in (boxes_column, mask_column) if column in table]
+    if not kinds:
+        named = " or ".join(repr(column) for column in (boxes_column, mask_column) if column)
+        raise ValueError(f"{path} has no column {named}; it has {', '.join(table.columns)}")
+    table.insert(0, "\n", np.arange(len(table)) + 2)  # the line, for messages; no CSV has a column of that name
+    table, missing = existing_files(path, table, file_column, skip_missing)
+    looked = table[annotated_column] != "" if annotated_column else np.zeros(len(table), dtype=bool)
+    without = np.zeros(len(table), dtype=bool)
+    for column in kinds:
+        without |= np.asarray((table[column] == "") & ~looked)
+    kept = _kept(without, unannotated)
+    files = list(table[file_column])
+
+    boxes = mask = None
+    if boxes_column in kinds:
+        cells = [
+            parse_boxes(cell, f"{path}, line {line}")
+            for cell, line in zip(table[boxes_column], table["\n"], strict=True)
+        ]
+        _check_findings(str(path), findings, {label for cell in cells for label, _ in cell})
+        shares_by_row = [
+            np.array([share for label, share in cell if not findings or label in findings]) for cell in cells
+        ]
+
+        def boxes(row: int) -> np.ndarray:
+            width, height = found.size(row)
+            share = shares_by_row[kept[row]].reshape(-1, 4)  # (n, 4): x0, y0, x1, y1 from 0 to 1
+            return (share * [width, height, width, height]).astype(np.float32)
+
+    if mask_column in kinds:
+        mask_files = list(table[mask_column])
+        absent = [name for name in mask_files if name and not (path.parent / name).is_file()]
+        if absent:
+            raise FileNotFoundError(
+                f"{len(absent)} masks that {path} names do not exist: {some(absent)}; mend the paths"
+            )
+
+        def mask(row: int) -> np.ndarray:
+            name = mask_files[kept[row]]
+            return _united(found, row, [(path.parent / name).read_bytes()] if name else [])
+
+    found = _annotated(
+        name=path.stem,
+        ids=files,
+        encoded=lambda row: (path.parent / files[row]).read_bytes(),
+        patients=table[patient_column].to_numpy(dtype=str),
+        splits=None if shares else table[split_column].to_numpy(dtype=str),
+        kept=kept,
+        without=without,
+        finding="|".join(findings) if findings else None,
+        boxes=boxes,
+        mask=mask,
+        shares=shares,
+        seed=seed,
+        allow_leaks=allow_leaks,
+        missing=missing,
+    )
+    return found
+
+
+def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """The boxes of a cell as `(label, (x0, y0, x1, y1))` in shares of the image.
+
+    Raises:
+        ValueError: Not JSON of that form, a box outside its image by more than `OVERHANG`, or one without area; names
+            `where`.
+    """
+    if not cell:
+        return []
+    try:
+        boxes = [(str(box["label"]), *(float(box[name]) for name in "xywh")) for box in json.loads(cell)]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            f'{where}: the boxes are not [{{"label": ..., "x": ..., "y": ..., "w": ..., "h": ...}}, ...]'
+        ) from None
+    found = []
+    for label, x, y, width, height in boxes:
+        corners = (x, y, x + width, y + height)
+        cut = tuple(min(max(value, 0.0), 1.0) for value in corners)
+        outside = not all(abs(one - other) <= OVERHANG for one, other in zip(corners, cut, strict=True))
+        if outside or not (cut[0] < cut[2] and cut[1] < cut[3]):
+            what = "is not inside its image, from 0 to 1" if outside else "has no area"
+            raise ValueError(f"{where}: box x {x:g}, y {y:g}, w {width:g}, h {height:g} {what}; mend it")
+        found.append((label, cut))
+    return found
+
+
+def _check_findings(where: str, findings: Sequence[str] | None, known: set[str]) -> None:
+    for finding in findings or ():
+        if finding not in known:
+            raise ValueError(f"{where} annotates no {finding!r}; it annotates {', '.join(sorted(known)) or 'nothing'}")
+
+
+def _kept(without: np.ndarray, unannotated: str) -> np.ndarray:
+    if unannotated not in UNANNOTATED:
+        raise ValueError(f"unannotated {unannotated!r} is none of {', '.join(UNANNOTATED)}")
+    return np.flatnonzero(~without) if unannotated == "drop" else np.arange(len(without))
+
+
+def _annotated(ids, encoded, patients, splits, kept, without, shares, seed, **rest) -> AnnotatedImages:
+    """The rows `kept` of a source, with what became of those `without` an annotation."""
+    left = tuple(ids[row] for row in np.flatnonzero(without))
+    left_out, notes = {}, ()
+    if left and len(kept) < len(ids):
+        left_out = {"not annotated": left}
+    elif left:
+        notes = (f"{len(left)} images without annotation count as negatives: {some(left)}",)
+    if not len(kept):
+        raise ValueError(f"{rest['name']}: none of the {len(ids)} images is annotated")
+    if shares:
+        notes += (f"patients are split anew, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
+    splits = patient_splits(patients[kept], shares, seed) if shares else splits[kept]
+    return AnnotatedImages(
+        ids=[ids[row] for row in kept],
+        encoded=lambda row: encoded(kept[row]),
+        patients=patients[kept],
+        splits=splits,
+        left_out=left_out,
+        notes=notes,
+        **rest,
+    )
+
+
+def _united(images: AnnotatedImages, row: int, files: list[bytes]) -> np.ndarray:
+    """The union of encoded masks, `(height, width)` bool, of the size of the image."""
+    size = images.size(row)
+    union = np.zeros(size[::-1], dtype=bool)
+    for file in files:
+        try:
+            mask = Image.open(io.BytesIO(file)).convert("L")
+        except UNREADABLE as error:
+            raise ValueError(f"{images.name}: a mask of image {images.ids[row]} cannot be decoded: {error}") from error
+        if mask.size != size:
+            raise ValueError(
+                f"{images.name}: a mask of image {images.ids[row]} has {mask.width} x {mask.height} pixels, its image "
+                f"{size[0]} x {size[1]}"
+            )
+        union |= np.asarray(mask) > 0
+    return union

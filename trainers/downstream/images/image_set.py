@@ -1,0 +1,264 @@
+"""Images with patients and splits, their pixels still encoded: what labelled and annotated images have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from medsyn.schema import SPLITS
+
+if TYPE_CHECKING:
+    import datasets
+
+SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+UNREADABLE = (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with patients and splits.
+
+    Args:
+        name (`str`): What the tables call it.
+        ids (`list[str]`): One a row, unique in its split.
+        encoded (`Callable[[int], bytes]`): The file of a row, as PNG, JPEG and the like.
+        patients (`np.ndarray` of shape `(n,)`, str): Whose image it is.
+        splits (`np.ndarray` of shape `(n,)`, str): `train`, `validation` or `test`.
+        missing (`tuple[str, ...]`): Rows of the source that were skipped since their image does not exist.
+        left_out (`dict[str, tuple[str, ...]]`): Why other rows of the source take no part, and their ids.
+        notes (`tuple[str, ...]`): What else a reader of results must know of the set, a sentence each.
+        allow_leaks (`bool`, *optional*, defaults to `False`): Take a set whose patients or images cross splits, as
+            some published splits do, and count them, see [`~ImageSet.leaks`].
+
+    Raises:
+        ValueError: An id stands twice in a split, a patient or an image is in two splits and `allow_leaks` is not set,
+            or a split is empty.
+    """
+
+    name: str
+    ids: list[str]
+    encoded: Callable[[int], bytes]
+    patients: np.ndarray
+    splits: np.ndarray
+    missing: tuple[str, ...] = field(default=(), kw_only=True)
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    allow_leaks: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self):
+        table = pd.DataFrame({"id": self.ids, "patient": self.patients, "split": self.splits})
+        twice = table.duplicated(["id", "split"])
+        if twice.any():
+            name, split = table.loc[twice.idxmax(), ["id", "split"]]
+            raise ValueError(
+                f"{self.name}: image {name!r} stands twice in {split}; take one of the two away (a set that was "
+                "prepared with its published leaks cannot be split anew: prepare it with --split patient)"
+            )
+        for column, what in () if self.allow_leaks else (("patient", "patient"), ("id", "image")):
+            crossing = table.groupby(column)["split"].nunique()
+            if (crossing > 1).any():
+                where = sorted(table["split"][table[column] == crossing.idxmax()].unique())
+                raise ValueError(
+                    f"{self.name}: {what} {crossing.idxmax()!r} is in {' and '.join(where)} "
+                    f"({int((crossing > 1).sum())} {what}s cross splits): split by patient, for example with "
+                    "--resplit, or take a published split as it is with --allow-leaks"
+                )
+        for split in SPLITS:
+            if not (self.splits == split).any():
+                raise ValueError(
+                    f"{self.name} has no images in its {split} split; it has {self.counts()}: split the patients anew "
+                    "with --resplit, or let medsyn data prepare --split patient draw one, which keeps a fixed test set"
+                )
+
+    def rows(self, split: str) -> np.ndarray:
+        """The row numbers of a split."""
+        return np.flatnonzero(self.splits == split)
+
+    def counts(self) -> dict[str, int]:
+        """The number of images of each split."""
+        return {split: int((self.splits == split).sum()) for split in SPLITS}
+
+    def leaks(self) -> dict[str, int]:
+        """How many `patients` and `images` are in more than one split, and how many `test_patients` are in train."""
+        table = pd.DataFrame({"id": self.ids, "patient": self.patients, "split": self.splits})
+        found = {
+            what: int((table.groupby(column)["split"].nunique() > 1).sum())
+            for what, column in (("patients", "patient"), ("images", "id"))
+        }
+        trained = set(self.patients[self.rows("train")])
+        return found | {"test_patients": len(trained & set(self.patients[self.rows("test")]))}
+
+    def split_hash(self) -> str:
+        """Twelve hex digits that name who is in which split."""
+        lines = sorted(f"{split}\t{name}\n" for split, name in zip(self.splits, self.ids, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
+    @cached_property
+    def pixels_hash(self) -> str:
+        """SHA-256 over ids and encoded images in their order, labels apart; all are read, once."""
+        digest = hashlib.sha256()
+        for row, name in enumerate(tqdm(self.ids, desc=f"hashing {self.name}", unit="image", delay=2, leave=False)):
+            data = self.encoded(row)
+            digest.update(f"{name}\t{len(data)}\n".encode())
+            digest.update(data)
+        return digest.hexdigest()
+
+    def open(self, row: int) -> Image.Image:
+        """The decoded image of a row.
+
+        Raises:
+            ValueError: The image cannot be decoded; it is named.
+        """
+        try:
+            image = Image.open(io.BytesIO(self.encoded(row)))
+            image.load()
+            return image
+        except UNREADABLE as error:
+            raise ValueError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Width and height of the image of a row, from its header."""
+        try:
+            return Image.open(io.BytesIO(self.encoded(row))).size
+        except UNREADABLE as error:
+            raise ValueError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
+
+    def told(self) -> list[str]:
+        """A sentence on each kind of image that takes no part, with its number and its first ids, on leaks, and the
+        notes."""
+        kinds = {"skipped {} missing images": self.missing}
+        kinds |= {f"left out {{}} images: {why}": ids for why, ids in self.left_out.items()}
+        told = [f"{what.format(len(ids))}: {some(ids)}" for what, ids in kinds.items() if ids]
+        leaks = self.leaks()
+        if any(leaks.values()):
+            told.append(
+                f"warning: the split leaks: {leaks['patients']} patients and {leaks['images']} images are in more "
+                f"than one split, {leaks['test_patients']} of the test patients in train too (--allow-leaks)"
+            )
+        return told + list(self.notes)
+
+
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """The first few of a list of names."""
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+
+
+def patient_splits(patients: np.ndarray, shares: Sequence[float], seed: int = 0) -> np.ndarray:
+    """Splits patients anew: in the order of a hash of `seed` and their id, `shares` of them to each split.
+
+    Args:
+        patients (`np.ndarray` of shape `(n,)`, str): Whose image each row is.
+        shares (`Sequence[float]`): Of train, validation and test, in any unit.
+        seed (`int`, *optional*, defaults to 0): Another one gives another split.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: The split of each row.
+
+    Raises:
+        ValueError: `shares` are not three positive numbers.
+    """
+    if len(shares) != 3 or min(shares) <= 0:
+        raise ValueError(f"shares {list(shares)} are not three positive numbers, of train, validation and test")
+    order = sorted(set(patients), key=lambda name: hashlib.sha256(f"{seed}\t{name}".encode()).digest())
+    ends = np.rint(np.cumsum(shares) / np.sum(shares) * len(order)).astype(int)
+    place = {name: SPLITS[int(np.searchsorted(ends, number, side="right"))] for number, name in enumerate(order)}
+    return np.array([place[name] for name in patients])
+
+
+def csv_table(path: Path, columns: Sequence[str], split_column: str | None = "split") -> pd.DataFrame:
+    """The rows of a CSV as text, an empty cell as an empty text; `split_column`, where given, is mapped to `SPLITS`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A column is missing, the file is not UTF-8, or a split has an unknown name.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    for column in (*columns, *([split_column] if split_column else [])):
+        if column not in table:
+            raise ValueError(f"{path} has no column {column!r}; it has {', '.join(table.columns)}")
+    if split_column:
+        odd = ~table[split_column].isin(SPLIT_NAMES)
+        if odd.any():
+            row = int(odd.idxmax())
+            raise ValueError(
+                f"{path}, line {row + 2}: split {table[split_column][row]!r} is none of {', '.join(SPLIT_NAMES)}"
+            )
+        table[split_column] = table[split_column].map(SPLIT_NAMES)
+    return table
+
+
+def existing_files(
+    path: Path, table: pd.DataFrame, column: str, skip_missing: bool
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows whose file, relative to the CSV `path`, exists, and the files of the others.
+
+    Raises:
+        FileNotFoundError: Some do not exist, and `skip_missing` does not forgive it.
+    """
+    absent = ~table[column].map(lambda name: (path.parent / name).is_file())
+    missing = tuple(table[column][absent])
+    if missing and not skip_missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(table)} images that {path} names do not exist, first {some(missing)}: "
+            "mend the paths, or leave them out with --skip-missing"
+        )
+    return table[~absent].reset_index(drop=True), missing
+
+
+def dataset_table(
+    name: str, config: str | None, columns: Sequence[str], read_splits: bool = True
+) -> tuple[datasets.Dataset, np.ndarray]:
+    """All rows of a dataset, their images left encoded, and the split of each row.
+
+    Args:
+        name (`str`): A folder, or a dataset on the Hub.
+        config (`str`, *optional*): Which of its configs.
+        columns (`Sequence[str]`): What it must have, `image` and `image_id` among them.
+        read_splits (`bool`, *optional*, defaults to `True`): Its splits count, so they must be among `SPLIT_NAMES`.
+
+    Raises:
+        FileNotFoundError: There is no such dataset.
+        ValueError: A column is missing, a split has an unknown name, or rows have no image.
+    """
+    import datasets
+
+    from trainers.data.dataset_by_name import load_splits
+
+    parts, splits = [], []
+    for split, part in load_splits(name, config).items():
+        if read_splits and split not in SPLIT_NAMES:
+            raise ValueError(
+                f"dataset {name}: split {split!r} is none of {', '.join(SPLIT_NAMES)}; rename it, or split the "
+                "patients anew with --resplit"
+            )
+        for column in columns:
+            if column not in part.column_names:
+                raise ValueError(f"dataset {name} has no column {column!r}; it has {', '.join(part.column_names)}")
+        parts.append(part)
+        splits += [SPLIT_NAMES.get(split, split)] * len(part)
+    table = datasets.concatenate_datasets(parts).cast_column("image", datasets.Image(decode=False))
+    absent = np.flatnonzero(table.data.column("image").is_null())
+    if len(absent):
+        ids = [str(value) for value in table.select(absent)["image_id"]]
+        raise ValueError(
+            f"dataset {name}: {len(absent)} of {len(table)} rows have no image: {some(ids)}; leave them out of it"
+        )
+    return table, np.array(splits)
+
+
+def encoded_image(cell: dict) -> bytes:
+    """The file of a cell of `datasets.Image(decode=False)`, which holds it or says where it is."""
+    return Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]

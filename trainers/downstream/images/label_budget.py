@@ -1,0 +1,61 @@
+"""Which training images a probe may see under a budget of labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainers.downstream.images.image_set import ImageSet
+
+
+def budget_rows(images: ImageSet, percent: float, seed: int) -> np.ndarray:
+    """Draws `percent` of the training patients, at least one, with all their images, and returns the rows in order.
+
+    The draw is systematic: patients are ordered by the rarest label (or by whether they have a box or mask) that they
+    show, at random within it, and taken at
+    even steps from a random start. So a label with enough patients is there in proportion, and one with few may be
+    missing, as it would be in truth.
+
+    Raises:
+        ValueError: `percent` is not above 0 and at most 100.
+    """
+    if not 0 < percent <= 100:
+        raise ValueError(f"a budget of {percent:g} % is not above 0 and at most 100")
+    rows = images.rows("train")
+    if percent == 100:
+        return rows
+    patients, index = np.unique(images.patients[rows], return_inverse=True)
+    shown = images.shown[rows]  # (rows, labels)
+    present = np.zeros((len(patients), shown.shape[1]), dtype=bool)
+    np.logical_or.at(present, index, shown)
+    frequency = present.sum(axis=0)
+    stratum = np.where(present, frequency, len(patients) + 1).min(axis=1)  # of its rarest label; unlabelled ones last
+    rng = np.random.default_rng([seed, round(percent * 1000)])
+    order = np.lexsort((rng.random(len(patients)), stratum))
+    count = max(1, round(len(patients) * percent / 100))
+    taken = order[((np.arange(count) + rng.random()) * len(patients) / count).astype(int)]
+    return rows[np.isin(index, taken)]
+
+
+def budget_notes(images: ImageSet, percent: float, draws: dict[int, np.ndarray]) -> list[str]:
+    """What a reader must know of the draws of a budget, a sentence each.
+
+    Args:
+        images (`ImageSet`): Drawn from.
+        percent (`float`): The budget.
+        draws (`dict[int, np.ndarray]`): The rows of each seed.
+
+    Returns:
+        `list[str]`: Whether the budget is less than one patient, and which labels the images of a draw do not show
+        though the training split does.
+    """
+    patients = len(np.unique(images.patients[images.rows("train")]))
+    notes = []
+    if patients * percent < 100:
+        notes.append(f"{percent:g} % of {patients} training patients is less than one: one was taken")
+    names = np.array(images.shown_names)
+    somewhere = images.shown[images.rows("train")].any(axis=0)
+    for seed, rows in draws.items():
+        lacking = names[somewhere & ~images.shown[rows].any(axis=0)]
+        if len(lacking):
+            notes.append(f"{percent:g} %, seed {seed}: none of {len(rows)} images shows {', '.join(lacking)}")
+    return notes

@@ -1,0 +1,228 @@
+"""Images with labels, patients and splits, from a `medsyn-cxr` dataset or from a CSV of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from trainers.downstream.images.image_set import (
+    ImageSet,
+    csv_table,
+    dataset_table,
+    encoded_image,
+    existing_files,
+    patient_splits,
+    some,
+)
+
+UNCERTAIN = {"mask": np.nan, "absent": 0.0, "present": 1.0}
+UNLABELLED = ("absent", "drop", "error")
+
+
+@dataclass(frozen=True)
+class LabelledImages(ImageSet):
+    """An [`ImageSet`] with labels.
+
+    Args:
+        labels (`tuple[str, ...]`): The names of the columns of `targets`.
+        targets (`np.ndarray` of shape `(n, labels)`, float): 1 present, 0 absent, NaN uncertain and masked.
+    """
+
+    labels: tuple[str, ...] = field(kw_only=True)
+    targets: np.ndarray = field(kw_only=True)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Whether a row shows a label, `(n, labels)` bool."""
+        return self.targets == 1
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """The names of the columns of `shown`."""
+        return self.labels
+
+    def one_label_each(self) -> None:
+        """Checks that labels exclude each other.
+
+        Raises:
+            ValueError: An image has none of them, several, or one that is uncertain; their number and the first are
+                told.
+        """
+        odd = np.flatnonzero((self.targets == 1).sum(axis=1) + 2 * np.isnan(self.targets).any(axis=1) != 1)
+        if len(odd):
+            raise ValueError(
+                f"{self.name}: {len(odd)} of {len(self.ids)} images do not have exactly one of the labels "
+                f"{', '.join(self.labels)}: {some([self.ids[row] for row in odd])}; name labels that exclude each "
+                "other with --labels, or leave out --exclusive"
+            )
+
+    def with_labels(
+        self, names: Sequence[str] | None = None, min_positives: int = 5
+    ) -> tuple[LabelledImages, dict[str, str]]:
+        """Keeps the labels that can be measured.
+
+        Args:
+            names (`Sequence[str]`, *optional*): The labels to keep, by default all.
+            min_positives (`int`, *optional*, defaults to 5): Fewer positives, or negatives, than this in the training
+                or the test split leave a label out.
+
+        Returns:
+            `tuple[LabelledImages, dict[str, str]]`: The set with the labels kept, and why each other one is left out.
+
+        Raises:
+            ValueError: A name is not one of the labels, or no label is left.
+        """
+        for name in names or ():
+            if name not in self.labels:
+                raise ValueError(f"{self.name} has no label {name!r}; it has {', '.join(self.labels)}")
+        kept, left_out = [], {}
+        for column, name in enumerate(self.labels):
+            if names and name not in names:
+                continue
+            few = [
+                f"{int((self.targets[self.rows(split), column] == value).sum())} {word} in {split}"
+                for split in ("train", "test")
+                for value, word in ((1, "positives"), (0, "negatives"))
+                if (self.targets[self.rows(split), column] == value).sum() < min_positives
+            ]
+            if few:
+                left_out[name] = ", ".join(few)
+            else:
+                kept.append(column)
+        if not kept:
+            raise ValueError(f"{self.name}: no label has {min_positives} positives and negatives in train and in test")
+        labels = tuple(self.labels[k] for k in kept)
+        return replace(self, labels=labels, targets=self.targets[:, kept]), left_out
+
+
+def images_from_csv(
+    path: str | Path,
+    file_column: str = "file",
+    labels_column: str = "labels",
+    split_column: str = "split",
+    patient_column: str = "patient_id",
+    skip_missing: bool = False,
+    unlabelled: str = "absent",
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    allow_leaks: bool = False,
+) -> LabelledImages:
+    """Reads a CSV with one image a row: its file relative to the CSV, its labels joined by `|`, its split and patient.
+
+    A label that a row does not name is absent from it. Splits are `train`, `valid`, `val`, `dev` or `validation`, and
+    `test`; where `shares` of train, validation and test are given, the patients are split anew with `seed`, and the
+    column is not read. Rows that name no label at all are, as `unlabelled` says, free of all of them (`absent`), left
+    out (`drop`) or an error; they are counted in the notes.
+
+    Raises:
+        FileNotFoundError: The CSV, or images that it names and `skip_missing` does not forgive.
+        ValueError: A column is missing, the file is not UTF-8, or what [`LabelledImages`] raises.
+    """
+    path = Path(path)
+    table = csv_table(path, (file_column, labels_column, patient_column), None if shares else split_column)
+    table, missing = existing_files(path, table, file_column, skip_missing)
+    present = [{label.strip() for label in cell.split("|") if label.strip()} for cell in table[labels_column]]
+    labels = tuple(sorted(set().union(*present)))
+    files = list(table[file_column])
+    return _labelled(
+        name=path.stem,
+        ids=files,
+        encoded=lambda row: (path.parent / files[row]).read_bytes(),
+        labels=labels,
+        targets=np.array([[float(label in row) for label in labels] for row in present]),
+        patients=table[patient_column].to_numpy(dtype=str),
+        splits=None if shares else table[split_column].to_numpy(dtype=str),
+        missing=missing,
+        without=np.array([not row for row in present]),
+        unlabelled=unlabelled,
+        shares=shares,
+        seed=seed,
+        allow_leaks=allow_leaks,
+    )
+
+
+def images_from_dataset(
+    name: str,
+    config: str | None = None,
+    patient_column: str = "subject_id",
+    uncertain: str = "mask",
+    unlabelled: str = "absent",
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    allow_leaks: bool = False,
+) -> LabelledImages:
+    """Reads a dataset with the columns of `medsyn-cxr` and the splits train, validation and test.
+
+    Args:
+        name (`str`): What `datasets.load_dataset` takes: a folder, or a dataset on the Hub.
+        config (`str`, *optional*): Which of its configs.
+        patient_column (`str`, *optional*, defaults to `subject_id`): Whose image a row is.
+        uncertain (`str`, *optional*, defaults to `mask`): What becomes of a label of -1: `mask` leaves the image out
+            of that label, `absent` and `present` decide. A label that the report does not mention (null) is absent.
+        unlabelled (`str`, *optional*, defaults to `absent`): What becomes of an image whose labels are all null:
+            `absent`, `drop` or `error`.
+        shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
+        seed (`int`, *optional*, defaults to 0): Of that split.
+        allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
+
+    Raises:
+        FileNotFoundError: There is no such dataset.
+        ValueError: A column is missing, or what [`LabelledImages`] raises.
+    """
+    table, splits = dataset_table(name, config, ("image", "image_id", "labels", patient_column), not shares)
+    labels = tuple(table.features["labels"])
+    columns = table.select_columns(["image_id", "labels", patient_column]).to_pandas()
+    nothing = dict.fromkeys(labels)  # a null in place of all labels
+    codes = np.array([[(row or nothing)[label] for label in labels] for row in columns["labels"]], dtype=np.float64)
+    without = np.isnan(codes).all(axis=1)
+    codes[np.isnan(codes)] = 0
+    images = table.select_columns(["image"])
+    return _labelled(
+        name=Path(name).name,
+        ids=list(columns["image_id"].astype(str)),
+        encoded=lambda row: encoded_image(images[int(row)]["image"]),
+        labels=labels,
+        targets=np.where(codes == -1, UNCERTAIN[uncertain], codes),
+        patients=columns[patient_column].to_numpy(dtype=str),
+        splits=splits,
+        without=without,
+        unlabelled=unlabelled,
+        shares=shares,
+        seed=seed,
+        allow_leaks=allow_leaks,
+    )
+
+
+def _labelled(
+    name, ids, encoded, targets, patients, splits, without, unlabelled, shares, seed, **rest
+) -> LabelledImages:
+    """The rows of a source, with those `without` any label treated as `unlabelled`, one of `UNLABELLED`, says."""
+    if unlabelled not in UNLABELLED:
+        raise ValueError(f"unlabelled {unlabelled!r} is none of {', '.join(UNLABELLED)}")
+    odd = tuple(ids[row] for row in np.flatnonzero(without))
+    kept, left_out, notes = np.arange(len(ids)), {}, ()
+    if odd and unlabelled == "error":
+        raise ValueError(
+            f"{name}: {len(odd)} of {len(ids)} images have no label: {some(odd)}; if all are absent there, say "
+            "--unlabelled absent, else --unlabelled drop"
+        )
+    if odd and unlabelled == "absent":
+        notes = (f"{len(odd)} images name no label and count as free of all: {some(odd)} (--unlabelled absent)",)
+    elif odd:
+        kept, left_out = np.flatnonzero(~without), {"no label": odd}
+    if shares:
+        notes += (f"patients are split anew, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
+    return LabelledImages(
+        name=name,
+        ids=[ids[row] for row in kept],
+        encoded=lambda row: encoded(kept[row]),
+        targets=targets[kept],
+        patients=patients[kept],
+        splits=patient_splits(patients[kept], shares, seed) if shares else splits[kept],
+        left_out=left_out,
+        notes=notes,
+        **rest,
+    )

@@ -1,0 +1,174 @@
+"""Results of several runs in the layout of the paper's Tables 1 to 3: an encoder a row, data set by budget a column,
+every data set with its own metric.
+
+`python -m trainers.downstream.results.paper_tables results/* --out tables` reads the `results.parquet` of each folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+METRICS = {"macro_auroc": "AUC", "accuracy": "ACC", "dice_per_image": "Dice", "map_40_75": "mAP"}
+CAPTION = "{task} in percent, a frozen encoder with {budgets} % of the training patients' labels; the mean over seeds."
+ARROWS = (
+    " Arrows: the change {changes}, from unrounded values; * where 0 is outside the 95 % interval of the paired "
+    "bootstrap over test patients."
+)
+
+
+def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The numbers of one table: of each data set its first metric of `METRICS`, as accuracy where classes are
+    exclusive.
+
+    Args:
+        rows (`pd.DataFrame`): Of one or more runs, in the columns of `results.parquet`.
+        task (`str`): One of those in `rows`.
+
+    Returns:
+        `tuple[pd.DataFrame, dict[str, str]]`: A row an encoder and columns `(dataset, metric, budget, part)`, where
+        `part` is `value`, `change` (from the encoder's reference) and `clear` (1 where the interval of the change is
+        without 0), unrounded; and the reference of each encoder that has one.
+
+    Raises:
+        ValueError: A number stands twice, as when a folder is given twice; a data set comes with two splits; or an
+            encoder is compared with two others.
+    """
+    mean = rows[(rows["seed"].astype(str) == "mean") & (rows["task"] == task)]
+    found, references = {}, {}
+    for dataset, some in mean.groupby("dataset", sort=False):
+        if some["split_hash"].nunique() > 1:
+            raise ValueError(
+                f"{dataset} comes with the splits {', '.join(some['split_hash'].unique())}: numbers of several test "
+                "splits do not belong in one column"
+            )
+        metric = next(name for name in some["metric"] if name in METRICS)
+        for row in some[some["metric"].isin([metric, f"{metric}_difference"])].to_dict("records"):
+            part = "value" if row["metric"] == metric else "change"
+            cell = found.setdefault((row["encoder"], (dataset, metric, float(row["budget"]))), {})
+            if part in cell:
+                raise ValueError(
+                    f"{metric} of {row['encoder']} on {dataset} at {row['budget']:g} % stands twice: give each run "
+                    "once, and one run of a data set"
+                )
+            cell[part] = row["value"] if part == "value" else -row["value"]  # a difference is the reference less it
+            if part == "change":
+                cell["clear"] = float(row["ci_low"] > 0 or row["ci_high"] < 0)
+                if references.setdefault(row["encoder"], row["reference"]) != row["reference"]:
+                    raise ValueError(
+                        f"{row['encoder']} is compared with {references[row['encoder']]} in one run and with "
+                        f"{row['reference']} in another: give every run the same first encoder"
+                    )
+    datasets = list(dict.fromkeys(dataset for _, (dataset, *_) in found))
+    columns = sorted({column for _, column in found}, key=lambda column: (datasets.index(column[0]), column[2]))
+    index = list(dict.fromkeys(encoder for encoder, _ in found))
+    table = {
+        (*column, part): [found.get((encoder, column), {}).get(part) for encoder in index]
+        for column in columns
+        for part in ("value", "change", "clear")
+    }
+    return pd.DataFrame(table, index=index, dtype=float), references
+
+
+def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str, str], missing: str) -> str:
+    value, change, clear = (row[(*column, part)] for part in ("value", "change", "clear"))
+    if pd.isna(value):
+        return missing
+    text = f"{100 * value:.1f}"
+    if pd.isna(change):
+        return text
+    size = f"{abs(100 * change):.1f}"
+    arrow = arrows[2] if size == "0.0" else arrows[int(change < 0)]
+    return f"{text} {arrow}{size}" + ("*" if clear else "")
+
+
+def markdown_table(rows: pd.DataFrame, task: str) -> str:
+    """The table of one task in Markdown, its caption below."""
+    table, references = cells(rows, task)
+    columns = list(dict.fromkeys(column[:3] for column in table.columns))
+    lines = [f"| encoder | {' | '.join(f'{name} ({METRICS[metric]}) {part:g} %' for name, metric, part in columns)} |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for encoder, row in table.iterrows():
+        lines.append(f"| {encoder} | {' | '.join(_cell(row, column, ('↑', '↓', '±'), '-') for column in columns)} |")
+    return "\n".join([*lines, "", _caption(columns, references, task)])
+
+
+def latex_table(rows: pd.DataFrame, task: str) -> str:
+    """The same in LaTeX, for `booktabs`: a data set's name spans its budgets."""
+    table, references = cells(rows, task)
+    columns = list(dict.fromkeys(column[:3] for column in table.columns))
+    spans = Counter(f"{name} ({METRICS[metric]})" for name, metric, _ in columns)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escaped(_caption(columns, references, task))}}}",
+        rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
+        r"\toprule",
+        "".join(rf" & \multicolumn{{{span}}}{{c}}{{{_escaped(name)}}}" for name, span in spans.items()) + r" \\",
+        "".join(rf" & {budget:g}\%" for *_, budget in columns) + r" \\",
+        r"\midrule",
+    ]
+    arrows = (r"$\uparrow$", r"$\downarrow$", r"$\pm$")
+    for encoder, row in table.iterrows():
+        line = " & ".join(_cell(row, column, arrows, "--") for column in columns)
+        lines.append(rf"{_escaped(str(encoder))} & {line} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+
+
+def _caption(columns: list[tuple[str, str, float]], references: dict[str, str], task: str) -> str:
+    budgets = ", ".join(f"{budget:g}" for budget in sorted({budget for *_, budget in columns}))
+    caption = CAPTION.format(task=task.capitalize(), budgets=budgets)
+    if not references:
+        return caption
+    compared = {}
+    for encoder, reference in references.items():
+        compared.setdefault(reference, []).append(encoder)
+    changes = "; ".join(
+        f"from {reference}" + (f" of {', '.join(others)}" if len(compared) > 1 else "")
+        for reference, others in compared.items()
+    )
+    return caption + ARROWS.format(changes=changes)
+
+
+def _escaped(text: str) -> str:
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(signs.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
+
+
+def write_tables(rows: pd.DataFrame, folder: str | Path) -> str:
+    """Writes `tables.md` and `tables.tex`, a table each task in `rows`, and returns the former."""
+    tasks = list(rows["task"].unique())
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(markdown_table(rows, task) for task in tasks) + "\n"
+    (folder / "tables.md").write_text(text, encoding="utf-8")
+    latex = "\n\n".join(latex_table(rows, task) for task in tasks) + "\n"
+    (folder / "tables.tex").write_text(latex, encoding="utf-8")
+    return text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Joins the results of several runs; returns the exit code."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m trainers.downstream.results.paper_tables",
+        description="Joins the results of several runs of `medsyn evaluate` into Markdown and LaTeX tables: a row an "
+        "encoder, a column a data set and budget, and changes from the encoder that each was compared with.",
+    )
+    arguments.add_argument("folders", nargs="+", help="folders that `medsyn evaluate --out` wrote")
+    arguments.add_argument("--out", default="tables", help="folder of tables.{md,tex} (default: %(default)s)")
+    args = arguments.parse_args(argv)
+    try:
+        rows = pd.concat([pd.read_parquet(Path(folder) / "results.parquet") for folder in args.folders])
+        print(write_tables(rows, args.out))
+    except (ValueError, OSError) as error:
+        print(f"paper_tables: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

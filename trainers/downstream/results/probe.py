@@ -1,0 +1,64 @@
+"""What a linear probe measures: macro AUROC, the area of each label, and the accuracy of exclusive classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hub_medsyn.metrics.macro_auroc import bootstrap_macro_auroc, macro_auroc, patient_draws
+from trainers.downstream.images.labelled_images import LabelledImages
+from trainers.downstream.results.rows import MeasuredRun, measured_rows, results_table, weighted_means, write_results
+
+__all__ = ["ProbeRun", "result_rows", "results_table", "write_results"]
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """One fit of one encoder's head.
+
+    Args:
+        encoder (`str`): The encoder's name.
+        weights (`str`): The first digits of its weights' hash.
+        budget (`float`): Percent of the training patients.
+        seed (`int`): Of the draw of those.
+        scores (`np.ndarray` of shape `(test images, labels)`): What the head says of the test split.
+        n_train (`int`): Training images seen.
+        penalty (`float`, *optional*): The `C` chosen, of a logistic head.
+        constant (`tuple[str, ...]`): Labels that the training images gave no head.
+    """
+
+    encoder: str
+    weights: str
+    budget: float
+    seed: int
+    scores: np.ndarray
+    n_train: int
+    penalty: float | None
+    constant: tuple[str, ...]
+
+
+def result_rows(
+    images: LabelledImages, runs: list[ProbeRun], resamples: int = 1000, seed: int = 0, exclusive: bool = False
+) -> list[dict]:
+    """The rows of [`measured_rows`]; `resamples` and `seed` are the bootstrap's.
+
+    The metric is `macro_auroc`, with `auroc:<label>` as details; where classes are `exclusive`, `accuracy` comes
+    first: the share of test images whose class has the highest score.
+    """
+    test = images.rows("test")
+    targets, patients = images.targets[test], images.patients[test]
+    draws = patient_draws(patients, resamples, seed) if exclusive else None
+    measured = []
+    for run in runs:
+        areas = macro_auroc(targets, run.scores, images.labels)
+        metrics, samples = {}, {}
+        if exclusive:
+            right = run.scores.argmax(axis=1) == targets.argmax(axis=1)  # (test images,)
+            metrics["accuracy"], samples["accuracy"] = float(right.mean()), weighted_means(right, draws)
+        metrics["macro_auroc"] = areas.value
+        samples["macro_auroc"] = bootstrap_macro_auroc(targets, run.scores, patients, resamples, seed)
+        details = {f"auroc:{label}": area for label, area in areas.per_label.items()}
+        base = (run.encoder, run.weights, run.budget, run.seed, run.n_train)
+        measured.append(MeasuredRun(*base, metrics, samples, details, run.penalty))
+    return measured_rows(images, "classification", measured)
