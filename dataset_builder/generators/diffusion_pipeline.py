@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from dataset_builder.generators.radiograph import GenerationError
+from medsyn.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
@@ -36,14 +37,14 @@ def find_pipeline(name: str, revision: str | None = None) -> tuple[Path, str | N
         `tuple[Path, str | None]`: The folder, and the commit if it is from the Hub.
 
     Raises:
-        ValueError: If there is no such pipeline, or it does not draw images from text.
+        UserError: If there is no such pipeline, or it does not generate images from text.
     """
     folder = Path(name)
     if folder.is_dir():
         if revision is not None:
-            raise ValueError(f"revision {revision!r} is for pipelines on the Hub; {name} is a folder")
+            raise UserError(f"revision {revision!r} is for pipelines on the Hub; {name} is a folder")
         if not (folder / INDEX).is_file():
-            raise ValueError(
+            raise UserError(
                 f"the folder {name} holds no {INDEX}, so it is no diffusers pipeline; name the folder that "
                 "`save_pretrained` wrote, or convert a single checkpoint file with "
                 "`StableDiffusionPipeline.from_single_file(...).save_pretrained(...)`"
@@ -51,7 +52,7 @@ def find_pipeline(name: str, revision: str | None = None) -> tuple[Path, str | N
         refuse_other_tasks(name, read_index(folder))
         return folder, None
     if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise ValueError(f"no folder {name}; name the folder of a diffusers pipeline, or an id on the Hub")
+        raise UserError(f"no folder {name}; name the folder of a diffusers pipeline, or an id on the Hub")
     return _download(name, revision)
 
 
@@ -75,52 +76,59 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
         commit = index.parent.name  # the cache names the folder of a snapshot after its commit
         return Path(DiffusionPipeline.download(name, revision=commit)), commit
     except GatedRepoError:
-        raise ValueError(
+        raise UserError(
             f"the pipeline {name!r} is gated: ask for access on its page on the Hub, then log in with `hf auth login`"
         ) from None
     except RevisionNotFoundError:
-        raise ValueError(f"the pipeline {name!r} has no revision {revision!r} on the Hub") from None
+        raise UserError(f"the pipeline {name!r} has no revision {revision!r} on the Hub") from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise ValueError(
+        raise UserError(
             f"no pipeline {name!r}: neither a folder here nor a model on the Hub that you may read (private ones need "
             f"`hf auth login`){gone}"
         ) from None
     except LocalEntryNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"the pipeline {name!r} is neither a folder here nor in the Hub's cache, and the Hub cannot be reached; "
             f"download it where there is a network and give its folder{gone}"
         ) from None
     except EntryNotFoundError:
-        raise ValueError(f"the model {name!r} holds no {INDEX}, so it is no diffusers pipeline") from None
+        raise UserError(f"the model {name!r} holds no {INDEX}, so it is no diffusers pipeline") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        raise ValueError(f"the Hub answered {status} when asked for the pipeline {name!r}; try again later") from None
+        raise UserError(f"the Hub answered {status} when asked for the pipeline {name!r}; try again later") from None
 
 
 def read_index(folder: Path) -> dict:
     """The parts of a pipeline, as its `model_index.json` names them."""
-    return json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # UnicodeDecodeError and JSONDecodeError
+        index = None
+    if not isinstance(index, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object; download the pipeline again")
+    return index
 
 
 def refuse_other_tasks(name: str, index: dict) -> None:
-    """Raises `ValueError` where a pipeline is not one that draws images from text alone."""
+    """Raises `UserError` where a pipeline is not one that generates images from text alone."""
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
     kind = index.get("_class_name")
     if kind not in {each.__name__ for each in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}:
-        raise ValueError(
+        raise UserError(
             f"{name} is a {kind}, not a text-to-image pipeline; name one such as {MIRROR} (StableDiffusionPipeline)"
         )
 
 
 def refuse_unknown_arguments(name: str, index: dict, arguments: dict) -> None:
-    """Raises `ValueError` where a pipeline's call does not take one of `arguments`."""
+    """Raises `UserError` where a pipeline's call does not take one of `arguments`."""
     import diffusers
 
     takes = inspect.signature(getattr(diffusers, index["_class_name"]).__call__).parameters
     unknown = [argument for argument in arguments if argument not in takes]
     if unknown:
-        raise ValueError(f"{name} ({index['_class_name']}) has no setting {', '.join(unknown)}")
+        raise UserError(f"{name} ({index['_class_name']}) has no setting {', '.join(unknown)}")
 
 
 def pipeline_digest(folder: Path, index: dict) -> str:
@@ -161,7 +169,7 @@ def find_lora(name: str) -> Path:
     The file of LoRA weights: a file, a folder that holds `pytorch_lora_weights.safetensors`, or an id on the Hub.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If there is none.
     """
     path = Path(name)
     if path.is_file():
@@ -176,7 +184,7 @@ def find_lora(name: str) -> Path:
             return Path(hf_hub_download(name, LORA_WEIGHTS))
         except (EntryNotFoundError, HfHubHTTPError, HFValidationError):
             pass
-    raise ValueError(
+    raise UserError(
         f"no LoRA weights {name!r}: give a file, or a folder or model on the Hub that holds {LORA_WEIGHTS}"
     )
 
@@ -191,15 +199,20 @@ def make_scheduler(folder: Path, index: dict, name: str | None = None) -> Schedu
         name (`str`, *optional*): A `diffusers` class such as `DPMSolverMultistepScheduler`.
 
     Raises:
-        ValueError: If the class does not fit the pipeline, or gives all images of a batch one stream of noise.
+        UserError: If the class does not fit the pipeline, or gives all images of a batch one stream of noise.
     """
     import diffusers
 
-    own = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder, subfolder="scheduler")
+    try:
+        own = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder, subfolder="scheduler")
+    except (KeyError, TypeError, IndexError, AttributeError, OSError, ValueError) as error:
+        raise UserError(
+            f"the scheduler of the pipeline in {folder} cannot be read ({type(error).__name__}); download it again"
+        ) from error
     fitting = {kind.__name__: kind for kind in own.compatibles if kind.__name__ not in BATCH_SEEDED_SCHEDULERS}
     name = name or type(own).__name__
     if name not in fitting:
-        raise ValueError(
+        raise UserError(
             f"scheduler {name!r} does not fit {index['_class_name']}; choose of {', '.join(sorted(fitting))}"
         )
     return fitting[name].from_config(own.config)

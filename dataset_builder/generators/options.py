@@ -7,12 +7,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dataset_builder.generators.diffusion import DTYPES, PRESETS, DiffusionGenerator
+from medsyn.errors import UserError
 
 if TYPE_CHECKING:
     from dataset_builder.generators.radiograph import ImageGenerator
 
 PHANTOM_SIZE, DIFFUSION_SIZE = 256, 512
-# Option -> argument of DiffusionGenerator. No option has a default of its own, so what is given can be told.
+# Option -> argument of DiffusionGenerator. No option has a default of its own, so that given options are known.
 DIFFUSION = {
     "config_name": "name",
     "revision": "revision",
@@ -37,7 +38,7 @@ def add_generator_options(images: argparse._ArgumentGroup, diffusion: argparse._
         "--generator",
         default="phantom",
         metavar="NAME",
-        help="what draws: phantom (default), or a diffusers text-to-image pipeline: a folder, an id on the Hub, or sd "
+        help="image generator: phantom (default), or a diffusers text-to-image pipeline by folder, Hub id, or sd "
         f"for {PRESETS['sd']}",
     )
     images.add_argument(
@@ -52,15 +53,15 @@ def add_generator_options(images: argparse._ArgumentGroup, diffusion: argparse._
     diffusion.add_argument("--lora", metavar="PATH", help="LoRA weights: a file, a folder, or an id on the Hub")
     diffusion.add_argument("--num-inference-steps", **number, help="denoising steps (default: 50)")
     diffusion.add_argument("--guidance-scale", type=float, metavar="X", help="weight of the prompt (default: 7.5)")
-    diffusion.add_argument("--negative-prompt", metavar="TEXT", help="what to keep away from")
+    diffusion.add_argument("--negative-prompt", metavar="TEXT", help="negative prompt")
     diffusion.add_argument("--scheduler", metavar="CLASS", help="a diffusers scheduler (default: the pipeline's own)")
-    diffusion.add_argument("--torch-dtype", choices=DTYPES, help="default: float32")
-    diffusion.add_argument("--batch-size", **number, help="images at a time (default: 8)")
-    diffusion.add_argument("--device", help="default: this rank's GPU, or the CPU")
+    diffusion.add_argument("--torch-dtype", choices=DTYPES, help="precision of the weights (default: float32)")
+    diffusion.add_argument("--batch-size", **number, help="images per denoising batch (default: 8)")
+    diffusion.add_argument("--device", help="torch device (default: this rank's GPU, else the CPU)")
     switch = {"action": "store_const", "const": True}
-    diffusion.add_argument("--attention-slicing", **switch, help="less memory, slower")
+    diffusion.add_argument("--attention-slicing", **switch, help="attention in slices: less memory, slower")
     diffusion.add_argument("--compile", **switch, help="torch.compile the denoiser")
-    diffusion.add_argument("--channels-last", **switch, help="another memory layout, faster on some GPUs")
+    diffusion.add_argument("--channels-last", **switch, help="channels-last memory layout, faster on some GPUs")
     diffusion.add_argument(
         "--no-safety-checker",
         dest="safety_checker",
@@ -71,7 +72,7 @@ def add_generator_options(images: argparse._ArgumentGroup, diffusion: argparse._
 
 
 def unused_option(args: argparse.Namespace) -> str | None:
-    """The first option given that the phantom does not take; None if all are of use."""
+    """Returns the first given option that the phantom does not take, or None."""
     if args.generator != "phantom":
         return None
     given = [name for name in DIFFUSION if getattr(args, name) is not None]
@@ -82,17 +83,17 @@ def unused_option(args: argparse.Namespace) -> str | None:
 
 def make_generator(args: argparse.Namespace) -> ImageGenerator:
     """
-    The generator that the options name.
+    Makes the generator that the options name.
 
     Raises:
-        ValueError: If an option is out of range, or a package is missing.
+        UserError: If an option is out of range, or a package is missing.
     """
     if args.generator == "phantom":
         from dataset_builder.generators.phantom import PhantomGenerator
 
         return PhantomGenerator(image_size=PHANTOM_SIZE if args.image_size is None else args.image_size)
     if find_spec("diffusers") is None or find_spec("peft") is None:
-        raise ValueError(
+        raise UserError(
             f"--generator {args.generator} needs the packages diffusers and peft: pip install 'hub-medsyn[generate]'"
         )
     given = {argument: getattr(args, name) for name, argument in DIFFUSION.items() if getattr(args, name) is not None}

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from medsyn.errors import UserError
+
 ATLAS_FILE = Path(__file__).with_name("atlas.npz")
 SOFT_HU = 70.0  # soft tissue is no denser; what lies above is bone and kept apart
-FULL_DETAIL_ABOVE = 320  # film size in pixels up to which the half-resolution volume is sharp enough
+FULL_DETAIL_ABOVE = 320  # image size in pixels up to which the half-resolution volume is sharp enough
 LANDMARKS = ("carina", "trachea_top", "heart", "heart_apex") + tuple(
     f"{place}_{side}" for place in ("dome", "apex", "base", "hilum") for side in ("right", "left")
 )
@@ -29,7 +31,7 @@ class Atlas:
     """One patient.
 
     Args:
-        volume (`torch.Tensor` of shape `(slabs, rows, columns)`): HU without bone, float32. Shared by films: never
+        volume (`torch.Tensor` of shape `(slabs, rows, columns)`): HU without bone, float32. Shared by images: never
             edit in place.
         bone (`torch.Tensor` of shape `(slabs, bone_rows, bone_columns)`): What bone adds in HU, always in full detail.
         spacing (`tuple[float, float, float]`): mm per slab, row and column.
@@ -82,12 +84,12 @@ class Atlas:
             Bones are counted full wherever they have a part of a voxel.
 
         Raises:
-            `ValueError`: No structure's name starts so.
+            UserError: No structure's name starts so.
         """
         if prefixes not in self._shares:
             names = [name for name in self.structures if name.startswith(prefixes)]
             if not names:
-                raise ValueError(f"no structure of the atlas starts with {' or '.join(map(repr, prefixes))}")
+                raise UserError(f"no structure of the atlas starts with {' or '.join(map(repr, prefixes))}")
             self._shares[prefixes] = self._share_of(names)
         return self._shares[prefixes]
 
@@ -95,7 +97,7 @@ class Atlas:
         """The share of the `left` or `right` lung, `(slabs, rows, columns)`."""
         names = tuple(name for name in self.structures if name.startswith("lung_") and name.endswith(side))
         if not names:
-            raise ValueError(f"the atlas has no {side!r} lung; side is 'left' or 'right'")
+            raise UserError(f"the atlas has no {side!r} lung; side is 'left' or 'right'")
         return self.share(*names)
 
     def _share_of(self, names: list[str]) -> torch.Tensor:
@@ -108,7 +110,7 @@ class Atlas:
 
 
 def detail_for(image_size: int) -> str:
-    """`half` where films of `image_size` pixels lose nothing by it, else `full`."""
+    """`half` where images of `image_size` pixels lose nothing by it, else `full`."""
     return "half" if image_size <= FULL_DETAIL_ABOVE else "full"
 
 
@@ -133,23 +135,23 @@ def cubic_rows(count: int, factor: float) -> torch.Tensor:
 
 
 def load_atlas(path: str | Path | None = None, detail: str = "half") -> Atlas:
-    """Read an atlas made by `build_atlas`.
+    """Reads an atlas made by `scripts.atlas`.
 
     Args:
         path (`str` or `Path`, *optional*): The file, or a folder with an `atlas.npz`; the one that ships by default.
         detail (`str`, *optional*, defaults to `"half"`): `half` (about 1.7 x 1.4 mm) or `full` (0.8 x 0.7 mm).
 
     Raises:
-        `FileNotFoundError`: There is no such file.
-        `ValueError`: The file is damaged, or was not written by `build_atlas`.
+        FileNotFoundError: There is no such file.
+        UserError: The file is damaged, or was not written by `scripts.atlas`.
     """
     path = ATLAS_FILE if path is None else Path(path)
     if path.is_dir():
         path = path / "atlas.npz"
     if not path.is_file():
-        raise FileNotFoundError(f"no atlas at {path}: make one with scripts.atlas")
+        raise FileNotFoundError(f"no atlas at {path}: make one with `python -m scripts.atlas`")
     if detail not in ("half", "full"):
-        raise ValueError(f"detail {detail!r} is not 'half' or 'full'")
+        raise UserError(f"detail {detail!r} is not 'half' or 'full'")
     return _load(path.resolve(), path.stat().st_mtime_ns, detail)
 
 
@@ -169,10 +171,10 @@ def _load(path: Path, modified: int, detail: str) -> Atlas:
         bones = content["bones"]
         depth = torch.from_numpy(content["wall_depth"]).float().amax(0)
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zipfile.error) as error:
-        raise ValueError(f"{path} is damaged or is not an atlas written by build_atlas ({error})") from error
+        raise UserError(f"{path} is damaged or is not an atlas written by scripts.atlas ({error})") from error
     missing = [name for name in LANDMARKS if name not in landmarks]
     if missing:
-        raise ValueError(f"{path} lacks the landmarks {', '.join(missing)}: make it again with build_atlas")
+        raise UserError(f"{path} lacks the landmarks {', '.join(missing)}; rebuild it with `python -m scripts.atlas`")
     hu = torch.from_numpy(np.cumsum(volume, axis=2, dtype=np.uint8)).float() * step + lowest  # (slabs, rows, columns)
     factor = 3.0 if detail == "full" else 1.5
     if detail == "half":

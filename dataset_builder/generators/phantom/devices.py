@@ -1,4 +1,4 @@
-"""Tubes, lines and pacemakers: drawn on the film along paths of the anatomy, so that a tip lies where it should.
+"""Tubes, lines and pacemakers: drawn into the image along paths of the anatomy, so that a tip lies where it should.
 
 Paths are in mm from the carina, `(x, y, z)` with x to the patient's left, y to the back, z towards the feet.
 """
@@ -32,7 +32,7 @@ class Tube:
 
 @dataclass(frozen=True)
 class Can:
-    """A rounded box of metal parallel to the film: `centre` in mm of the atlas, `size` in mm, `turn` in degrees."""
+    """A rounded box of metal, parallel to the detector: `centre` (atlas mm), `size` (mm), `turn` (degrees)."""
 
     centre: np.ndarray
     size: tuple[float, float]
@@ -121,12 +121,12 @@ def device_parts(kind: str, side: str, landmarks: dict, rng: np.random.Generator
 
 
 def draw(
-    parts: list[Tube | Can], to_film: Callable[[np.ndarray], np.ndarray], image_size: int, pixels_per_mm: float
+    parts: list[Tube | Can], to_image: Callable[[np.ndarray], np.ndarray], image_size: int, pixels_per_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws a device.
 
     Args:
-        to_film (`Callable`): Points `(n, 3)` in mm of the atlas -> `(n, 2)` film pixels `(x, y)`.
+        to_image (`Callable`): Points `(n, 3)` in mm of the atlas -> `(n, 2)` image pixels `(x, y)`.
 
     Returns:
         `tuple`: mm of water that attenuate as the device does, float32, and the bool mask of its pixels, both
@@ -135,15 +135,15 @@ def draw(
     water = np.zeros((image_size, image_size), dtype=np.float32)
     mask = np.zeros((image_size, image_size), dtype=bool)
     for part in parts:
-        added = (_draw_tube if isinstance(part, Tube) else _draw_can)(part, to_film, image_size, pixels_per_mm)
+        added = (_draw_tube if isinstance(part, Tube) else _draw_can)(part, to_image, image_size, pixels_per_mm)
         water += added
         mask |= added > 0.25 * added.max() if added.max() > 0 else False
     return water, mask
 
 
-def _draw_tube(tube: Tube, to_film, image_size: int, pixels_per_mm: float) -> np.ndarray:
+def _draw_tube(tube: Tube, to_image, image_size: int, pixels_per_mm: float) -> np.ndarray:
     curve = interpolate.make_interp_spline(np.arange(len(tube.path)), tube.path, k=min(3, len(tube.path) - 1))
-    points = to_film(curve(np.linspace(0, len(tube.path) - 1, 120)).astype(np.float32))  # (120, 2)
+    points = to_image(curve(np.linspace(0, len(tube.path) - 1, 120)).astype(np.float32))  # (120, 2)
     steps = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     dense = np.linspace(0, steps[-1], max(2, int(steps[-1] * 6)))
     points = np.stack([np.interp(dense, steps, points[:, axis]) for axis in (0, 1)], axis=1)
@@ -166,8 +166,8 @@ def _draw_tube(tube: Tube, to_film, image_size: int, pixels_per_mm: float) -> np
     return water
 
 
-def _draw_can(can: Can, to_film, image_size: int, pixels_per_mm: float) -> np.ndarray:
-    x, y = to_film(can.centre[None].astype(np.float32))[0]
+def _draw_can(can: Can, to_image, image_size: int, pixels_per_mm: float) -> np.ndarray:
+    x, y = to_image(can.centre[None].astype(np.float32))[0]
     rows, columns = np.mgrid[:image_size, :image_size].astype(np.float32)
     across, down = (columns - x) / pixels_per_mm, (rows - y) / pixels_per_mm  # mm
     cosine, sine = np.cos(np.radians(can.turn)), np.sin(np.radians(can.turn))

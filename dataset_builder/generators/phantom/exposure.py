@@ -1,7 +1,7 @@
-"""From attenuation to grey levels: scatter, blur, noise, detail enhancement, and a grey curve like real films'.
+"""Turns attenuation into grey levels: scatter, blur, noise, detail enhancement and a grey curve fitted to real ones.
 
-The look is fitted on the film without findings and then developed with them, so that a finding changes no grey level
-but those it covers and those that scatter and enhancement spread it to.
+The exposure is fitted on the image without findings and then applied with them, so that a finding changes only the
+grey levels that it covers and those that scatter and enhancement spread it to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataset_builder.generators.phantom.marks import draw_marks
 
 GREYS_FILE = Path(__file__).with_name("greys.json")
 AIR_NEPERS = 0.25  # less than this is taken for air beside the patient
-MATCH = 0.85  # weight of the real films' quantiles; the rest is a straight line
+MATCH = 0.85  # weight of the quantiles of real radiographs; the rest is a straight line
 FINEST_GAIN = 1.5  # of what is finer than the last band
 BANDS = (
     (1 / 5, 1 / 18, 0.75),
@@ -49,14 +49,14 @@ def blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 @dataclass(eq=False)
-class FilmLook:
-    """How one film is exposed and developed; made by `fit_film`.
+class Exposure:
+    """How one radiograph is exposed and developed; made by `fit_exposure`.
 
     Args:
-        pose (`Pose`): What text on the film must agree with.
+        pose (`Pose`): What text in the image must agree with.
         seed (`int`): Marks are drawn from it.
         scatter (`float`): Scattered relative to direct radiation.
-        mean (`float`): Mean direct intensity of the film that the look was fitted on.
+        mean (`float`): Mean direct intensity of the image that the exposure was fitted on.
         sharpness (`float`): Blur of detector and focus, sigma in pixels.
         noise (`torch.Tensor` of shape `(height, width)`): Relative noise at full exposure.
         gain (`float`): Of the detail enhancement.
@@ -93,11 +93,11 @@ class FilmLook:
         return out + gain * 2.0 * (log - smooth[BANDS[-1][1]])
 
     def develop(self, q: torch.Tensor, noise: bool = True) -> np.ndarray:
-        """The film.
+        """Develops the image.
 
         Args:
             q (`torch.Tensor` of shape `(height, width)`): Attenuation in nepers, with or without findings.
-            noise (`bool`, *optional*, defaults to `True`): Whether to add the film's noise.
+            noise (`bool`, *optional*, defaults to `True`): Whether to add noise.
 
         Returns:
             `np.ndarray` of shape `(height, width)`, uint8.
@@ -107,23 +107,23 @@ class FilmLook:
         return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
-def fit_film(q: torch.Tensor, seed: int, pose: Pose) -> FilmLook:
-    """Draw exposure and development from `seed` and fit the grey curve.
+def fit_exposure(q: torch.Tensor, seed: int, pose: Pose) -> Exposure:
+    """Draws exposure and development from `seed` and fit the grey curve.
 
     Args:
         q (`torch.Tensor` of shape `(height, width)`): Attenuation of the patient WITHOUT findings, in nepers.
-        seed (`int`): Of the film.
+        seed (`int`): Of the image.
         pose (`Pose`): The patient's.
 
     Returns:
-        `FilmLook`: Develops this film and the one with findings.
+        `Exposure`: Develops this image and the one with findings.
     """
     rng = stream(seed, "film")
     rng.random(64)  # the part of the stream that the marks are drawn from
     scatter = rng.uniform(0.10, 0.28) if pose.view == "PA" else rng.uniform(0.18, 0.40)
     body = (q > AIR_NEPERS).numpy()
     low, high = np.quantile(q.numpy()[body], (0.2, 0.65))
-    look = FilmLook(
+    exposure = Exposure(
         pose=pose,
         seed=seed,
         scatter=scatter,
@@ -136,7 +136,7 @@ def fit_film(q: torch.Tensor, seed: int, pose: Pose) -> FilmLook:
     table = _greys()
     scores = np.clip(rng.normal(size=len(table["deviations"])), -1.6, 1.6) * table["deviations"]
     target = np.maximum.accumulate(table["mean"] + scores @ table["components"])
-    exposed = look.expose(q, noise=False).numpy()
+    exposed = exposure.expose(q, noise=False).numpy()
     knots = np.quantile(exposed[body], np.linspace(0, 1, len(target)))
     # the extremes are single pixels; take their neighbours' slope instead
     knots[0], knots[-1] = 2 * knots[1] - knots[2], 2 * knots[-2] - knots[-3]
@@ -145,6 +145,6 @@ def fit_film(q: torch.Tensor, seed: int, pose: Pose) -> FilmLook:
     straight = np.interp(knots, knots[[1, -2]], target[[1, -2]])
     greys = np.maximum.accumulate(MATCH * target + (1 - MATCH) * straight)
     air = rng.uniform(0, 18)
-    look.knots = np.concatenate([[knots[0] - 0.6], knots, [knots[-1] + 0.4]])
-    look.greys = np.concatenate([[min(air, greys[0])], greys, [min(255.0, greys[-1] + 8)]])
-    return look
+    exposure.knots = np.concatenate([[knots[0] - 0.6], knots, [knots[-1] + 0.4]])
+    exposure.greys = np.concatenate([[min(air, greys[0])], greys, [min(255.0, greys[-1] + 8)]])
+    return exposure

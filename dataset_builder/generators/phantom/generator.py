@@ -14,10 +14,10 @@ import torch
 from dataset_builder.findings import ABSENT, Finding, chexpert_labels
 from dataset_builder.generators.phantom.atlas import detail_for, load_atlas
 from dataset_builder.generators.phantom.cavity import cavity_of
-from dataset_builder.generators.phantom.exposure import FilmLook, fit_film
+from dataset_builder.generators.phantom.exposure import Exposure, fit_exposure
 from dataset_builder.generators.phantom.geometry import VIEWS
 from dataset_builder.generators.phantom.heart import DEPTH, ENLARGED, cardiothoracic_ratio, heart_depth, solve_heart
-from dataset_builder.generators.phantom.layer import DEVICES, draw_layer, film_locator
+from dataset_builder.generators.phantom.layer import DEVICES, draw_layer, image_locator
 from dataset_builder.generators.phantom.occlusion import Drawn, covered
 from dataset_builder.generators.phantom.patient import Patient
 from dataset_builder.generators.phantom.pleura import between
@@ -25,6 +25,7 @@ from dataset_builder.generators.phantom.scene import Drawing, normal_extent, pla
 from dataset_builder.generators.radiograph import Radiograph
 from dataset_builder.reports.labeler import read_findings
 from dataset_builder.reports.record import ReportRecord
+from medsyn.errors import UserError
 
 RENDERER = 1  # raised whenever equal settings, report and seed give other pixels than before
 LABELS = 2  # raised whenever they give other masks, boxes, labels or occult findings; 1 missed what is drawn over
@@ -46,22 +47,23 @@ class _Shown:
 class PhantomGenerator:
     """Renders chest radiographs with exact masks from a CT's anatomy, on the CPU, without weights.
 
-    A film depends on its scene, its seed, the view and `settings()` alone: not on the order of findings or films, nor
-    on the process. Equal seeds give the same patient in the same pose on the same film; the findings alone differ.
+    An image depends on its scene, its seed, the view and `settings()` alone: not on the order of findings or images,
+    nor on the process. Equal seeds give the same patient in the same pose and exposure; only the findings differ.
 
     Args:
         image_size (`int`, *optional*, defaults to 256): Pixels a side, 64 to 2048.
-        atlas (`str` or `Path`, *optional*): An atlas file made by `build_atlas`; the one that ships by default.
+        atlas (`str` or `Path`, *optional*): An atlas file made by `scripts.atlas`; the one that ships by default.
 
     Raises:
-        `ValueError`: `image_size` is out of range, or the atlas is damaged.
-        `FileNotFoundError`: There is no such atlas.
+        UserError: `image_size` is out of range, or the atlas is damaged.
+        FileNotFoundError: There is no such atlas.
 
     Example:
 
         >>> from dataset_builder.findings import Finding
-        >>> film = PhantomGenerator().render([Finding("pleural effusion", side="left", severity="moderate")], seed=7)
-        >>> film.image.shape, film.labels["Pleural Effusion"]
+        >>> effusion = Finding("pleural effusion", side="left", severity="moderate")
+        >>> radiograph = PhantomGenerator().render([effusion], seed=7)
+        >>> radiograph.image.shape, radiograph.labels["Pleural Effusion"]
         ((256, 256), 1)
     """
 
@@ -71,12 +73,12 @@ class PhantomGenerator:
 
     def __init__(self, image_size: int = 256, atlas: str | Path | None = None):
         if not isinstance(image_size, int) or not SMALLEST <= image_size <= LARGEST:
-            raise ValueError(f"image_size {image_size!r} is not a whole number from {SMALLEST} to {LARGEST}")
+            raise UserError(f"image_size {image_size!r} is not a whole number from {SMALLEST} to {LARGEST}")
         self.image_size = image_size
         self.atlas = load_atlas(atlas, detail=detail_for(image_size))
 
     def settings(self) -> dict:
-        """All that films and their labels depend on beside scene, view and seed."""
+        """All that images and their labels depend on beside scene, view and seed."""
         return {
             "generator": self.name,
             "renderer": RENDERER,
@@ -100,30 +102,30 @@ class PhantomGenerator:
     def counterfactual(
         self, scene: Sequence[Finding], seed: int, view: str | None = None
     ) -> tuple[Radiograph, Radiograph]:
-        """The same patient on the same film with the scene's findings and without them."""
+        """The same patient in the same image with the scene's findings and without them."""
         absent = [finding for finding in _checked(scene) if finding.certainty == ABSENT]
         return self.render(scene, seed, view), self.render(absent, seed, view)
 
     def render(self, scene: Sequence[Finding], seed: int, view: str | None = None) -> Radiograph:
-        """Draws one film.
+        """Draws one radiograph.
 
         Args:
             scene (`Sequence[Finding]`): What the report says. Absent findings are not drawn, uncertain ones are
                 drawn mild; a side, zone or severity that is not stated is drawn from the seed.
-            seed (`int`): Of the patient, the pose and the film.
+            seed (`int`): Of the patient, the pose and the exposure.
             view (`str`, *optional*): `PA` or `AP`; drawn from the seed where `None`.
 
         Returns:
-            `Radiograph`: The film, with a mask and a box for every finding that can be seen (both sides apart), and
-            labels that say what can be seen. Findings that change the film by less than 8 grey levels in their mask (6
-            for a pneumothorax), be it because others cover them, stand in `occult`, as does a fracture, which is not
-            drawn. Emphysema is a state of the whole film and has neither mask nor box.
+            `Radiograph`: The image, with a mask and a box for every finding that can be seen (both sides apart), and
+            labels of what can be seen. Findings that change the image by less than 8 grey levels in their mask (6 for
+            a pneumothorax), or that other findings cover, are in `occult`, and so is a fracture, which is not drawn.
+            Emphysema is a state of the whole image and has neither mask nor box.
 
         Raises:
-            `ValueError`: The view is neither `PA` nor `AP`, or an entry of the scene is not a `Finding`.
+            UserError: The view is neither `PA` nor `AP`, or an entry of the scene is not a `Finding`.
         """
         if view is not None and view not in VIEWS:
-            raise ValueError(f"view {view!r} is not 'PA', 'AP' or None")
+            raise UserError(f"view {view!r} is not 'PA', 'AP' or None")
         scene = _checked(scene)
         drawings, _ = plan(scene, seed)
         with one_thread():
@@ -133,13 +135,13 @@ class PhantomGenerator:
         normal_heart = solve_heart(self.atlas, seed, view, None, normal_extent(seed))
         normal = Patient(self.atlas, seed, view, self.image_size, heart=normal_heart)
         attenuation = normal.line_integral()
-        look = fit_film(attenuation, seed, normal.pose)
+        exposure = fit_exposure(attenuation, seed, normal.pose)
         patient = normal
         reshaped = [drawing for drawing in drawings if drawing.finding.kind in ("cardiomegaly", "emphysema")]
         if reshaped:
             patient = self._reshape(reshaped, seed, view, normal_heart)
             attenuation = patient.line_integral()
-        image, shown = self._draw(drawings, patient, look, attenuation)
+        image, shown = self._draw(drawings, patient, exposure, attenuation)
 
         visible = {entry.drawing.asked for entry in shown if entry.mask is not None}
         visible |= {drawing.asked for drawing in drawings if drawing.finding.kind == "emphysema"}
@@ -169,13 +171,13 @@ class PhantomGenerator:
         return Patient(self.atlas, seed, view, self.image_size, heart=heart, inflation=inflation, vessels=vessels)
 
     def _draw(
-        self, drawings: list[Drawing], patient: Patient, look: FilmLook, attenuation: torch.Tensor
+        self, drawings: list[Drawing], patient: Patient, exposure: Exposure, attenuation: torch.Tensor
     ) -> tuple[np.ndarray, list[_Shown]]:
         if not drawings:
-            return look.develop(attenuation), []
+            return exposure.develop(attenuation), []
         hu, replaced = patient.hu.clone(), torch.zeros_like(patient.hu)
         devices = torch.zeros_like(attenuation)
-        film = look.develop(attenuation, noise=False).astype(np.float32)
+        grey = exposure.develop(attenuation, noise=False).astype(np.float32)
         shown, drawn, hidden = [], [], []
         for drawing in drawings:
             if drawing.finding.kind == "cardiomegaly":
@@ -184,11 +186,11 @@ class PhantomGenerator:
             visible = VISIBLE_LINE if drawing.finding.kind == "pneumothorax" else VISIBLE
             for extent in (drawing.extent, (1 + drawing.extent) / 2, 1.0):
                 layer = draw_layer(drawing, extent, patient, hu)
-                after = look.develop(attenuation + layer.nepers, noise=False).astype(np.float32)
-                change = layer.change(film, after)
+                after = exposure.develop(attenuation + layer.nepers, noise=False).astype(np.float32)
+                change = layer.change(grey, after)
                 if change >= visible or drawing.finding.kind in (*DEVICES, "emphysema"):
                     break
-            attenuation, film = attenuation + layer.nepers, after
+            attenuation, grey = attenuation + layer.nepers, after
             if layer.box is None:
                 devices += layer.nepers
             else:
@@ -203,10 +205,10 @@ class PhantomGenerator:
                 shown.append(_Shown(drawing, layer.mask, box))
             else:
                 hidden.append(drawn[-1])
-        under = [entry.drawing for entry in covered(drawn, hidden, patient, look, attenuation)]
+        under = [entry.drawing for entry in covered(drawn, hidden, patient, exposure, attenuation)]
         shown = [entry for entry in shown if entry.drawing not in under]
         aerated = self.atlas.share("lung_") * (1 - replaced)
-        return look.develop(patient.line_integral(hu, aerated) + devices), shown
+        return exposure.develop(patient.line_integral(hu, aerated) + devices), shown
 
     def _heart(self, drawing: Drawing, patient: Patient) -> _Shown:
         heart, lungs = patient.project([self.atlas.share("heart"), self.atlas.share("lung_")]).numpy()
@@ -222,9 +224,9 @@ class PhantomGenerator:
             return bounds(mask)
         cavity = cavity_of(self.atlas, drawing.finding.side)
         points = np.stack([cavity.x, np.full_like(cavity.x, cavity.y.mean()), -cavity.floor], axis=1)[::4]
-        film = film_locator(patient)(points)  # (points, 2)
-        order = np.argsort(film[:, 0])
-        floor = np.interp(np.arange(self.image_size), film[order, 0], film[order, 1])  # row of each column
+        located = image_locator(patient)(points)  # (points, 2)
+        order = np.argsort(located[:, 0])
+        floor = np.interp(np.arange(self.image_size), located[order, 0], located[order, 1])  # row of each column
         return bounds(mask & (np.arange(self.image_size)[:, None] <= floor))
 
 
@@ -246,7 +248,7 @@ def bounds(mask: np.ndarray) -> tuple[float, float, float, float] | None:
 def _checked(scene: Sequence[Finding]) -> tuple[Finding, ...]:
     for finding in scene:
         if not isinstance(finding, Finding):
-            raise ValueError(f"entry {finding!r} of a scene is not a Finding")
+            raise UserError(f"entry {finding!r} of a scene is not a Finding")
     return tuple(scene)
 
 

@@ -1,7 +1,7 @@
-"""Where each pixel of the film looks: random streams, pose, warp of the anatomy, and the projection through the slabs.
+"""Projection geometry: random streams, pose, warp of the anatomy, and the projection through the slabs.
 
-The beam is a cone from a point source. A slab at the distance d from the film is magnified by SID / (SID - d), so
-projecting a slab is one 2-D resampling, and the film is the sum over the slabs (a "shear-warp" projection). The path
+The beam is a cone from a point source. A slab at the distance d from the detector is magnified by SID / (SID - d), so
+projecting a slab is one 2-D resampling, and the image is the sum over the slabs (a "shear-warp" projection). The path
 factor 1 / cos of oblique rays, at most 1.2 %, is left out.
 """
 
@@ -26,10 +26,10 @@ HEART_RADII = (80.0, 68.0, 75.0)  # mm, x y z
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """The random stream `name` of the film `seed`; streams do not share draws, so one cannot shift another.
+    """The random stream `name` of the image `seed`; streams do not share draws, so one cannot shift another.
 
     Raises:
-        `ValueError`: `name` is not one of `STREAMS`.
+        UserError: `name` is not one of `STREAMS`.
     """
     if name not in STREAMS:
         raise ValueError(f"random stream {name!r} is not one of {', '.join(STREAMS)}")
@@ -39,15 +39,15 @@ def stream(seed: int, name: str) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Pose:
-    """How the patient stands to source and film. Lengths in mm, angles in degrees.
+    """How the patient stands to source and detector. Lengths in mm, angles in degrees.
 
     Args:
-        view (`str`): `PA` (film at the chest) or `AP` (film at the back).
-        sid (`float`): Distance from source to film.
-        gap (`float`): Distance from the body to the film.
-        yaw, pitch, roll (`float`): Rotation of the patient, head tilt included; roll turns the film.
+        view (`str`): `PA` (detector at the chest) or `AP` (detector at the back).
+        sid (`float`): Distance from source to detector.
+        gap (`float`): Distance from the body to the detector.
+        yaw, pitch, roll (`float`): Rotation of the patient, head tilt included; roll turns the image.
         centre_x, centre_z (`float`): The beam's centre, from the middle of the lungs.
-        field (`float`): Width of the square film at mid-body.
+        field (`float`): Width of the square image at mid-body.
         scale_x, scale_z (`float`): Size of the patient relative to the atlas.
         thickness (`float`): Attenuation relative to the atlas.
         upright (`bool`): Erect rather than supine.
@@ -81,7 +81,7 @@ class Warp:
         slope (`float`): Slope of the ribs added: mm down per mm from the midline.
         taper (`float`): Relative widening at the bottom of the chest, narrowing at the top.
         elastic (`torch.Tensor` of shape `(2, 6, 6, 6)`): Knots of the smooth displacement in x and z over
-            `(slab, row, column)` of the film.
+            `(slab, row, column)` of the image.
     """
 
     heart: float
@@ -98,7 +98,7 @@ def sample_pose(rng: np.random.Generator, view: str | None = None) -> Pose:
     """A pose as departments take them: 65 % PA at 183 cm, the rest AP at 110 cm.
 
     Raises:
-        `ValueError`: `view` is neither `PA`, `AP` nor `None`.
+        UserError: `view` is neither `PA`, `AP` nor `None`.
     """
     if view not in (*VIEWS, None):
         raise ValueError(f"view {view!r} is not PA or AP")
@@ -159,7 +159,7 @@ def slab_magnification(atlas: Atlas, pose: Pose) -> torch.Tensor:
     return (pose.sid - pose.gap - depth / 2) / (pose.sid - distance)
 
 
-def film_centre(atlas: Atlas) -> tuple[float, float]:
+def image_centre(atlas: Atlas) -> tuple[float, float]:
     """The middle of the lungs `(x, z)` in mm."""
     marks = atlas.landmarks
     top = min(marks["apex_left"][2], marks["apex_right"][2])
@@ -169,7 +169,7 @@ def film_centre(atlas: Atlas) -> tuple[float, float]:
 
 
 def sampling_grid(atlas: Atlas, pose: Pose, warp: Warp, image_size: int) -> torch.Tensor:
-    """Where every film pixel meets every slab.
+    """Where every image pixel meets every slab.
 
     Returns:
         `torch.Tensor` of shape `(slabs, image_size, image_size, 2)`: column and row of the slab in -1 to 1, as
@@ -178,7 +178,7 @@ def sampling_grid(atlas: Atlas, pose: Pose, warp: Warp, image_size: int) -> torc
     x, z = _coarse_positions(atlas, pose, warp)  # (slabs, COARSE, COARSE), mm
     extent_x, extent_z = float(atlas.x[-1]), float(atlas.z[-1])
     coarse = torch.stack([x / extent_x, z / extent_z], 1)  # (slabs, 2, COARSE, COARSE)
-    # The nodes lie on the film's edges, the pixels' centres half a pixel inside.
+    # The nodes lie on the edges of the image, the pixels' centres half a pixel inside.
     steps = (torch.arange(image_size) + 0.5) / image_size * (COARSE - 1)
     weights = torch.relu(1 - (steps[:, None] - torch.arange(COARSE)).abs())  # (H, COARSE), linear interpolation
     fine = torch.matmul(weights, torch.matmul(coarse, weights.T))  # (slabs, 2, H, W)
@@ -186,14 +186,14 @@ def sampling_grid(atlas: Atlas, pose: Pose, warp: Warp, image_size: int) -> torc
 
 
 def _coarse_positions(atlas: Atlas, pose: Pose, warp: Warp) -> tuple[torch.Tensor, torch.Tensor]:
-    """x and z in mm of the anatomy seen at each node of the film and each slab, each `(slabs, COARSE, COARSE)`."""
+    """x and z in mm of the anatomy seen at each node of the image and each slab, each `(slabs, COARSE, COARSE)`."""
     line = torch.linspace(-0.5, 0.5, COARSE) * pose.field
     v, u = torch.meshgrid(line, line, indexing="ij")
     angle = np.deg2rad(pose.roll)
     u, v = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
     magnification = slab_magnification(atlas, pose)[:, None, None]
     y = atlas.y[:, None, None]
-    centre_x, centre_z = film_centre(atlas)
+    centre_x, centre_z = image_centre(atlas)
     x = u / magnification / pose.scale_x + np.tan(np.deg2rad(pose.yaw)) * y  # from the middle of the lungs
     z = v / magnification / pose.scale_z + np.tan(np.deg2rad(pose.pitch)) * y
     x, z = x + pose.centre_x, z + pose.centre_z
@@ -269,14 +269,14 @@ def project(volumes: torch.Tensor, grid: torch.Tensor, spacing: tuple[float, flo
     return total * spacing[0]
 
 
-def to_film(points: np.ndarray, atlas: Atlas, grid: torch.Tensor) -> np.ndarray:
-    """Where points of the anatomy show on the film.
+def to_image(points: np.ndarray, atlas: Atlas, grid: torch.Tensor) -> np.ndarray:
+    """Where points of the anatomy show in the image.
 
     Args:
         points (`np.ndarray` of shape `(points, 3)`): x, y, z in mm.
 
     Returns:
-        `np.ndarray` of shape `(points, 2)`: Film pixels `(x, y)`, the warp undone by fixed-point iteration.
+        `np.ndarray` of shape `(points, 2)`: Image pixels `(x, y)`, the warp undone by fixed-point iteration.
     """
     points = np.atleast_2d(np.asarray(points, dtype=np.float64))
     slab = np.interp(points[:, 1], atlas.y.numpy(), np.arange(len(atlas.y))).round().astype(int)
@@ -287,7 +287,7 @@ def to_film(points: np.ndarray, atlas: Atlas, grid: torch.Tensor) -> np.ndarray:
     pixel = np.full((len(points), 2), (size - 1) / 2)
     planes = torch.from_numpy(slab)
     for _ in range(25):
-        # Beyond the film the map goes on with the slope of the whole film.
+        # Beyond the image the map continues with the slope of the whole image.
         inside = pixel.clip(0, size - 1)
         normal = torch.from_numpy(inside / (size - 1) * 2 - 1).float()[:, None, None]  # (points, 1, 1, 2)
         seen = grid_sample(grid[planes].permute(0, 3, 1, 2), normal, align_corners=True)[:, :, 0, 0].numpy()

@@ -1,4 +1,4 @@
-"""The heart's size: its share of the chest's width on the film, and the heart factor that a wanted share needs."""
+"""The heart's size: its share of the chest's width in the image, and the heart factor that a wanted share needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def heart_depth(depth: np.ndarray, field: float) -> np.ndarray:
 
     Args:
         depth (`np.ndarray` of shape `(height, width)`): mm of the heart's label along each ray.
-        field (`float`): Width of the film in mm.
+        field (`float`): Width of the image in mm.
     """
     close, open_ = (max(3, round(length * depth.shape[1] / field)) for length in (14.0, 18.0))
     return ndimage.grey_opening(ndimage.grey_closing(depth, (close, close)), (open_, open_))
@@ -57,7 +57,7 @@ def _width(depth: np.ndarray) -> float:
 def solve_heart(
     atlas: Atlas, seed: int, view: str | None, severity: str | None, extent: float, inflation: float | None = None
 ) -> float:
-    """The heart factor of a film.
+    """The heart factor of an image.
 
     Args:
         severity (`str`, *optional*): How far above the cut; `None` asks for a normal heart.

@@ -1,4 +1,4 @@
-"""One finding put into a patient: the edited anatomy, what it adds to the film, and its mask."""
+"""One finding put into a patient: the edited anatomy, what it adds to the image, and its mask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import grid_sample
 
 from dataset_builder.generators.phantom import devices, lung, pleura
 from dataset_builder.generators.phantom.cavity import Cavity, cavity_of
-from dataset_builder.generators.phantom.geometry import film_centre, sampling_grid, slab_magnification, to_film
+from dataset_builder.generators.phantom.geometry import image_centre, sampling_grid, slab_magnification, to_image
 from dataset_builder.generators.phantom.patient import MU_WATER, Patient
 from dataset_builder.generators.phantom.scene import Drawing
 
@@ -104,30 +104,30 @@ def _recipe(
 def _device(drawing: Drawing, patient: Patient) -> Layer:
     parts = devices.device_parts(drawing.finding.kind, drawing.finding.side, patient.atlas.landmarks, drawing.rng())
     pixels_per_mm = patient.image_size / patient.pose.field
-    water, mask = devices.draw(parts, film_locator(patient), patient.image_size, pixels_per_mm)
+    water, mask = devices.draw(parts, image_locator(patient), patient.image_size, pixels_per_mm)
     return Layer(MU_WATER * torch.from_numpy(water), water, mask)
 
 
-def film_locator(patient: Patient) -> Callable[[np.ndarray], np.ndarray]:
-    """Points `(points, 3)` in mm of the atlas -> film pixels `(points, 2)`, found on a coarse grid."""
+def image_locator(patient: Patient) -> Callable[[np.ndarray], np.ndarray]:
+    """Points `(points, 3)` in mm of the atlas -> image pixels `(points, 2)`, found on a coarse grid."""
     grid = sampling_grid(patient.atlas, patient.pose, patient.warp, LOCATOR_SIZE)
     factor = patient.image_size / LOCATOR_SIZE
-    return lambda points: (to_film(points, patient.atlas, grid) + 0.5) * factor - 0.5
+    return lambda points: (to_image(points, patient.atlas, grid) + 0.5) * factor - 0.5
 
 
 def local_stretch(patient: Patient, point: tuple[float, float, float], reach: float = 8.0) -> tuple[float, float]:
-    """How much longer than nominal the neighbourhood of a point shows on the film, along x and along z."""
+    """How much longer than nominal the neighbourhood of a point shows in the image, along x and along z."""
     offsets = np.array([[reach, 0, 0], [-reach, 0, 0], [0, 0, reach], [0, 0, -reach]])
-    film = film_locator(patient)(np.asarray(point) + offsets)
+    located = image_locator(patient)(np.asarray(point) + offsets)
     nominal = 2 * reach * patient.image_size / patient.pose.field
-    along_x, along_z = np.linalg.norm(film[0] - film[1]), np.linalg.norm(film[2] - film[3])
+    along_x, along_z = np.linalg.norm(located[0] - located[1]), np.linalg.norm(located[2] - located[3])
     return float(np.clip(along_x / nominal, 0.4, 1.6)), float(np.clip(along_z / nominal, 0.4, 1.6))
 
 
 def lateral_along_beam(cavity: Cavity, patient: Patient) -> np.ndarray:
     """The cavity's lateral depth carried through its slabs along the rays, `(slabs, rows, columns)`."""
     pose = patient.pose
-    centre_x, centre_z = film_centre(patient.atlas)
+    centre_x, centre_z = image_centre(patient.atlas)
     y = torch.from_numpy(cavity.y)[:, None]  # (slabs, 1)
     magnification = slab_magnification(patient.atlas, pose)[cavity.box[0], None]  # (slabs, 1)
 

@@ -88,7 +88,7 @@ def nodule(
 
     Args:
         stretch (`Callable`): Point `(x, y, z)` in mm -> how much pose and breath stretch the CT there along x and z.
-            It is undone, so that the nodule is round on the film and its diameter holds there.
+            It is undone, so that the nodule is round in the image and its diameter holds there.
     """
     radius = between(DIAMETER[kind][severity], extent) / 2
     density = rng.uniform(35, 60)

@@ -1,4 +1,4 @@
-"""What lies on a film beside the patient: edges of the collimated field, side markers and text."""
+"""What lies in an image beside the patient: edges of the collimated field, side markers and text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _edges(grey: np.ndarray, draws) -> np.ndarray:
 
 
 def _texts(pose: Pose, draws):
-    """Yields `(text, (x, y) as shares of the film, height as a share, angle in degrees, style)`."""
+    """Yields `(text, (x, y) as shares of the image, height as a share, angle in degrees, style)`."""
     left, style, tilt, x, y, height = (next(draws) for _ in range(6))
     if next(draws) < 0.9:
         side, column = ("L", 0.86 + 0.10 * x) if left < 0.8 else ("R", 0.04 + 0.10 * x)

@@ -1,4 +1,4 @@
-"""What a finished film still shows of each finding: a later one may have covered an earlier one."""
+"""What a finished image still shows of each finding: a later one may have covered an earlier one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dataset_builder.generators.phantom.exposure import FilmLook
+from dataset_builder.generators.phantom.exposure import Exposure
 from dataset_builder.generators.phantom.layer import Layer, redraw
 from dataset_builder.generators.phantom.patient import Patient
 from dataset_builder.generators.phantom.scene import Drawing
@@ -16,7 +16,7 @@ from dataset_builder.generators.phantom.scene import Drawing
 
 @dataclass(eq=False)
 class Drawn:
-    """A finding on a film: what was drawn, its layer, and the grey levels that it has to change in its mask."""
+    """A finding in an image: what was drawn, its layer, and the grey levels that it has to change in its mask."""
 
     drawing: Drawing
     extent: float
@@ -25,11 +25,11 @@ class Drawn:
 
 
 def covered(
-    drawn: Sequence[Drawn], hidden: Sequence[Drawn], patient: Patient, look: FilmLook, attenuation: torch.Tensor
+    drawn: Sequence[Drawn], hidden: Sequence[Drawn], patient: Patient, exposure: Exposure, attenuation: torch.Tensor
 ) -> list[Drawn]:
     """Finds what later findings cover.
 
-    Each finding that a later one overlaps is measured on the film against the film without it. What is hidden already
+    Each finding that a later one overlaps is measured as the change from the image without it. What is hidden already
     is left out of the latter too, so that of two findings that cover each other the later one is seen, not none.
 
     Args:
@@ -41,16 +41,16 @@ def covered(
         `list[Drawn]`: Findings that change too little in their mask; none of `hidden`.
     """
     found: list[Drawn] = []
-    film = None
+    grey = None
     for place, entry in enumerate(drawn):
         later = drawn[place + 1 :]
         if entry in hidden or not any((entry.layer.mask & other.layer.mask).any() for other in later):
             continue
-        if film is None:
-            film = look.develop(attenuation, noise=False).astype(np.float32)
+        if grey is None:
+            grey = exposure.develop(attenuation, noise=False).astype(np.float32)
         left_out = [entry, *hidden, *found]
-        without = look.develop(_without(left_out, drawn, patient, attenuation), noise=False).astype(np.float32)
-        if entry.layer.change(without, film) < entry.least:
+        without = exposure.develop(_without(left_out, drawn, patient, attenuation), noise=False).astype(np.float32)
+        if entry.layer.change(without, grey) < entry.least:
             found.append(entry)
     return found
 
@@ -58,7 +58,7 @@ def covered(
 def _without(
     left_out: Sequence[Drawn], drawn: Sequence[Drawn], patient: Patient, attenuation: torch.Tensor
 ) -> torch.Tensor:
-    """The film's attenuation had these findings not been drawn, `(height, width)`."""
+    """The attenuation of the image had these findings not been drawn, `(height, width)`."""
     attenuation = attenuation - sum(entry.layer.nepers for entry in left_out if entry.layer.box is None)
     for side in ("right", "left"):
         chain = [entry for entry in drawn if entry.layer.box is not None and entry.drawing.finding.side == side]

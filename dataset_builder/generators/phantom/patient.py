@@ -1,4 +1,4 @@
-"""One normal patient in one pose: the anatomy that findings are put into, and its attenuation on the film."""
+"""One normal patient in one pose: the anatomy that findings are put into, and its attenuation in the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataset_builder.generators.phantom.geometry import (
     sampling_grid,
     smoothstep,
     stream,
-    to_film,
+    to_image,
 )
 from dataset_builder.generators.phantom.skeleton import (
     Skeleton,
@@ -34,7 +34,7 @@ VESSEL_CONTRAST = 0.85  # of blood against aerated lung, in water's attenuation
 
 @dataclass(eq=False)
 class Tissues:
-    """The atlas taken apart: what every film of it shares.
+    """The atlas taken apart: what every image of it shares.
 
     Args:
         soft (`torch.Tensor` of shape `(slabs, rows, columns)`): HU without bone, the lungs' vessels sharpened.
@@ -102,9 +102,9 @@ class Patient:
         volumes = shares if isinstance(shares, torch.Tensor) else torch.stack(tuple(shares))
         return project(volumes, self.grid, self.atlas.spacing)
 
-    def to_film(self, points: np.ndarray) -> np.ndarray:
-        """Film pixels `(points, 2)` of points `(points, 3)` in mm."""
-        return to_film(points, self.atlas, self.grid)
+    def to_image(self, points: np.ndarray) -> np.ndarray:
+        """Image pixels `(points, 2)` of points `(points, 3)` in mm."""
+        return to_image(points, self.atlas, self.grid)
 
     def line_integral(self, hu: torch.Tensor | None = None, aerated: torch.Tensor | None = None) -> torch.Tensor:
         """Attenuation along each ray in nepers.

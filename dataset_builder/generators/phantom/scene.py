@@ -71,7 +71,7 @@ def statement(finding: Finding) -> str:
 
 
 def normal_extent(seed: int) -> float:
-    """0-1, the place of a film's normal heart within the normal range."""
+    """0-1, the place of an image's normal heart within the normal range."""
     return float(stream(seed, "finding").random(2)[1])
 
 

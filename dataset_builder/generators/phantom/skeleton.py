@@ -1,7 +1,7 @@
 """Bones of an erect patient from the CT of a lying one whose arms were raised.
 
 The spine stays. The ribs may be mirrored, shifted and tilted against the lungs, so that rib patterns differ between
-films. Collar bone and shoulder blade of the right side, the complete ones, are taken out as flat pictures, turned to
+images. Collar bone and shoulder blade of the right side, the complete ones, are taken out as flat pictures, turned to
 where lowered arms put them, and mirrored for the left.
 """
 

@@ -118,7 +118,7 @@ def vessel_planes(rng: np.random.Generator, atlas: Atlas) -> list[tuple[int, tor
 
 
 def project_vessels(planes, grid: torch.Tensor, aerated: torch.Tensor) -> torch.Tensor:
-    """Vessels on the film.
+    """Vessels in the image.
 
     Args:
         planes: From `vessel_planes`.

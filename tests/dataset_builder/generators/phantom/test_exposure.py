@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dataset_builder.generators.phantom.atlas import load_atlas
-from dataset_builder.generators.phantom.exposure import GREYS_FILE, blur, fit_film
+from dataset_builder.generators.phantom.exposure import GREYS_FILE, blur, fit_exposure
 from dataset_builder.generators.phantom.geometry import Pose, stream
 from dataset_builder.generators.phantom.marks import _texts, draw_marks
 from dataset_builder.generators.phantom.patient import Patient
@@ -25,7 +25,7 @@ def films():
     for seed in SEEDS:
         patient = Patient(atlas, seed, image_size=SIZE)
         q = patient.line_integral()
-        look = fit_film(q, seed, patient.pose)
+        look = fit_exposure(q, seed, patient.pose)
         out.append((patient, q, look, look.develop(q)))
     return out
 
@@ -33,8 +33,8 @@ def films():
 def test_film_repeats_by_seed_and_differs_between_seeds(films):
     for seed, (patient, q, look, film) in zip(SEEDS, films, strict=True):
         assert film.shape == (SIZE, SIZE) and film.dtype == np.uint8
-        assert np.array_equal(film, fit_film(q, seed, patient.pose).develop(q))
-        assert not np.array_equal(film, fit_film(q, seed + 1, patient.pose).develop(q))
+        assert np.array_equal(film, fit_exposure(q, seed, patient.pose).develop(q))
+        assert not np.array_equal(film, fit_exposure(q, seed + 1, patient.pose).develop(q))
         assert not np.array_equal(film, look.develop(q, noise=False))
 
 
@@ -50,7 +50,7 @@ def test_lungs_are_darker_than_heart_and_abdomen(films):
 
 def test_patients_left_is_on_the_viewers_right(films):
     for patient, _, _, film in films:
-        apex, carina = patient.to_film([patient.atlas.landmarks["heart_apex"], patient.atlas.landmarks["carina"]])
+        apex, carina = patient.to_image([patient.atlas.landmarks["heart_apex"], patient.atlas.landmarks["carina"]])
         assert apex[0] > carina[0] + 0.08 * SIZE
         # below the carina the heart makes the viewer's right of the midline brighter than its left
         row, middle, reach = int(apex[1]) - 6, int(carina[0]), int(0.16 * SIZE)
@@ -70,7 +70,7 @@ def test_stomach_gas_lies_on_the_viewers_right(films):
 
 def test_a_finding_changes_the_film_where_it_lies(films):
     for patient, q, look, film in films:
-        x, y = patient.to_film([patient.atlas.landmarks["hilum_right"]])[0].astype(int)
+        x, y = patient.to_image([patient.atlas.landmarks["hilum_right"]])[0].astype(int)
         opacity = torch.zeros(SIZE, SIZE)
         opacity[y : y + 12, x - 16 : x - 4] = 0.5
         change = look.develop(q + opacity).astype(int) - film

@@ -164,7 +164,7 @@ def test_the_endotracheal_tube_ends_above_the_carina(generator):
     patient = Patient(generator.atlas, 6, image_size=128)
     (drawing,), _ = plan([Finding("endotracheal tube")], 6)
     layer = draw_layer(drawing, 0.5, patient, patient.hu)
-    carina = patient.to_film(np.array([generator.atlas.landmarks["carina"]]))[0]
+    carina = patient.to_image(np.array([generator.atlas.landmarks["carina"]]))[0]
     rows, columns = np.nonzero(layer.mask)
     millimetres = (carina[1] - rows.max()) / 128 * patient.pose.field
     assert 12 < millimetres < 75

@@ -11,13 +11,13 @@ from dataset_builder.generators.phantom.geometry import (
     STREAMS,
     Pose,
     Warp,
-    film_centre,
+    image_centre,
     project,
     sample_pose,
     sample_warp,
     sampling_grid,
     stream,
-    to_film,
+    to_image,
 )
 from dataset_builder.generators.phantom.patient import Patient
 
@@ -69,7 +69,7 @@ def _block(atlas, x, y, z):
 
 
 def test_line_integral_of_a_block_is_its_depth(atlas):
-    x0, z0 = film_centre(atlas)
+    x0, z0 = image_centre(atlas)
     block = _block(atlas, (x0, 60), (0, 40), (z0, 60))
     slabs = int((block.sum((1, 2)) > 0).sum())
     image = project(torch.stack([block, 2 * block]), sampling_grid(atlas, STRAIGHT, STILL, 64), atlas.spacing)
@@ -82,13 +82,13 @@ def test_line_integral_of_a_block_is_its_depth(atlas):
 @pytest.mark.parametrize("view, sid", [("PA", 1830.0), ("AP", 1100.0)])
 def test_cone_beam_magnifies_what_lies_far_from_the_film(atlas, view, sid):
     """A thin sheet at depth y is magnified by (SID - mid-body) / (SID - its distance from the film)."""
-    x0, z0 = film_centre(atlas)
+    x0, z0 = image_centre(atlas)
     pose = replace(STRAIGHT, view=view, sid=sid)
     grid = sampling_grid(atlas, pose, STILL, 256)
     for slab in (8, 40):
         distance = (atlas.y[slab] - atlas.y[0]) if view == "PA" else (atlas.y[-1] - atlas.y[slab])
         expected = (sid - 30 - (atlas.y[-1] - atlas.y[0]) / 2) / (sid - 30 - distance)
-        points = to_film([[x0 - 60, atlas.y[slab], z0], [x0 + 60, atlas.y[slab], z0]], atlas, grid)
+        points = to_image([[x0 - 60, atlas.y[slab], z0], [x0 + 60, atlas.y[slab], z0]], atlas, grid)
         seen = (points[1, 0] - points[0, 0]) * pose.field / 256
         assert abs(seen / 120 - float(expected)) < 0.004
     # the heart lies in front: larger on the AP film
@@ -114,13 +114,13 @@ def test_points_land_where_the_warped_volume_shows_them(atlas):
             image = project(ball[None], grid, atlas.spacing)[0]
             rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
             centre = [float((image * axis).sum() / image.sum()) for axis in (columns, rows)]
-            assert np.abs(to_film([[x, y, z]], atlas, grid)[0] - centre).max() < 2.0, (seed, name)
+            assert np.abs(to_image([[x, y, z]], atlas, grid)[0] - centre).max() < 2.0, (seed, name)
 
 
 def test_breath_lowers_the_dome_and_a_large_heart_factor_widens_the_heart(atlas):
     def height_and_width(**change):
         grid = sampling_grid(atlas, STRAIGHT, replace(STILL, **change), 128)
-        dome = to_film([atlas.landmarks["dome_right"]], atlas, grid)[0, 1]
+        dome = to_image([atlas.landmarks["dome_right"]], atlas, grid)[0, 1]
         heart = project(atlas.share("heart")[None], grid, atlas.spacing)[0]
         return dome, int((heart.amax(0) > 15).sum())
 
