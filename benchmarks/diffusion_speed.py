@@ -1,4 +1,4 @@
-"""How fast a text-to-image pipeline draws films: images a second by batch size, dtype and way of running, as CSV.
+"""How fast a text-to-image pipeline draws images: images a second by batch size, dtype and way of running, as CSV.
 
 One line a combination: a first batch loads and warms up the pipeline (and compiles it, where asked to), then as many
 as `--batches` are timed. A combination that does not fit into memory gets a line without a speed. `--generator` is a
@@ -63,11 +63,11 @@ def measure(generator: DiffusionGenerator, batches: int) -> dict:
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     try:
-        films = generator(records[:size], seeds[:size])
+        images = generator(records[:size], seeds[:size])
     except GenerationError as error:
         print(error, file=sys.stderr)
         return {}
-    if not films[0].made_with.startswith(f"batch of {size} "):
+    if not images[0].made_with.startswith(f"batch of {size} "):
         return {}
     first = time.perf_counter() - started
     started = time.perf_counter()

@@ -1,9 +1,9 @@
-"""A linear probe of 50 epochs on cached features, beside the same probe that encodes its films anew in every epoch.
+"""Compares a linear probe of 50 epochs on cached features with one that encodes its images again in every epoch.
 
-Both train the same head on the same numbers (features of a frozen encoder are equal in every epoch; this is checked),
-so that both pay the same for the head. The one computes features once, hashes films and weights and writes the file;
-the other encodes the training and validation films 50 times and the test films once. Random films of `--film` pixels a
-side as PNG, random weights, float32, one thread; processor seconds, which hardly change when others use the machine.
+Both train the same head on the same features (a frozen encoder gives equal ones in every epoch; this is checked). The
+first computes them once, hashes images and weights and writes the cache; the second encodes the training and
+validation images 50 times and the test images once. Images are noise PNGs of `--source-size` pixels, weights random, float32, one
+thread. Times are processor seconds, which change little when the machine is shared.
 
     python -m benchmarks.feature_cache
 """
@@ -25,16 +25,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--encoder", default="resnet18", help="timm's name (default: %(default)s)")
     add("--image-size", type=int, default=96, help="pixels a side that the encoder sees (default: %(default)s)")
-    add("--film", type=int, default=256, help="pixels a side of the films (default: %(default)s)")
+    add("--source-size", type=int, default=256, help="side of the stored images in pixels (default: %(default)s)")
     add("--images", type=int, nargs=3, default=[140, 20, 40], help="train, validation and test (default: 140 20 40)")
     add("--epochs", type=int, default=50, help="(default: %(default)s)")
-    add("--seed", type=int, default=0, help="of films, labels and weights (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of images, labels and weights (default: %(default)s)")
     add("--out", type=Path, default=OUT, help="the CSV (default: beside this file)")
     return parser.parse_args(argv)
 
 
-def films(counts: list[int], side: int, seed: int):
-    """A set of noisy films and two labels at random, a patient a film."""
+def noise_images(counts: list[int], side: int, seed: int):
+    """A set of noisy images and two labels at random, a patient an image."""
     import numpy as np
     from PIL import Image
 
@@ -49,7 +49,7 @@ def films(counts: list[int], side: int, seed: int):
     ids = [str(row) for row in range(len(files))]
     splits = np.repeat(["train", "validation", "test"], counts)
     targets = (rng.random((len(files), 2)) < 0.5).astype(float)
-    return LabelledImages("films", ids, files.__getitem__, np.array(ids), splits, labels=("a", "b"), targets=targets)
+    return LabelledImages("noise", ids, files.__getitem__, np.array(ids), splits, labels=("a", "b"), targets=targets)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,12 +60,12 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
     import torch
 
-    from benchmarks.side_by_side import machine, write_csv
+    from benchmarks.record import machine_facts, write_csv
     from trainers.downstream.encoders import cached_features, load_encoder, pooled_features
     from trainers.downstream.tasks.trained_head import HeadSettings, train_head
 
     torch.set_num_threads(1)
-    images = films(args.images, args.film, args.seed)
+    images = noise_images(args.images, args.source_size, args.seed)
     encoder = load_encoder(f"random:{args.encoder}", args.encoder, args.image_size, args.seed)
     settings, train = HeadSettings(epochs=args.epochs, patience=args.epochs), images.rows("train")
     seen = sum(args.images[:2])
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        features = cached_features(encoder, replace(images), folder)  # a copy, whose films are not hashed yet
+        features = cached_features(encoder, replace(images), folder)  # a copy, whose images are not hashed yet
     made = time.process_time()
     head = train_head(encoder, images, features, train, args.seed, settings)
     trained = time.process_time()
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     same = {
         "encoder": args.encoder,
         "image_size": args.image_size,
-        "film": args.film,
+        "source_size": args.source_size,
         "epochs": len(head.validation_losses),
     }
     same |= dict(zip(("train", "validation", "test"), args.images, strict=True))
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         same | {"way": "cached", "cpu_seconds": round(cached, 2), "of_head": round(fitting, 2)},
     ]
     rows[1]["times_faster"] = round((encoding + fitting) / cached, 1)
-    write_csv(args.out, [row | machine() for row in rows])
+    write_csv(args.out, [row | machine_facts("torch") | {"threads": 1} for row in rows])
     for row in rows:
         print(f"{row['way']}: {row['cpu_seconds']} processor seconds, {row['of_head']} of them for the head")
     print(f"cached features: {rows[1]['times_faster']} times faster")

@@ -26,16 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.side_by_side import (
-    DOCUMENT,
-    machine,
-    markdown_table,
-    median_and_range,
-    peak_mib,
-    processor_seconds,
-    replace_table,
-    write_csv,
-)
+from benchmarks.record import DOCUMENT, machine_facts, markdown_table, replace_table, write_csv
+from benchmarks.side_by_side import median_and_range, peak_mib, processor_seconds
 from hub_medsyn.loss_gloria import gloria_local_loss
 
 OUT = Path(__file__).with_suffix(".csv")
@@ -185,14 +177,15 @@ def main(argv: list[str] | None = None) -> int:
         sizes_of = args.regions, tuple(args.words), args.words[1], args.dim, args.seed
         small = features(args.batch_size_small, *sizes_of)
         kept, again = (partial(gloria_local_loss, kept_scores=scores) for scores in (sys.maxsize, 0))
-        rows.append({**one_batch("reference", plain_local_loss, small), **machine()})
-        rows.append({**one_batch("kept", kept, small), **machine()})
+        rows.append({**one_batch("reference", plain_local_loss, small), **machine_facts("torch")})
+        rows.append({**one_batch("kept", kept, small), **machine_facts("torch")})
         del small
         sizes_of = args.regions, tuple(args.words_large or args.words), *sizes_of[2:]
-        rows.append({**one_batch("computed again", again, features(args.batch_size_large, *sizes_of)), **machine()})
+        large = features(args.batch_size_large, *sizes_of)
+        rows.append({**one_batch("computed again", again, large), **machine_facts("torch")})
     if "speed" in args.parts:
         inputs = features(args.batch_size, args.regions, tuple(args.words), args.words[1], args.dim, args.seed)
-        rows += [{**row, **machine()} for row in compare(inputs, args.repeats)]
+        rows += [{**row, **machine_facts("torch")} for row in compare(inputs, args.repeats)]
     rows.sort(key=lambda row: row["part"], reverse=True)
     write_csv(args.out, rows)
     text = table(rows)

@@ -25,7 +25,7 @@ READ = {name for names in KINDS.values() for name in names} | {"No Finding", *LA
 
 
 def read_reports(folder: Path) -> list[tuple[str, set[str]]]:
-    """The text and the coded CheXpert labels of each report (the films of one report share both)."""
+    """The text and the coded CheXpert labels of each report (the images of one report share both)."""
     reports = {}
     with open(folder / "openi_iu.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):

@@ -7,7 +7,7 @@ They call most of what is in doubt ("may reflect atelectasis") present, so `pres
 opacities count as Lung Opacity, and cardiomegaly as Enlarged Cardiomediastinum, on both sides. `text` says what our
 reader was given: `sections` (findings and impression, as the build reads them) or `report` (all of it, as the
 reference). Of several findings on one label, present beats uncertain beats absent. `No Finding` is left out, since
-the labels do not say that a film is normal. The table holds numbers only.
+the labels do not say that an image is normal. The table holds numbers only.
 
     pip download radlabels --no-deps && unzip radlabels-*.whl
     python benchmarks/labeler_radlabels.py --samples radlabels/samples --out benchmarks/labeler_radlabels.csv

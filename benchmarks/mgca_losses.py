@@ -20,16 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.side_by_side import (
-    DOCUMENT,
-    machine,
-    markdown_table,
-    median_and_range,
-    peak_mib,
-    processor_seconds,
-    replace_table,
-    write_csv,
-)
+from benchmarks.record import DOCUMENT, machine_facts, markdown_table, replace_table, write_csv
+from benchmarks.side_by_side import median_and_range, peak_mib, processor_seconds
 from hub_medsyn.loss_mgca import clip_weights, prototype_alignment, token_alignment
 
 OUT = Path(__file__).with_suffix(".csv")
@@ -189,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     inputs = [batch[name] for name in ("image_scores", "text_scores")]
     parts[f"prototypes, {args.prototypes}"] = plain_prototype_loss, prototype_loss, inputs
     rows = compare(parts, args.repeats)
-    rows = [{"batch_size": args.batch_size, "dim": args.dim, **row, **machine()} for row in rows]
+    rows = [{"batch_size": args.batch_size, "dim": args.dim, **row, **machine_facts("torch")} for row in rows]
     write_csv(args.out, rows)
     text = table(rows)
     replace_table(args.document, "mgca_losses", text)

@@ -1,6 +1,6 @@
-"""How many phantom films a second: one process and two, 256 and 512 pixels.
+"""Measures phantom images per second: one process and two, 256 and 512 pixels.
 
-Other work on the machine lowers the films a second but hardly the processor seconds a film; the load stands beside it.
+Other work on the machine lowers the images per second but hardly the processor seconds per image; its load is noted.
 
     python -m benchmarks.phantom_speed --out benchmarks/phantom_speed.csv
 """
@@ -8,23 +8,21 @@ Other work on the machine lowers the films a second but hardly the processor sec
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import os
-import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.record import machine_facts, write_csv
 from dataset_builder.pipeline.render import worker_environment
 
 _GENERATOR = None
 
 
 def _start(image_size: int):
-    """Loads the atlas in a worker and renders one film, which fills its caches."""
+    """Loads the atlas in a worker and renders one image, which fills its caches."""
     import torch
 
     from dataset_builder.generators.phantom import PhantomGenerator
@@ -37,7 +35,7 @@ def _start(image_size: int):
 
 
 def _render(first: int, count: int) -> float:
-    """Renders films `first` to `first + count` and returns the processor seconds taken."""
+    """Renders images `first` to `first + count` and returns the processor seconds taken."""
     from dataset_builder.reports.grammar import write_reports
 
     records = list(write_reports(first + count))[first:]
@@ -47,19 +45,19 @@ def _render(first: int, count: int) -> float:
     return time.process_time() - start
 
 
-def measure(image_size: int, processes: int, films: int) -> tuple[float, float]:
-    """Films a second over all processes and processor seconds a film, start-up left out."""
+def measure(image_size: int, processes: int, images: int) -> tuple[float, float]:
+    """Images a second over all processes and processor seconds an image, start-up left out."""
     context = multiprocessing.get_context("spawn")
     with worker_environment(), ProcessPoolExecutor(processes, context, _start, (image_size,)) as pool:
         list(pool.map(_render, [0] * processes, [1] * processes))  # all have started
         start = time.perf_counter()
-        busy = sum(pool.map(_render, range(0, films * processes, films), [films] * processes))
-        return films * processes / (time.perf_counter() - start), busy / (films * processes)
+        busy = sum(pool.map(_render, range(0, images * processes, images), [images] * processes))
+        return images * processes / (time.perf_counter() - start), busy / (images * processes)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--films", type=int, default=24, help="films a process renders (default: 24)")
+    parser.add_argument("--images", type=int, default=24, help="images a process renders (default: 24)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels a side (default: 256 512)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="default: 1 2")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/phantom_speed.csv"))
@@ -68,27 +66,20 @@ def main(argv: list[str] | None = None) -> int:
     for size in args.sizes:
         for processes in args.processes:
             load = os.getloadavg()[0]
-            speed, busy = measure(size, processes, args.films)
+            speed, busy = measure(size, processes, args.images)
             rows.append(
                 {
                     "image_size": size,
                     "processes": processes,
-                    "films": args.films * processes,
+                    "images": args.images * processes,
                     "images_per_second": round(speed, 2),
                     "cpu_seconds_per_image": round(busy, 3),
                     "load_before": round(load, 1),
-                    "cpus": os.cpu_count(),
-                    "python": platform.python_version(),
-                    "torch": version("torch"),
-                    "numpy": version("numpy"),
-                    "machine": platform.machine(),
+                    **machine_facts("torch", "numpy"),
                 }
             )
             print(f"{size} px, {processes} process(es): {speed:.2f} images/s, {busy:.2f} s of processor each")
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.out, rows)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""How much memory publishing takes, and whether it grows with the dataset: small films to the stand-in Hub.
+"""How much memory publishing takes, and whether it grows with the dataset: small images to the stand-in Hub.
 
-A dataset of noise films of 32 pixels with reports of the grammar is built once a number of rows, in shards of 4 MB. A
+A dataset of noise images of 32 pixels with reports of the grammar is built once a number of rows, in shards of 4 MB. A
 process of its own publishes it with its text to a private and gated repository (every sentence is looked for in all
 that is not a row), another one without its text (every row group is written anew). Peak memory is that of the
 publishing process (Linux's VmHWM, MiB); `imported_mb` is what it held before it began: torch and transformers.
@@ -15,10 +15,8 @@ The grammar repeats itself more than people do. What a sentence takes that stand
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -26,11 +24,11 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.record import machine_facts, write_csv
 from dataset_builder.generators.radiograph import Radiograph
 from dataset_builder.reports.record import ReportRecord
 
@@ -59,7 +57,7 @@ class Noise:
 
 
 def write_dataset(folder: Path, rows: int) -> Path:
-    """A dataset folder of noise films, built to be published without its text."""
+    """A dataset folder of noise images, built to be published without its text."""
     from dataset_builder.build import build
     from dataset_builder.pipeline import shards as assemble
     from dataset_builder.reports.grammar import write_reports
@@ -152,17 +150,8 @@ def main(argv: list[str] | None = None) -> int:
     for rows in args.rows:
         with tempfile.TemporaryDirectory() as scratch, StandInHub(Path(scratch) / "hub") as hub:
             lines += measure(rows, Path(scratch), hub)
-    machine = {
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "pyarrow": version("pyarrow"),
-        "huggingface_hub": version("huggingface_hub"),
-        "machine": platform.machine(),
-    }
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*lines[0], *machine])
-        writer.writeheader()
-        writer.writerows({**line, **machine} for line in lines)
+    machine = machine_facts("pyarrow", "huggingface_hub")
+    write_csv(args.out, [line | machine for line in lines])
     return 0
 
 

@@ -1,12 +1,12 @@
-"""What image-text models know of real films without a label: retrieval, zero-shot findings, and where a word is.
+"""What image-text models know of real radiographs without a label: retrieval, zero-shot findings, and where a word is.
 
-Measured on films whose patients no model here has learnt from: retrieval and findings on Open-i's test patients, and
+Measured on images whose patients no model here has learnt from: retrieval and findings on Open-i's test patients, and
 findings and the pointing game on NIH ChestX-ray14, all of it, since nothing learns from NIH. Beside the models stand
 chance, the same models before any training (`untrained`), and baselines that need no model: the commonest report for
-every film, the middle of the film for every word, and a ridge regression on 24 x 24 pixels, which unlike the rest is
-told the training films' labels. Where a row says `centred`, each report's mean over the films is taken off its scores:
-what a model says of all real films alike, which ranks the same reports first for every film, is then no answer.
-`attended` is for GLoRIA the share of a film's regions that a word's attention in the local loss is spread over: at 1
+every image, the middle of the image for every word, and a ridge regression on 24 x 24 pixels, which unlike the rest is
+fitted on the training labels. Where a row says `centred`, each report's mean over the images is taken off its scores:
+what a model says of all real radiographs alike, which ranks the same reports first for every image, is then no answer.
+`attended` is for GLoRIA the share of an image's regions that a word's attention in the local loss is spread over: at 1
 it is on all alike.
 """
 
@@ -35,7 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--text-encoder", help="for --untrained: folder of the text encoder that training began with")
     add("--text-columns", nargs="+", default=["impression"], help="what of a report is looked for")
     add("--out", default="docs/results", type=Path, help="folder of real_alignment.{md,csv}")
-    add("--limit", type=int, help="so many films of each set: to try the command out")
+    add("--limit", type=int, help="so many images of each set: to try the command out")
     add("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.untrained and not (args.image_weights and args.text_encoder):
@@ -44,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def read_set(real_data: Path, name: str, limit: int | None):
-    """The table of a real set, with an opener of its films."""
+    """The table of a real set, with an opener of its images."""
     import pandas as pd
     from PIL import Image
 
@@ -52,14 +52,14 @@ def read_set(real_data: Path, name: str, limit: int | None):
     if limit:
         table = table.groupby("split").head(limit)
 
-    def films(rows):
+    def open_images(rows):
         return [Image.open(real_data / name / file).convert("L") for file in rows["file"]]
 
-    return table.reset_index(drop=True), films
+    return table.reset_index(drop=True), open_images
 
 
 def targets_of(table, labels: list[str]) -> np.ndarray:
-    """`(films, labels)`: 1 where the label is listed, else 0."""
+    """`(images, labels)`: 1 where the label is listed, else 0."""
     listed = [set(row.split("|")) for row in table["labels"]]
     return np.array([[float(label in row) for label in labels] for row in listed])
 
@@ -90,7 +90,7 @@ def load_models(args: argparse.Namespace) -> dict:
 
 
 def interval(values: np.ndarray, groups, seed: int, statistic=np.mean) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of per-film values; whole patients are drawn."""
+    """95 % percentile interval of a statistic of per-image values; whole patients are drawn."""
     rng = np.random.default_rng(seed)
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     members = [np.flatnonzero(index == group) for group in range(index.max() + 1)]
@@ -115,37 +115,37 @@ def row(dataset: str, task: str, model: str, metric: str, value: float, ci=(None
 
 
 def retrieval_rows(models: dict, args: argparse.Namespace) -> list[dict]:
-    """Film to report and back among the films and the different reports of the test patients."""
+    """Image to report and back among the images and the different reports of the test patients."""
     from hub_medsyn.inference.retrieval import embed_images, embed_texts, model_similarity, ranks_from_similarity
 
-    table, films = read_set(args.real_data, "openi_iu", args.limit)
+    table, open_images = read_set(args.real_data, "openi_iu", args.limit)
     table["text"] = table[args.text_columns].agg(" ".join, axis=1).str.strip()
     test = table[(table["split"] == "test") & (table["text"] != "")]
     distinct = list(dict.fromkeys(test["text"]))
-    own, images = [distinct.index(text) for text in test["text"]], films(test)
+    own, images = [distinct.index(text) for text in test["text"]], open_images(test)
     seen = table["text"][table["split"] != "test"].value_counts()
     counts = [float(seen.get(text, 0)) for text in distinct]
-    similarities = {"commonest report first": np.tile(counts, (len(test), 1))}  # the same order for every film
+    similarities = {"commonest report first": np.tile(counts, (len(test), 1))}  # the same order for every image
     rows = []
     for name, (model, processor) in models.items():
         for kind, embeds in (
-            ("films", embed_images(model, processor, images)),
+            ("images", embed_images(model, processor, images)),
             ("reports", embed_texts(model, processor, distinct)),
         ):
             pairs = len(embeds) * (len(embeds) - 1)
             cosine = float(embeds.sum(0).square().sum() - len(embeds)) / pairs  # features have unit length
             rows.append(row("openi_iu", "spread", name, kind, cosine, n=len(test)))
-        similarity = model_similarity(model, processor, images, distinct)  # (films, reports)
+        similarity = model_similarity(model, processor, images, distinct)  # (images, reports)
         similarities[name] = similarity
         similarities[f"{name}, centred"] = similarity - similarity.mean(0, keepdim=True)
     for name, similarity in similarities.items():
         result = ranks_from_similarity(similarity, own)
         for way, task, ranks, groups in (
-            ("image_to_text", "film to report", result.image_ranks, test["patient_id"]),
-            ("text_to_image", "report to film", result.text_ranks, distinct),
+            ("image_to_text", "radiograph to report", result.image_ranks, test["patient_id"]),
+            ("text_to_image", "report to radiograph", result.text_ranks, distinct),
         ):
             if name.endswith(", centred") and way == "text_to_image":
-                continue  # a report ranks films as before
+                continue  # a report ranks images as before
             chance = {} if any(one["task"] == task for one in rows) else result.chance()
             for metric, values, statistic in (
                 *((f"recall_at_{k}", ranks <= k, np.mean) for k in (1, 5, 10)),
@@ -163,7 +163,7 @@ def retrieval_rows(models: dict, args: argparse.Namespace) -> list[dict]:
 def ridge_scores(
     images: list, targets: np.ndarray, patients, fit: np.ndarray | None, measured: np.ndarray
 ) -> np.ndarray:
-    """What a ridge regression on small pixels says of the measured films.
+    """What a ridge regression on small pixels says of the measured images.
 
     It learns from the rows `fit`; where that is `None`, each fifth of the patients is told by the other four.
     """
@@ -172,7 +172,7 @@ def ridge_scores(
     from sklearn.model_selection import GroupKFold
 
     small = [image.resize((RIDGE_SIDE, RIDGE_SIDE), Image.Resampling.BOX) for image in images]
-    pixels = np.stack([np.asarray(image, dtype=np.float64).ravel() / 255 for image in small])  # (films, 576)
+    pixels = np.stack([np.asarray(image, dtype=np.float64).ravel() / 255 for image in small])  # (images, 576)
     scores = np.zeros_like(targets)
     folds = [(fit, measured)] if fit is not None else GroupKFold(5).split(pixels, groups=np.asarray(patients))
     for train, test in folds:
@@ -185,10 +185,10 @@ def zero_shot_rows(models: dict, name: str, args: argparse.Namespace) -> list[di
     from hub_medsyn.inference.zero_shot import ZeroShotClassifier
     from hub_medsyn.metrics.macro_auroc import bootstrap_macro_auroc, confidence_interval, macro_auroc
 
-    table, films = read_set(args.real_data, name, args.limit)
+    table, open_images = read_set(args.real_data, name, args.limit)
     whole = name == "nih_cxr14"
     labels = sorted({one for listed in table["labels"] for one in listed.split("|")}) if whole else OPENI_LABELS
-    targets, images = targets_of(table, labels), films(table)
+    targets, images = targets_of(table, labels), open_images(table)
     measured = np.arange(len(table)) if whole else np.flatnonzero(table["split"] == "test")
     fit = None if whole else np.flatnonzero(table["split"] == "train")
     patients = list(table["patient_id"][measured])
@@ -214,10 +214,10 @@ def pointing_rows(models: dict, args: argparse.Namespace) -> list[dict]:
     from hub_medsyn.inference.prompts import FINDING_PROMPTS
     from hub_medsyn.loss_gloria import word_attention
 
-    table, films = read_set(args.real_data, "nih_cxr14", None)
+    table, open_images = read_set(args.real_data, "nih_cxr14", None)
     table = table[table["boxes"] != ""].reset_index(drop=True).head(args.limit or len(table))
-    cases = []  # (film, finding, boxes as absolute xyxy)
-    for image, boxes, patient in zip(films(table), table["boxes"], table["patient_id"], strict=True):
+    cases = []  # (image, finding, boxes as absolute xyxy)
+    for image, boxes, patient in zip(open_images(table), table["boxes"], table["patient_id"], strict=True):
         by_label: dict[str, list] = {}
         for box in json.loads(boxes):
             x, y = box["x"] * image.width, box["y"] * image.height
@@ -248,10 +248,12 @@ def pointing_rows(models: dict, args: argparse.Namespace) -> list[dict]:
         float(any(x0 <= image.width / 2 < x1 and y0 <= image.height / 2 < y1 for x0, y0, x1, y1 in boxes))
         for image, _, boxes, _ in cases
     ]
-    rows = rows_of("chance (share of the film in boxes)", areas, None) + rows_of("middle of the film", middles, None)
+    rows = rows_of("chance (share of the radiograph in boxes)", areas, None) + rows_of(
+        "middle of the radiograph", middles, None
+    )
     for name, (model, processor) in models.items():
         if type(model).__name__ == "ConVIRTModel":
-            continue  # it compares whole films with whole texts
+            continue  # it compares whole images with whole texts
         hits, contrast, shares = [], [], []
         for image, label, boxes, _ in cases:
             heat = ground(model, processor, image, FINDING_PROMPTS[label].positive[0])
@@ -276,12 +278,12 @@ def write_report(rows: list[dict], args: argparse.Namespace, argv: list[str]) ->
     table["cell"] = [cell(one) for one in rows]
     shown = " ".join(shorten(word) for word in argv)
     parts = [
-        "# What the models know of real films without a label",
+        "# What the models know of real radiographs without a label",
         f"Made by `python benchmarks/real_alignment.py {shown}`.",
     ]
     parts.append(
         __doc__.split("\n\n", 1)[1].strip()
-        + " In brackets: 95 % bootstrap intervals over patients, or over reports where they look for films."
+        + " In brackets: 95 % bootstrap intervals over patients, or over reports where they look for images."
     )
     for (dataset, task), part in table.groupby(["dataset", "task"], sort=False):
         main = part[part["metric"].isin(["macro AUROC"])] if task == "zero-shot" else part
@@ -291,17 +293,17 @@ def write_report(rows: list[dict], args: argparse.Namespace, argv: list[str]) ->
         order = list(dict.fromkeys(main["model"]))
         wide = wide.loc[order, list(dict.fromkeys(main["metric"]))].fillna("")
         counts = main["n"].iloc[0]
-        parts.append(f"## {TITLES[task]}: {dataset} ({counts} {UNITS.get(task, 'films')})")
+        parts.append(f"## {TITLES[task]}: {dataset} ({counts} {UNITS.get(task, 'radiographs')})")
         lines = [["", *wide.columns], ["---"] * (len(wide.columns) + 1)]
         lines += [[model, *cells] for model, cells in zip(wide.index, wide.to_numpy().tolist(), strict=True)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     (args.out / "real_alignment.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-TITLES = {"film to report": "Film to report", "report to film": "Report to film"}
-TITLES |= {"spread": "Mean cosine between two films, and between two reports"}
+TITLES = {"radiograph to report": "Radiograph to report", "report to radiograph": "Report to radiograph"}
+TITLES |= {"spread": "Mean cosine between two images, and between two reports"}
 TITLES |= {"zero-shot": "Findings by prompts, AUROC", "pointing": "Pointing game"}
-UNITS = {"report to film": "different reports", "pointing": "findings with boxes"}
+UNITS = {"report to radiograph": "different reports", "pointing": "findings with boxes"}
 
 
 def shorten(word: str) -> str:

@@ -1,6 +1,6 @@
 """What frozen encoders are worth downstream, on the small real sets and on phantoms.
 
-Classification on four sets of films, segmentation of lungs, detection on the few NIH films with boxes and on phantoms,
+Classification on four sets, segmentation of lungs, detection on the few NIH images with boxes and on phantoms,
 whose boxes are exact and plenty. Each line of the report is one `medsyn evaluate`; the same command goes on where it
 stopped. What to read with care is said beside each table.
 """
@@ -15,16 +15,16 @@ from pathlib import Path
 ALL = "100"
 OPENI_LABELS = ["No Finding", "Cardiomegaly", "Atelectasis", "Pleural Effusion", "Lung Opacity", "Edema"]
 NOTES = {
-    "classify-nih_cxr14": "All films are NIH's own; 61 to test on.",
-    "classify-openi_iu": "The pre-trained encoders learnt from reports (and the real arms from films) of Open-i's "
+    "classify-nih_cxr14": "All images are NIH's own; 61 to test on.",
+    "classify-openi_iu": "The pre-trained encoders learnt from reports (and the real arms from images) of Open-i's "
     "training patients; the test patients are others.",
     "classify-kermany_paediatric": "Children; normal and pneumonia differ in brightness and size so plainly that a "
     "ridge regression on 24 pixels a side reaches .97: high numbers mean little.",
-    "classify-covid_or_normal": "COVID-19 films of Hannover against normal films of NIH: every film of a class comes "
+    "classify-covid_or_normal": "COVID-19 images of Hannover against normal ones of NIH: every image of a class comes "
     "from one hospital, so that telling the hospitals apart is enough.",
     "segment-lungs": "The lung masks of covid_cohen, split anew by patient. Lungs lie where they always lie: the mean "
-    "training mask, which looks at no film, has a Dice of .79 (docs/results/segmentation_lungs.md).",
-    "detect-nih_boxes": "37 films have boxes, split anew by patient: a handful to test on. Nothing can be concluded "
+    "training mask, which looks at no image, has a Dice of .79 (docs/results/segmentation_lungs.md).",
+    "detect-nih_boxes": "37 images have boxes, split anew by patient: a handful to test on. Nothing can be concluded "
     "from it; it shows that the path runs on real boxes.",
     "detect-phantom_boxes": "Phantoms of the built-in grammar; the encoders named after phantoms learnt from phantoms "
     "of other reports.",
@@ -55,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def covid_or_normal(real_data: Path, out: Path) -> Path:
-    """A CSV of Hannover's COVID-19 films and NIH's normal ones, each in the split it has there."""
+    """A CSV of Hannover's COVID-19 images and NIH's normal ones, each in the split it has there."""
     import pandas as pd
 
     tables = []
@@ -174,7 +174,7 @@ def write_report(args: argparse.Namespace) -> None:
         f"Made by `python benchmarks/real_downstream.py --image-size {args.image_size} --epochs {args.epochs} "
         f"--seeds {args.seeds} --seed {args.seed} --phantoms {args.phantoms}`, with an `--encoder` for each row of "
         "the tables. The encoders are those of [real_input.md](real_input.md): "
-        "X(phantoms) learnt from phantoms, X from real films of the same patients. `medsyn evaluate` is explained in "
+        "X(phantoms) learnt from phantoms, X from real ones of the same patients. `medsyn evaluate` is explained in "
         "[evaluation.md](../evaluation.md). Segmenters and detectors train for at most "
         f"{args.epochs} epochs with one seed.",
     ]

@@ -1,9 +1,9 @@
-"""From real reports to real films: encoders that saw synthetic radiographs alone, measured on radiographs of patients.
+"""Measures encoders that saw synthetic radiographs alone on radiographs of real patients, with real reports as input.
 
 The reports of the Open-i training patients are drawn by the phantom, a MobileNetV2 with ImageNet weights learns from
-the pairs, and a linear probe tells what it is worth on the films of Open-i and NIH ChestX-ray14, beside the same
-network untrained and with its ImageNet weights. No report and no film of a test patient is learnt from, and no real
-film at all but in the arm `real`. Every stage is kept in --out: the same command goes on where it stopped.
+the pairs, and a linear probe tells what it is worth on the images of Open-i and NIH ChestX-ray14, beside the same
+network untrained and with its ImageNet weights. No report and no image of a test patient is learnt from, and no real
+image at all but in the arm `real`. Every stage is kept in --out: the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ARCHITECTURE = "mobilenetv2_100"
-# Open-i's mapped labels with enough test films to measure; NIH's are those with five or more.
+# Open-i's mapped labels with enough test images to measure; NIH's are those with five or more.
 LABELS = {
     "openi_iu": ["No Finding", "Cardiomegaly", "Atelectasis", "Pleural Effusion", "Lung Opacity", "Edema"],
     "nih_cxr14": [],
@@ -24,7 +24,7 @@ LABELS = {
 PAIRS = {
     "phantom": "phantoms of the real reports",
     "grammar": "phantoms of grammar-made reports",
-    "real": "the real films and reports",
+    "real": "the real radiographs and reports",
 }
 UNTRAINED = {"imagenet": "ImageNet weights", "random": "random weights"}  # arms that learn from no pairs
 MODELS = {"convirt": "ConVIRT", "gloria": "GLoRIA", "mgca": "MGCA"}
@@ -60,11 +60,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--learning-rate", type=float, default=3e-4)
     add("--text-columns", nargs="+", default=["impression"], help="findings, impression or both")
     add("--max-text-tokens", type=int, default=40, help="longer texts are cut")
-    add("--text-sampling", choices=["full", "sentence"], default="full", help="what of a report meets its film")
+    add("--text-sampling", choices=["full", "sentence"], default="full", help="what of a report meets its image")
     add("--num-proc", type=int, default=2, help="rendering processes")
     add("--seeds", type=int, default=3, help="draws of each label budget below 100 %%")
     add("--seed", type=int, default=0)
-    add("--limit", type=int, help="so many pairs to learn from and films a split to probe: to try the command out")
+    add("--limit", type=int, help="so many pairs to learn from and images a split to probe: to try the command out")
     return parser.parse_args(argv)
 
 
@@ -81,7 +81,7 @@ def training_reports(real_data: Path, out: Path) -> Path:
 
 
 def real_pairs(real_data: Path, out: Path, limit: int | None) -> Path:
-    """A dataset of the real Open-i films and texts of the training and validation patients."""
+    """A dataset of the real Open-i images and texts of the training and validation patients."""
     import datasets
     import pandas as pd
 
@@ -175,7 +175,7 @@ def encoder_of(name: str, args: argparse.Namespace) -> str:
 
 
 def probe_csv(name: str, args: argparse.Namespace) -> Path:
-    """The CSV of a real set: its own, or with --limit one of its first films of each split."""
+    """The CSV of a real set: its own, or with --limit one of its first images of each split."""
     path = args.real_data / name / f"{name}.csv"
     if args.limit is None:
         return path
@@ -222,8 +222,8 @@ def learnt_from(name: str, args: argparse.Namespace) -> str:
     )
 
 
-def probed_films(name: str, args: argparse.Namespace) -> str:
-    """How many films of a real set the probe learnt from, chose its penalty on, and was tested on."""
+def probed_images(name: str, args: argparse.Namespace) -> str:
+    """How many images of a real set the probe learnt from, chose its penalty on, and was tested on."""
     results = json.loads((args.out / name / "results.json").read_text(encoding="utf-8"))
     return ", ".join(f"{count:,} {split}" for split, count in results["settings"]["images"].items())
 
@@ -239,7 +239,7 @@ def write_report(args: argparse.Namespace, argv: list[str]) -> None:
     titles = encoders_of(args)
     shown = " ".join(Path(word).name if "/" in word and Path(word).exists() else word for word in argv)
     parts = [
-        "# Real films",
+        "# Real radiographs",
         f"Made by `python benchmarks/real_input.py {shown}`: {args.epochs:g} epochs, of which that with the lowest "
         f"validation loss is kept, in batches of {args.batch_size} "
         f"at {args.image_size} px, learning rate {args.learning_rate:g}, {args.text_sampling} texts of "
@@ -251,7 +251,7 @@ def write_report(args: argparse.Namespace, argv: list[str]) -> None:
     for name in LABELS:
         parts += [
             f"## {name}",
-            f"Films probed: {probed_films(name, args)}.",
+            f"Images probed: {probed_images(name, args)}.",
             (args.out / name / "results.md").read_text(encoding="utf-8").strip(),
         ]
     (folder / "real_input.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")

@@ -13,15 +13,14 @@ the rate scaled to all of MIMIC-CXR, not a measurement.
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import multiprocessing
-import platform
 import tempfile
 import time
 import zipfile
 from pathlib import Path
 
+from benchmarks.record import machine_facts, write_csv
 from dataset_builder.reports.grammar import write_reports
 
 MIMIC_CXR_STUDIES = 227_835
@@ -74,15 +73,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/report_throughput.csv"), help="table to write")
     args = parser.parse_args(argv)
 
-    header = [
-        "sentences",
-        "reports",
-        "seconds",
-        "reports_per_second",
-        "minutes_for_227835",
-        "peak_mb_quarter",
-        "peak_mb",
-    ]
     rows = []
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -93,12 +83,18 @@ def main(argv: list[str] | None = None) -> int:
             reports, seconds, early, peak = read
             minutes = MIMIC_CXR_STUDIES / (reports / seconds) / 60
             rows.append(
-                [sentences, reports, f"{seconds:.1f}", f"{reports / seconds:.0f}", f"{minutes:.1f}"]
-                + [f"{early:.0f}", f"{peak:.0f}", platform.python_version(), platform.machine()]
+                {
+                    "sentences": sentences,
+                    "reports": reports,
+                    "seconds": round(seconds, 1),
+                    "reports_per_second": round(reports / seconds),
+                    "minutes_for_227835": round(minutes, 1),
+                    "peak_mb_quarter": round(early),
+                    "peak_mb": round(peak),
+                    **machine_facts(),
+                }
             )
-    with open(args.out, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([[*header, "python", "machine"], *rows])
+    write_csv(args.out, rows)
     print(args.out.read_text())
     return 0
 

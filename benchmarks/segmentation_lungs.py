@@ -1,7 +1,7 @@
-"""Dice of lung masks drawn on frozen encoders, beside what needs no model: the mean mask of the training films.
+"""Dice of lung masks drawn on frozen encoders, beside what needs no model: the mean mask of the training images.
 
-The lungs of the covid_cohen films, about 70, split anew by patient. Lungs are large and lie in the same place on every
-film, so that the mean mask is a strong baseline, and a Dice means little without it.
+The lungs of the covid_cohen images, about 70, split anew by patient. Lungs are large and lie in the same place in
+every image, so that the mean mask is a strong baseline, and a Dice means little without it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--epochs", type=int, default=5)
     add("--batch-size", type=int, default=8)
     add("--seeds", type=int, default=3, help="how many decoders of each encoder")
-    add("--no-augment", action="store_true", help="do not turn and scale training films")
+    add("--no-augment", action="store_true", help="do not turn and scale training images")
     add("--out", default="docs/results", type=Path, help="folder of segmentation_lungs.{md,csv}")
-    add("--pictures", type=Path, help="also write test films with true (green) and drawn (red) outlines here")
+    add("--pictures", type=Path, help="also write test images with true (green) and drawn (red) outlines here")
     return parser.parse_args(argv)
 
 
@@ -56,19 +56,19 @@ def mean_mask(images, processor):
     return MeanMask()
 
 
-def draw(model, processor, images, path: Path, films: int = 8) -> None:
-    """Outlines of the true and of the drawn mask on the first test films, four a row."""
+def draw(model, processor, images, path: Path, number: int = 8) -> None:
+    """Outlines of the true and of the drawn mask on the first test images, four a row."""
     from PIL import Image
     from scipy.ndimage import binary_erosion
 
     from trainers.downstream.tasks.segmentation import predict
 
-    rows = images.rows("test")[:films]
+    rows = images.rows("test")[:number]
     sheet = Image.new("RGB", (4 * 256, -(-len(rows) // 4) * 256))
     for place, row in enumerate(rows):
-        film = images.open(row).convert("L")
-        drawn = predict(model, processor, [film])[1][0].numpy() > 0.5
-        pixels = np.stack([np.asarray(film)] * 3, axis=-1)
+        image = images.open(row).convert("L")
+        drawn = predict(model, processor, [image])[1][0].numpy() > 0.5
+        pixels = np.stack([np.asarray(image)] * 3, axis=-1)
         for mask, colour in ((images.mask(row), (0, 255, 0)), (drawn, (255, 0, 0))):
             pixels[mask & ~binary_erosion(mask, iterations=3)] = colour
         picture = Image.fromarray(pixels)
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Lungs on {counts['test']} test films of covid_cohen ({counts['train']} to learn from, "
+        f"Lungs on {counts['test']} test images of covid_cohen ({counts['train']} to learn from, "
         f"{counts['validation']} to stop by, split by patient {images.split_hash()}), {args.size} pixels, at most "
         f"{args.epochs} epochs in batches of {args.batch_size}; the mean over {args.seeds} seeds of the decoder, ± "
         "their standard deviation.",

@@ -5,11 +5,8 @@ Processor seconds of one thread stay nearly what they are when others use the ma
 
 from __future__ import annotations
 
-import csv
 import math
 import multiprocessing
-import os
-import platform
 import re
 import statistics
 import time
@@ -17,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
 def processor_seconds(
@@ -95,33 +90,3 @@ def median_and_range(seconds: list[float]) -> dict[str, float]:
         "cpu_seconds_min": float(f"{min(seconds):.4g}"),
         "cpu_seconds_max": float(f"{max(seconds):.4g}"),
     }
-
-
-def machine() -> dict[str, object]:
-    return {"torch": torch.__version__, "machine": platform.machine(), "cpus": os.cpu_count(), "threads": 1}
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Writes rows that may differ in what they have; columns in the order they first appear in."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def markdown_table(columns: list[str], rows: list[list[object]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
-
-
-def replace_table(document: Path, name: str, table: str) -> None:
-    """Puts `table` between the comments `<!-- name -->` and `<!-- /name -->` of a Markdown file.
-
-    Raises:
-        ValueError: If the file has no such comments.
-    """
-    text = document.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(<!-- {re.escape(name)}\b[^>]*-->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"{document} has no place between <!-- {name} --> and <!-- /{name} --> for the table")
-    document.write_text(pattern.sub(lambda match: match[1] + table + match[2], text), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 A step is what the trainer does with one batch on one device: encode, losses, backward, clip the gradients where the
 method's preset says so, and AdamW; batch size, text length and optimiser are those of the method's `fixed` preset.
-Encoders are a ResNet-50 and a BERT-base of random weights, films and texts are random numbers that lie on the device
+Encoders are a ResNet-50 and a BERT-base of random weights, images and texts are random numbers that lie on the device
 already: reading, decoding and copying data is not measured, nor are gathering features and logging. Warm-up steps
 (compilation among them) are not counted; the device is synchronised before and after each timed step. float32 is as
 torch has it by default, TF32 left off. A combination that does not fit into memory gets a line that says so.
@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import BertConfig, TimmWrapperConfig
 
-from benchmarks.side_by_side import markdown_table, write_csv
+from benchmarks.record import markdown_table, write_csv
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 from trainers.method_trainers import METHODS
 
@@ -66,7 +66,7 @@ def make_model(method: str, tiny: bool, image_size: int) -> MedSynPreTrainedMode
 
 
 def make_batch(model: MedSynPreTrainedModel, size: int, tokens: int, seed: int) -> dict[str, Tensor]:
-    """Random films and texts of a third of `tokens` to all of them."""
+    """Random images and texts of a third of `tokens` to all of them."""
     config, generator = model.config, torch.Generator().manual_seed(seed)
     vocabulary = config.text_config.vocab_size
     ids = torch.randint(FIRST_ORDINARY_TOKEN, vocabulary, (size, tokens), generator=generator)
@@ -76,8 +76,8 @@ def make_batch(model: MedSynPreTrainedModel, size: int, tokens: int, seed: int) 
     ids[:, 0] = config.cls_token_id
     ids = torch.where(position == lengths[:, None] - 1, config.sep_token_id, ids)
     mask = position < lengths[:, None]
-    films = torch.randn(size, 3, config.image_size, config.image_size, generator=generator)
-    return {"pixel_values": films, "input_ids": ids * mask, "attention_mask": mask.long()}
+    pixel_values = torch.randn(size, 3, config.image_size, config.image_size, generator=generator)
+    return {"pixel_values": pixel_values, "input_ids": ids * mask, "attention_mask": mask.long()}
 
 
 def measure(

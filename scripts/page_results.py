@@ -19,7 +19,7 @@ def short(encoder: str) -> str:
     """One name for an encoder in both tables: "ConVIRT on phantoms of the real reports" is "ConVIRT on phantoms"."""
     if encoder.endswith(" untrained"):
         return ""
-    name = encoder.replace(" of the real reports", "").replace("the real films and reports", "real films")
+    name = encoder.replace(" of the real reports", "").replace("the real radiographs and reports", "real radiographs")
     return "ridge on pixels" if name.startswith("ridge on ") else name
 
 

@@ -1,4 +1,4 @@
-"""The picture of the README: phantom films of several patients' poses, and below each the masks of what was drawn.
+"""The picture of the README: phantom images of several patients' poses, and below each the masks of what was drawn.
 
 python -m scripts.phantom_gallery --out docs/assets/phantoms.jpg
 """
@@ -38,13 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     phantom = PhantomGenerator(image_size=args.image_size)
     figure, axes = pyplot.subplots(2, len(SCENES), figsize=(2.6 * len(SCENES), 5.5), layout="constrained")
     for place, (title, findings) in enumerate(SCENES):
-        film = phantom.render([Finding(*finding) for finding in findings], args.seed + place, view="PA")
-        kinds = list(dict.fromkeys(finding.kind for finding, _ in film.masks))
+        image = phantom.render([Finding(*finding) for finding in findings], args.seed + place, view="PA")
+        kinds = list(dict.fromkeys(finding.kind for finding, _ in image.masks))
         for axis in axes[:, place]:
-            axis.imshow(film.image, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(image.image, cmap="gray", vmin=0, vmax=255)
             axis.set_axis_off()
         axes[0, place].set_title(title, fontsize=9)
-        for finding, mask in film.masks:
+        for finding, mask in image.masks:
             colour = COLOURS[kinds.index(finding.kind) % len(COLOURS)]
             axes[1, place].contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
     args.out.parent.mkdir(parents=True, exist_ok=True)

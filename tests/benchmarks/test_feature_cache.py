@@ -14,7 +14,7 @@ def rows_of(path):
 
 
 def test_it_measures_both_ways(tmp_path, capsys):
-    arguments = ["--encoder", "test_resnet", "--image-size", "32", "--film", "48", "--images", "12", "4", "4"]
+    arguments = ["--encoder", "test_resnet", "--image-size", "32", "--source-size", "48", "--images", "12", "4", "4"]
     assert feature_cache.main([*arguments, "--epochs", "20", "--out", str(tmp_path / "out.csv")]) == 0
     rows = rows_of(tmp_path / "out.csv")
     again, cached = rows["encoded in every epoch"], rows["cached"]

@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import gloria_local_loss, mgca_losses
-from benchmarks.side_by_side import peak_mib, processor_seconds, replace_table
+from benchmarks.record import replace_table
+from benchmarks.side_by_side import peak_mib, processor_seconds
 
 PUBLISHED = Path(__file__).parents[1] / "hub_medsyn" / "data"
 forks = pytest.mark.skipif(torch.cuda.is_available(), reason="torch cannot derive in a fork after it did on a GPU")

@@ -24,7 +24,7 @@ def held_while_staged(folder: Path) -> float:
     tracemalloc.start()
     try:
         with DatasetStaging(folder) as staging:
-            staging.files(Repository("you/films", "dataset"))
+            staging.files(Repository("you/images", "dataset"))
         return (tracemalloc.get_traced_memory()[1] + pool.max_memory()) / 1e6
     finally:
         tracemalloc.stop()
@@ -33,7 +33,7 @@ def held_while_staged(folder: Path) -> float:
 
 @pytest.mark.parametrize("policy", ["ids-only", "credentialed"])
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch, policy):
-    monkeypatch.setattr(publish_memory, "SIDE", 128)  # 16 kB a film, 1.6 MB a row group
+    monkeypatch.setattr(publish_memory, "SIDE", 128)  # 16 kB a image, 1.6 MB a row group
     held = {}
     for rows in (300, 1200):
         folder = publish_memory.write_dataset(tmp_path / str(rows), rows)
@@ -41,17 +41,17 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch, policy):
             folder = publish_memory.as_credentialed(folder, tmp_path / f"{rows}-with-text")
         held[rows] = held_while_staged(folder)
     assert held[300] < 15, "a few row groups"
-    assert held[1200] < held[300] + 3, "15 MB more of films"
+    assert held[1200] < held[300] + 3, "15 MB more of images"
 
 
 def test_a_line_of_the_benchmark(hub, tmp_path):
     folder = publish_memory.write_dataset(tmp_path / "medsyn-cxr", 50)
-    told = publish_memory.publish(folder, "you/films", closed=False)
+    told = publish_memory.publish(folder, "you/images", closed=False)
     assert told["files"] == 6 and told["peak_mb"] >= told["imported_mb"] > 100 and told["megabytes"] > 0
 
 
 def test_scale_is_scaled_from_what_was_measured(tmp_path):
-    assert publish_scale.main(["--films", "2", "--image-size", "64", "--out", str(tmp_path / "scale.csv")]) == 0
+    assert publish_scale.main(["--images", "2", "--image-size", "64", "--out", str(tmp_path / "scale.csv")]) == 0
     png, jpeg = rows_of(tmp_path / "scale.csv")
     assert (png["image_format"], jpeg["image_format"]) == ("png", "jpeg")
     assert 0 < float(jpeg["image_kb"]) < float(jpeg["row_kb"])

@@ -1,4 +1,4 @@
-"""What the models know of real films without a label: run whole on drawn films with tiny models."""
+"""What the models know of real radiographs without a label: run whole on drawn images with tiny models."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.trainers.data.pairs_of_films import film
 
 @pytest.fixture
 def real_data(tmp_path):
-    """Two sets in the form of the real ones: sixty films each, every fifth with a box."""
+    """Two sets in the form of the real ones: sixty images each, every fifth with a box."""
     for name, labels in (("openi_iu", OPENI_LABELS), ("nih_cxr14", ["Effusion", "Nodule"])):
         folder = tmp_path / "data" / name
         folder.mkdir(parents=True)
@@ -46,22 +46,24 @@ def test_every_part_stands_beside_chance_and_baselines(real_data, tmp_path):
     table = pd.read_csv(tmp_path / "out" / "real_alignment.csv")
     models = table.groupby("task")["model"].agg(set)
     trained = {"ConVIRT", "GLoRIA"}
-    assert models["report to film"] == {"chance", "commonest report first", *trained}
-    assert models["film to report"] == models["report to film"] | {f"{name}, centred" for name in trained}
+    assert models["report to radiograph"] == {"chance", "commonest report first", *trained}
+    assert models["radiograph to report"] == models["report to radiograph"] | {f"{name}, centred" for name in trained}
     assert models["spread"] == trained
     assert models["zero-shot"] == {"chance", "ridge on pixels, told the labels", *trained}
-    assert models["pointing"] == {"chance (share of the film in boxes)", "middle of the film", "GLoRIA"}
+    assert models["pointing"] == {"chance (share of the radiograph in boxes)", "middle of the radiograph", "GLoRIA"}
     pointing = table[table["task"] == "pointing"].set_index(["model", "metric"])["value"]
-    assert pointing["chance (share of the film in boxes)", "hits"] == pytest.approx(0.25)
-    assert pointing["middle of the film", "hits"] == 1
-    chance = table[(table["model"] == "chance") & (table["task"] == "film to report")].set_index("metric")["value"]
-    assert chance["R@10"] == pytest.approx(10 / 20, abs=1e-3)  # twenty test films, twenty different texts
+    assert pointing["chance (share of the radiograph in boxes)", "hits"] == pytest.approx(0.25)
+    assert pointing["middle of the radiograph", "hits"] == 1
+    chance = table[(table["model"] == "chance") & (table["task"] == "radiograph to report")].set_index("metric")[
+        "value"
+    ]
+    assert chance["R@10"] == pytest.approx(10 / 20, abs=1e-3)  # twenty test images, twenty different texts
     bounded = table.dropna(subset=["ci_low"])
     assert (bounded["ci_low"] <= bounded["value"] + 1e-9).all() and (
         bounded["value"] <= bounded["ci_high"] + 1e-9
     ).all()
     page = (tmp_path / "out" / "real_alignment.md").read_text()
-    assert "## Findings by prompts, AUROC: openi_iu (20 films)" in page and str(tmp_path) not in page
+    assert "## Findings by prompts, AUROC: openi_iu (20 radiographs)" in page and str(tmp_path) not in page
 
 
 def test_untrained_twins_need_their_weights(real_data, capsys):

@@ -1,4 +1,4 @@
-"""The report of the run on real films: what was learnt from, what was probed, and the paired differences."""
+"""The report of the run on real radiographs: what was learnt from, what was probed, and the paired differences."""
 
 import json
 
@@ -34,5 +34,5 @@ def test_the_report_compares_phantoms_with_each_arm_and_tells_how_many_pairs_and
         assert said.count(f"| *{titles[0]} less {title}* |") == len(LABELS)
     kept = "444 steps, kept that after 222 (validation loss 2.50; 3.25 at the end)\n"
     assert f"- ConVIRT on phantoms of the real reports: 2,309 pairs, {kept}" in said
-    assert f"- ConVIRT on the real films and reports: 1,234 pairs, {kept}" in said
-    assert "- random weights" not in said and "Films probed: 60 train, 20 validation, 30 test." in said
+    assert f"- ConVIRT on the real radiographs and reports: 1,234 pairs, {kept}" in said
+    assert "- random weights" not in said and "Images probed: 60 train, 20 validation, 30 test." in said
