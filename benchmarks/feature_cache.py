@@ -2,8 +2,8 @@
 
 Both train the same head on the same features (a frozen encoder gives equal ones in every epoch; this is checked). The
 first computes them once, hashes images and weights and writes the cache; the second encodes the training and
-validation images 50 times and the test images once. Images are noise PNGs of `--source-size` pixels, weights random, float32, one
-thread. Times are processor seconds, which change little when the machine is shared.
+validation images 50 times and the test images once. Images are noise PNGs of `--source-size` pixels, weights random,
+float32, one thread. Times are processor seconds, which change little when the machine is shared.
 
     python -m benchmarks.feature_cache
 """

@@ -48,7 +48,8 @@ def read_inputs(ct: Path, labels: Path, structures: Path):
 
     Raises:
         FileNotFoundError: A file is not there.
-        UserError: nibabel is not installed, a file is no NIfTI file, the two grids differ, or the names lack a structure that the phantom cannot do without.
+        UserError: nibabel is missing, a file is no NIfTI file, the grids differ, or the names lack a structure that
+            the phantom cannot do without.
     """
     try:
         import nibabel
