@@ -41,9 +41,9 @@ def mean_mask(images, processor):
     import torch
     from torch import nn
 
-    from trainers.downstream.tasks.segmentation import FilmsAndMasks
+    from trainers.downstream.tasks.segmentation import ImagesAndMasks
 
-    mean = torch.from_numpy(FilmsAndMasks(images, images.rows("train"), processor).masks.mean(axis=0)).float()
+    mean = torch.from_numpy(ImagesAndMasks(images, images.rows("train"), processor).masks.mean(axis=0)).float()
 
     class MeanMask(nn.Module):
         def __init__(self):
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from trainers.downstream.encoders import load_encoder
     from trainers.downstream.images.annotated_images import annotated_from_csv
-    from trainers.downstream.tasks.segmentation import SegmentationSettings, measure, train_segmenter, whole_films
+    from trainers.downstream.tasks.segmentation import SegmentationSettings, measure, train_segmenter, whole_images
 
     path = args.real_data / "covid_cohen" / "covid_cohen.csv"
     images = annotated_from_csv(path, boxes_column=None, mask_column="lung_mask", shares=(60, 15, 25))
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, _, what in (encoder.partition("=") for encoder in args.encoder):
         encoder = load_encoder(what, name, args.size)
         if not rows:
-            processor = whole_films(encoder.processor)
+            processor = whole_images(encoder.processor)
             baseline = mean_mask(images, processor)
             metrics = measure(baseline, images, processor, args.batch_size)[1]
             rows.append({"encoder": "mean training mask"} | metrics)

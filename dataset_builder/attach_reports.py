@@ -1,7 +1,7 @@
 """Joins reports to a dataset that was published without its text: `medsyn attach-reports`, and [`attach_reports`].
 
-Studies are matched by id, and `report_hash`, which the whole report keys, proves that a report is the one its film was
-drawn from. A report whose hash differs is never attached. No message holds text of a report.
+Studies are matched by id, and `report_hash`, which the whole report keys, proves that a report is the one its image
+was drawn from. A report whose hash differs is never attached. No message holds text of a report.
 
 ```python
 from dataset_builder.attach_reports import attach_reports
@@ -31,6 +31,7 @@ from dataset_builder.pipeline.report_join import (
     read_texts,
     text_values,
 )
+from medsyn.errors import UserError, add_debug_option, command
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -60,7 +61,7 @@ def attach_reports(
             what became of the rows. `labels` are those of the reports; masks and boxes do not come back.
 
     Raises:
-        ValueError: It has no `study_id` or `report_hash`, has text already, or the reports cannot be read.
+        UserError: It has no `study_id` or `report_hash`, has text already, or the reports cannot be read.
         FileNotFoundError: No such dataset or reports.
     """
     from datasets import DatasetDict, load_dataset
@@ -101,7 +102,7 @@ def attach_to_folder(
     Writes a dataset folder with the reports joined to it, which `load_dataset` and `medsyn pretrain` read; all configs
     without text, and no others.
 
-    All hashes are verified before anything is written. Films go through in row groups: memory grows with the texts
+    All hashes are verified before anything is written. Images go through in row groups: memory grows with the texts
     alone. The folder appears when it is complete.
 
     Args:
@@ -112,7 +113,7 @@ def attach_to_folder(
         keep_all (`bool`, *optional*, defaults to `False`): Keep rows without text, with nulls in their text columns.
 
     Raises:
-        ValueError: No row can be given its text, some cannot under `strict`, or something cannot be read.
+        UserError: No row can be given its text, some cannot under `strict`, or something cannot be read.
     """
     import pyarrow.parquet as pq
 
@@ -122,12 +123,12 @@ def attach_to_folder(
 
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there already; choose another --out or remove it")
+        raise UserError(f"{out} is there already; choose another --out or remove it")
     folder = _folder(dataset)
     manifest = read_manifest(folder)
     configs = {n: entry for n, entry in manifest["configs"].items() if entry["settings"]["text_policy"] == "ids-only"}
     if not configs:
-        raise ValueError(f"{dataset} has no manifest.json with a config published without its text (ids-only)")
+        raise UserError(f"{dataset} has no manifest.json with a config published without its text (ids-only)")
     shards = {name: sorted((folder / "data" / name).glob("*.parquet")) for name in configs}
     wanted: list[tuple[str, str | None]] = []
     for paths in shards.values():
@@ -141,7 +142,7 @@ def attach_to_folder(
         result.match(study, hashed, texts)
     if not result.attached or (strict and not result.complete):
         hint = "" if result.attached else f"; {_hint(result, texts, columns or {})}"
-        raise ValueError(f"{'; '.join(result.lines())}{hint}. Nothing was written")
+        raise UserError(f"{'; '.join(result.lines())}{hint}. Nothing was written")
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(out) as work:
@@ -178,7 +179,7 @@ def _write_config(entry: dict, paths: list[Path], data: Path, texts: dict[str, S
 
     data.mkdir(parents=True)
     result = AttachResult()
-    films: list[tuple[str, str]] = []  # sha256 of every image, and its split
+    images: list[tuple[str, str]] = []  # sha256 of every image, and its split
     written: dict[str, list[Path]] = defaultdict(list)
     with tqdm(total=sum(pq.read_metadata(path).num_rows for path in paths), unit="row", delay=2) as bar:
         for path in paths:
@@ -192,7 +193,7 @@ def _write_config(entry: dict, paths: list[Path], data: Path, texts: dict[str, S
                         writer = writer or pq.ParquetWriter(target, table.schema)
                         writer.write_table(table, row_group_size=len(table))
                         for image in table.column("image").to_pylist():
-                            films.append((hashlib.sha256(image["bytes"]).hexdigest(), split))
+                            images.append((hashlib.sha256(image["bytes"]).hexdigest(), split))
                 if writer is not None:
                     writer.close()
                     written[split].append(data / path.name)
@@ -204,21 +205,21 @@ def _write_config(entry: dict, paths: list[Path], data: Path, texts: dict[str, S
     settings = entry["settings"] | {"text_policy": "credentialed", "localizes": False, "seed": "secret"}
     sources = sorted({text.source for text in texts.values()})
     names = ("rows", "attached", "missing", "differing", "unverified")
-    changed = {"settings": settings, "reports": entry["reports"] | {"sources": sources}, "images": _images(films)}
+    changed = {"settings": settings, "reports": entry["reports"] | {"sources": sources}, "images": _images(images)}
     return entry | changed | count_rows(data)[0] | {"attached": {name: getattr(result, name) for name in names}}
 
 
-def _images(films: list[tuple[str, str]]) -> dict:
+def _images(images: list[tuple[str, str]]) -> dict:
     """What the manifest tells of the images of a config, from the hash and split of each."""
     splits = defaultdict(set)
-    for digest, split in films:
+    for digest, split in images:
         splits[digest].add(split)
     shared = {digest for digest, names in splits.items() if len(names) > 1}
     return {
-        "num_rows": len(films),
+        "num_rows": len(images),
         "num_distinct": len(splits),
-        "sha256_of_sorted_sha256": hashlib.sha256("\n".join(sorted(each for each, _ in films)).encode()).hexdigest(),
-        "repeated_across_splits": {"images": len(shared), "rows": sum(digest in shared for digest, _ in films)},
+        "sha256_of_sorted_sha256": hashlib.sha256("\n".join(sorted(each for each, _ in images)).encode()).hexdigest(),
+        "repeated_across_splits": {"images": len(shared), "rows": sum(digest in shared for digest, _ in images)},
     }
 
 
@@ -255,7 +256,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="medsyn attach-reports",
         description="Join reports to a dataset that was published without its text (ids-only). Studies are matched by "
-        "id; a hash keyed by the whole report proves that each is the one its film was drawn from.",
+        "id; a hash keyed by the whole report proves that each is the one its image was drawn from.",
     )
     parser.add_argument("dataset", help="the dataset: a folder, or owner/name on the Hub")
     parser.add_argument(
@@ -270,27 +271,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options = parser.add_argument_group("how to read the reports, as in medsyn build")
     add_report_options(options, ("impression", "findings", "study", "report"))
+    add_debug_option(parser)
     return parser
 
 
+@command("medsyn attach-reports")
 def main(argv: list[str] | None = None) -> int:
     """Runs `argv` (*optional*, defaults to `sys.argv[1:]`); returns the exit code: 0 done, 1 failed."""
     args = build_parser().parse_args(argv)
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        result = attach_to_folder(
-            args.dataset,
-            args.out,
-            args.reports,
-            per=args.per,
-            columns=report_columns(args),
-            strict=args.strict,
-            keep_all=args.keep_all,
-        )
-    except (ValueError, OSError, HfHubHTTPError) as error:
-        print(f"medsyn attach-reports: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 1
+    result = attach_to_folder(
+        args.dataset,
+        args.out,
+        args.reports,
+        per=args.per,
+        columns=report_columns(args),
+        strict=args.strict,
+        keep_all=args.keep_all,
+    )
     for line in result.lines():
         print(line)
     left_out = result.rows - result.attached

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dataset_builder.generators.options import make_generator, unused_option
 from dataset_builder.pipeline.options import build_parser, report_columns, summary
 from dataset_builder.pipeline.plan import SPLIT_SHARES
-from medsyn.errors import DiskFullError
+from medsyn.errors import DiskFullError, UserError, command
 from medsyn.files import remove_unfinished, write_json
 from medsyn.schema import MANIFEST, SECRET, TEXT_POLICIES, read_manifest
 
@@ -46,13 +46,13 @@ def build(
     """
     Builds one config of a dataset folder, or goes on where an interrupted build of it stopped.
 
-    What is rendered waits under `<out>/.build`, so that a kill at any moment costs the time of a few films and nothing
-    else. With `num_proc` above 1 the processes are spawned: a script that calls this needs an
+    What is rendered waits under `<out>/.build`, so that a kill at any moment costs the time of a few images and
+    nothing else. With `num_proc` above 1 the processes are spawned: a script that calls this needs an
     `if __name__ == "__main__":`.
 
     Args:
         records (`Iterable[ReportRecord]`): The reports. They go through the funnel (`dataset_builder.reports.funnel`).
-        generator (`ImageGenerator`): Draws the films; its name is the config's.
+        generator (`ImageGenerator`): Draws the images; its name is the config's.
         out (`str` or `Path`, *optional*, defaults to `"medsyn-cxr"`): The dataset's folder. A second generator can be
             built into the same one.
         seed (`int` or `str`, *optional*): The base seed; `"secret"` draws one that nobody can guess and that stands in
@@ -77,7 +77,7 @@ def build(
         `dict`: The manifest, as in `<out>/manifest.json`; on the other ranks as it is when their share is made.
 
     Raises:
-        ValueError: A bad setting or report, a folder of something else, a build under other settings, or images that
+        UserError: A bad setting or report, a folder of something else, a build under other settings, or images that
             stand in two splits.
         BlockingIOError: Another build is at work in the folder.
         DiskFullError: The disk is full; what is made is kept.
@@ -89,7 +89,7 @@ def build(
     from dataset_builder.pipeline.executors import Rank, at_work
     from dataset_builder.pipeline.manifest import add_config, describe, package_versions
     from dataset_builder.pipeline.plan import default_policy, make_plan, refuse_repeats
-    from dataset_builder.pipeline.render import FilmParts
+    from dataset_builder.pipeline.render import ImageParts
     from dataset_builder.pipeline.rows import IMAGE_FORMATS
     from dataset_builder.pipeline.shards import assemble
     from dataset_builder.pipeline.workspace import (
@@ -110,18 +110,18 @@ def build(
     out = Path(out)
     started = time.perf_counter()
     if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"image format {image_format!r} is not one of {', '.join(IMAGE_FORMATS)}")
+        raise UserError(f"image format {image_format!r} is not one of {', '.join(IMAGE_FORMATS)}")
     if text_policy not in (None, *TEXT_POLICIES):
-        raise ValueError(f"text policy {text_policy!r} is not one of {', '.join(TEXT_POLICIES)}")
+        raise UserError(f"text policy {text_policy!r} is not one of {', '.join(TEXT_POLICIES)}")
     if text_policy == "ids-only" and (seed not in (None, SECRET) or seed_mode != "study"):
         given = f"seed_mode {seed_mode!r}" if seed in (None, SECRET) else f"seed {seed}"
-        raise ValueError(
-            f"text policy 'ids-only' and {given} do not go together: the films could be drawn again from every likely "
+        raise UserError(
+            f"text policy 'ids-only' and {given} do not go together: images could be drawn again from every likely "
             "impression and compared; leave the seed out (one is drawn in secret), and seed_mode at 'study'"
         )
     for name, value in (("num_proc", num_proc), ("limit", limit)):
         if value is not None and value < 1:
-            raise ValueError(f"{name} {value} is below 1")
+            raise UserError(f"{name} {value} is below 1")
     refuse_foreign(out)
 
     funnel = Funnel(min_tokens=min_tokens)
@@ -148,7 +148,7 @@ def build(
         "reports_sha256": plan.digest(),
     }
     settings = json.loads(json.dumps(settings))  # tuples become lists, as they come back from a file
-    parts = FilmParts(out / WORK / generator.name, plan.films, generator, image_format)
+    parts = ImageParts(out / WORK / generator.name, plan.images, generator, image_format)
     versions = package_versions()
     state = {"settings": settings, "versions": versions, "films_per_part": parts.size}
     if rank.index > 0:
@@ -172,7 +172,7 @@ def build(
             shutil.rmtree(work, ignore_errors=True)  # a kill between the manifest and this line
             return manifest
         if data.exists() and not (work / SETTINGS).exists():
-            raise ValueError(f"{data} is there but no build of ours made it; choose another --out or remove it")
+            raise UserError(f"{data} is there but no build of ours made it; choose another --out or remove it")
 
         try:
             begin_or_resume(work, state)
@@ -189,14 +189,14 @@ def build(
                 | {
                     "sources": sorted({record.source for record in kept}),
                     "prompts_over_text_limit": generator.overlong(
-                        [plan.films[row.film].condition for row in plan.rows]
+                        [plan.images[row.image].condition for row in plan.rows]
                     ),
                 },
                 **describe(plan, data, image_hashes),
                 "made_with": dict(Counter(how for how in parts.column("made_with") if how).most_common()),
                 "timing": {
                     "render_seconds": round(render_seconds, 3),
-                    "images_per_second_per_process": round(len(plan.films) / max(render_seconds, 1e-9), 2),
+                    "images_per_second_per_process": round(len(plan.images) / max(render_seconds, 1e-9), 2),
                     "num_proc": num_proc,
                     "num_ranks": rank.count,
                     "last_run_seconds": round(time.perf_counter() - started, 3),
@@ -207,9 +207,9 @@ def build(
             write_card(out, manifest)
             write_json(out / MANIFEST, manifest)
         except DiskFullError as error:
-            done = sum(len(parts.part_films(part)) for part in set(range(parts.count)) - set(parts.missing()))
+            done = sum(len(parts.part_images(part)) for part in set(range(parts.count)) - set(parts.missing()))
             raise DiskFullError(
-                f"{error}; {done} of {len(plan.films)} images are kept in {work}: free some space and run the same "
+                f"{error}; {done} of {len(plan.images)} images are kept in {work}: free some space and run the same "
                 "command again"
             ) from None
         shutil.rmtree(work)
@@ -222,7 +222,7 @@ def read_records(args: argparse.Namespace) -> tuple[Iterable[ReportRecord], dict
         from dataset_builder.reports.grammar import write_reports
 
         if args.num_samples < 1:
-            raise ValueError(f"--num-samples {args.num_samples} is below 1")
+            raise UserError(f"--num-samples {args.num_samples} is below 1")
         seed = args.seed if isinstance(args.seed, int) else 0
         return write_reports(args.num_samples, seed=seed), {"num_samples": args.num_samples}
     from dataset_builder.reports.sources import MIMIC_CXR, open_reports
@@ -230,13 +230,14 @@ def read_records(args: argparse.Namespace) -> tuple[Iterable[ReportRecord], dict
     columns = report_columns(args)
     records, source = open_reports(args.reports, per=args.per, any_view=args.any_view, columns=columns)
     if source.get("format") == MIMIC_CXR and args.text_policy == "public":
-        raise ValueError(
+        raise UserError(
             "the reports of MIMIC-CXR are credentialed; leave --text-policy public out, or take ids-only to publish "
-            "the films without their text"
+            "the images without their text"
         )
     return records, source
 
 
+@command("medsyn build", interrupted="what is made is kept, run the same command again")
 def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -248,38 +249,30 @@ def main(argv: list[str] | None = None) -> int:
     if option := unused_option(args):
         parser.error(f"{option} is for diffusion pipelines; name one with --generator")
     out = Path(args.out)
-    from dataset_builder.generators.radiograph import GenerationError
     from dataset_builder.pipeline.executors import Rank
 
-    try:
-        rank = Rank.of_launch()
-        records, source = read_records(args)
-        generator = make_generator(args)
-        default_proc = 2 if args.generator == "phantom" else 1
-        num_proc = default_proc if args.num_proc is None else args.num_proc
-        complete = generator.name in read_manifest(out)["configs"]
-        manifest = build(
-            records,
-            generator,
-            out,
-            seed=args.seed,
-            seed_mode=args.seed_mode,
-            num_proc=num_proc,
-            image_format=args.image_format,
-            min_tokens=args.min_tokens,
-            limit=args.limit,
-            splits=args.splits,
-            allow_cross_split_repeats=args.allow_cross_split_repeats,
-            text_policy=args.text_policy,
-            source=source,
-            rank=rank,
-        )
-    except (ValueError, OSError, GenerationError) as error:
-        print(f"medsyn build: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"medsyn build: interrupted; what is made is kept in {out}, run the same command again", file=sys.stderr)
-        return 1
+    rank = Rank.of_launch()
+    records, source = read_records(args)
+    generator = make_generator(args)
+    default_proc = 2 if args.generator == "phantom" else 1
+    num_proc = default_proc if args.num_proc is None else args.num_proc
+    complete = generator.name in read_manifest(out)["configs"]
+    manifest = build(
+        records,
+        generator,
+        out,
+        seed=args.seed,
+        seed_mode=args.seed_mode,
+        num_proc=num_proc,
+        image_format=args.image_format,
+        min_tokens=args.min_tokens,
+        limit=args.limit,
+        splits=args.splits,
+        allow_cross_split_repeats=args.allow_cross_split_repeats,
+        text_policy=args.text_policy,
+        source=source,
+        rank=rank,
+    )
     if rank.index > 0:
         return 0
     if complete:

@@ -1,10 +1,11 @@
-"""What a report can say of a film and the phantom can draw: the vocabulary shared by grammar, reader and renderer."""
+"""Findings that a report states and the phantom draws: the vocabulary of grammar, report reader and renderer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from medsyn.errors import UserError
 from medsyn.schema import CHEXPERT_LABELS
 
 # Kind of finding -> the CheXpert labels that hold when it is present. Emphysema has none of its own in CheXpert.
@@ -52,7 +53,7 @@ PRESENT, ABSENT, UNCERTAIN = 1, 0, -1
 
 @dataclass(frozen=True)
 class Finding:
-    """One statement of a report about a film.
+    """One statement of a report about an image.
 
     Args:
         kind (`str`): A key of `KINDS`.
@@ -74,9 +75,9 @@ class Finding:
         for name, allowed in (("kind", KINDS), ("side", SIDES), ("zone", ZONES), ("severity", SEVERITIES)):
             value = getattr(self, name)
             if value not in allowed and not (value is None and name != "kind"):
-                raise ValueError(f"{name} {value!r} of a finding is not one of {', '.join(allowed)}")
+                raise UserError(f"{name} {value!r} of a finding is not one of {', '.join(allowed)}")
         if self.certainty not in (PRESENT, ABSENT, UNCERTAIN):
-            raise ValueError(f"certainty {self.certainty!r} is not 1 (present), 0 (absent) or -1 (uncertain)")
+            raise UserError(f"certainty {self.certainty!r} is not 1 (present), 0 (absent) or -1 (uncertain)")
 
 
 def chexpert_labels(
@@ -86,7 +87,7 @@ def chexpert_labels(
 
     Args:
         scene (`Iterable[Finding]`): The findings; present beats uncertain beats absent where they disagree.
-        normal (`bool`, *optional*, defaults to `False`): The text calls the film normal, or no finding is present.
+        normal (`bool`, *optional*, defaults to `False`): The text calls the image normal, or no finding is present.
         named (`Iterable[tuple[str, int]]`, *optional*): Labels, with their certainty, told beside the findings.
 
     Returns:

@@ -5,7 +5,7 @@ from dataset_builder.medsyn_cxr import MedSynCXR
 
 builder = MedSynCXR(num_samples=200, seed=0)  # or MedSynCXR(reports="reports.jsonl")
 builder.download_and_prepare(num_proc=2)
-films = builder.as_dataset()  # {"train": ..., "validation": ..., "test": ...}
+images = builder.as_dataset()  # {"train": ..., "validation": ..., "test": ...}
 stream = builder.as_streaming_dataset(split="train")
 ```
 """
@@ -24,11 +24,12 @@ from datasets.fingerprint import Hasher
 
 from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.pipeline.manifest import package_versions
-from dataset_builder.pipeline.plan import SPLIT_SHARES, Film, Row, default_policy, make_plan
-from dataset_builder.pipeline.render import PART_FILMS, one_torch_thread
-from dataset_builder.pipeline.rows import IMAGE_FORMATS, dataset_row, render_films, row_features
+from dataset_builder.pipeline.plan import SPLIT_SHARES, PlannedImage, Row, default_policy, make_plan
+from dataset_builder.pipeline.render import PART_IMAGES, one_torch_thread
+from dataset_builder.pipeline.rows import IMAGE_FORMATS, dataset_row, render_images, row_features
 from dataset_builder.reports.funnel import Funnel
 from dataset_builder.reports.record import ReportRecord
+from medsyn.errors import UserError
 
 
 @dataclass(eq=False)
@@ -45,7 +46,7 @@ class MedSynCXRConfig(datasets.BuilderConfig):
             (`{"impression_column": "text"}`).
         per, any_view (*optional*): Of MIMIC-CXR alone, as in [`~dataset_builder.reports.sources.open_reports`].
         generator (`ImageGenerator`, *optional*): By default `PhantomGenerator(image_size)`.
-        image_size (`int`, *optional*, defaults to 256): Height and width of the phantom's films.
+        image_size (`int`, *optional*, defaults to 256): Height and width of the phantom's images.
         seed, seed_mode, image_format, min_tokens, limit, splits, allow_cross_split_repeats:
             As in [`~dataset_builder.build.build`]; `seed` is a number.
         text_policy (`str`, *optional*): As in [`~dataset_builder.build.build`]; here it decides the order of the rows
@@ -111,11 +112,11 @@ class MedSynCXR(datasets.GeneratorBasedBuilder):
     """
     Synthetic chest radiographs drawn from reports. The rows are those of `medsyn build`, image bytes included.
 
-    Configs: `default` and `phantom`, which are the same. Under the seed modes `prompt` and `fixed` a film that several
-    rows share may be drawn more than once, with equal pixels.
+    Configs: `default` and `phantom`, which are the same. Under the seed modes `prompt` and `fixed` an image that
+    several rows share may be drawn more than once, with equal pixels.
 
     Raises:
-        ValueError: On preparing: a repeated study id, a bad table or setting, images that would stand in two splits.
+        UserError: On preparing: a repeated study id, a bad table or setting, images that would stand in two splits.
     """
 
     BUILDER_CONFIG_CLASS = MedSynCXRConfig
@@ -127,7 +128,7 @@ class MedSynCXR(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         if self.config.image_format not in IMAGE_FORMATS:
-            raise ValueError(f"image format {self.config.image_format!r} is not one of {', '.join(IMAGE_FORMATS)}")
+            raise UserError(f"image format {self.config.image_format!r} is not one of {', '.join(IMAGE_FORMATS)}")
         return datasets.DatasetInfo(
             description="Synthetic chest radiographs drawn from radiology reports. Not for clinical use.",
             features=row_features(self.config.image_generator().localizes),
@@ -147,25 +148,25 @@ class MedSynCXR(datasets.GeneratorBasedBuilder):
         )
         splits = []
         for split, rows in plan.split_rows().items():
-            wanted = [(row, plan.films[row.film]) for row in rows]
-            chunks = [wanted[start : start + PART_FILMS] for start in range(0, len(wanted), PART_FILMS)]
+            wanted = [(row, plan.images[row.image]) for row in rows]
+            chunks = [wanted[start : start + PART_IMAGES] for start in range(0, len(wanted), PART_IMAGES)]
             splits.append(datasets.SplitGenerator(name=split, gen_kwargs={"chunks": chunks}))
         return splits
 
-    def _generate_examples(self, chunks: list[list[tuple[Row, Film]]]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, chunks: list[list[tuple[Row, PlannedImage]]]) -> Iterator[tuple[str, dict]]:
         generator, image_format = self.config.image_generator(), self.config.image_format
         for chunk in chunks:
-            distinct = {row.film: film for row, film in chunk}
+            distinct = {row.image: image for row, image in chunk}
             with one_torch_thread():
-                rendered = render_films(
+                rendered = render_images(
                     generator,
-                    [film.record for film in distinct.values()],
-                    [film.seed for film in distinct.values()],
+                    [image.record for image in distinct.values()],
+                    [image.seed for image in distinct.values()],
                     image_format,
                 )
-            films = dict(zip(distinct, rendered, strict=True))
-            for row, film in chunk:
+            images = dict(zip(distinct, rendered, strict=True))
+            for row, image in chunk:
                 example = dataset_row(
-                    row, film.seed, films[row.film], generator.name, image_format, generator.localizes
+                    row, image.seed, images[row.image], generator.name, image_format, generator.localizes
                 )
                 yield example["image_id"], example

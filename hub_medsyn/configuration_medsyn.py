@@ -205,7 +205,7 @@ class GLoRIAConfig(MedSynConfig):
     }
     presets["fixed"] = {
         **presets["official"],
-        # differs from marshuang80/gloria: there every film is enlarged to 299 pixels
+        # differs from marshuang80/gloria: there every image is enlarged to 299 pixels
         "upsample_size": 0,
         # differs from marshuang80/gloria: there BatchNorm takes its statistics from the batch
         "freeze_batch_norm": True,
@@ -318,7 +318,7 @@ class MGCAConfig(MedSynConfig):
         "normalize_patch_context": True,
         # differs from HKU-MedAI/MGCA: there each word counts by the attention paid to the token after it
         "shift_word_weights": False,
-        # differs from HKU-MedAI/MGCA: there every film for a ResNet is enlarged to 299 pixels
+        # differs from HKU-MedAI/MGCA: there every image for a ResNet is enlarged to 299 pixels
         "upsample_size": 0,
         # differs from HKU-MedAI/MGCA: there BatchNorm takes its statistics from the batch
         "freeze_batch_norm": True,

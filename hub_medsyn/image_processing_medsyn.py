@@ -27,8 +27,8 @@ def to_grey(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
     """One image as `(height, width)` uint8.
 
     Colour becomes luminance; alpha is ignored. 8-bit values stay as they are and floats within 0 and 1 are taken as
-    fractions of white. Everything else (16-bit films, wider floats) has no fixed white: its own lowest value becomes 0
-    and its highest 255.
+    fractions of white. Everything else (16-bit images, wider floats) has no fixed white: its own lowest value becomes
+    0 and its highest 255.
 
     Args:
         image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
@@ -74,7 +74,7 @@ def to_grey(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """A file in its own mode, turned as its EXIF data say: transformers' `load_image` cuts 16-bit films off at 255.
+    """A file in its own mode, turned as its EXIF data say: transformers' `load_image` cuts 16-bit images off at 255.
 
     Raises:
         OSError: If there is no such file, or it is no image.

@@ -1,4 +1,4 @@
-"""ConVIRT: one vector for the film, one for the report, and a contrastive loss between them."""
+"""ConVIRT: one vector for the image, one for the report, and a contrastive loss between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ConVIRTModel(MedSynPreTrainedModel):
     >>> from transformers import pipeline
 
     >>> classify = pipeline("zero-shot-image-classification", model="out/convirt")
-    >>> classify("film.png", candidate_labels=["left pleural effusion", "no effusion"], hypothesis_template="{}")
+    >>> classify("image.png", candidate_labels=["left pleural effusion", "no effusion"], hypothesis_template="{}")
     ```
     """
 

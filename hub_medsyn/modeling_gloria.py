@@ -1,4 +1,4 @@
-"""GLoRIA: the film's regions attend to the report's words, beside one vector for each."""
+"""GLoRIA: the image's regions attend to the report's words, beside one vector for each."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def sum_words(tokens: Tensor, numbers: Tensor, words: int) -> Tensor:
 
 
 class LocalFeaturesModel(MedSynPreTrainedModel):
-    """A model that also compares regions of the film with words of the report.
+    """A model that also compares regions of the image with words of the report.
 
     Raises:
         ValueError: If the image encoder has no map to take regions from.

@@ -1,4 +1,4 @@
-"""MGCA: alignment of films and reports, of their patches and words, and of their prototypes."""
+"""MGCA: alignment of images and reports, of their patches and words, and of their prototypes."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "data": ("dataset_builder.radiographs.prepare:main", "read real radiographs from their official downloads"),
     "publish": ("hub_medsyn.publishing.publish:main", "put a dataset, model, encoders, generator or Space on the Hub"),
     "attach-reports": ("dataset_builder.attach_reports:main", "join reports to a dataset published without its text"),
-    "space": ("spaces_app.app:main", "open the demo page: read, find and make films"),
+    "space": ("spaces_app.app:main", "open the demo page: read, find and make images"),
     "demo": ("trainers.demo:main", "all of the above on the embedded phantom, in ten minutes"),
 }
 

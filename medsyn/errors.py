@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dis
 import errno
 import functools
 import os
@@ -10,20 +12,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-__all__ = ["DiskFullError", "UserError", "at_input", "command"]
+__all__ = ["DiskFullError", "UserError", "add_debug_option", "at_input", "command"]
 
 BUG = "this is a fault of medsyn, not of the input; --debug shows the traceback"
-# What the operating system refuses for reasons that a user can mend; anything else is a bug until proven otherwise.
-_NAMED_OS_ERRORS = (
-    FileNotFoundError,
-    FileExistsError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    BlockingIOError,
-    ConnectionError,
-    TimeoutError,
-)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -51,7 +42,9 @@ def at_input(name: object) -> Iterator[None]:
         raise
 
 
-def command(name: str) -> Callable[[Callable[[list[str]], int | None]], Callable[..., int]]:
+def command(
+    name: str, interrupted: str = "nothing is left half-written"
+) -> Callable[[Callable[[list[str]], int | None]], Callable[..., int]]:
     """
     Decorates the `main` of a command with the one boundary that turns exceptions into exit codes.
 
@@ -61,6 +54,7 @@ def command(name: str) -> Callable[[Callable[[list[str]], int | None]], Callable
 
     Args:
         name (`str`): What the user typed, for the message: `medsyn build`.
+        interrupted (`str`, *optional*): What a user should know after Ctrl-C.
     """
 
     def decorate(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
@@ -69,8 +63,8 @@ def command(name: str) -> Callable[[Callable[[list[str]], int | None]], Callable
             argv, debug = _take_debug(sys.argv[1:] if argv is None else list(argv))
             try:
                 return main(argv) or 0
-            except KeyboardInterrupt as error:
-                _report(name, str(error) or "interrupted", debug)
+            except KeyboardInterrupt:
+                _report(name, f"interrupted; {interrupted}", debug)
                 return 130
             except Exception as error:  # the boundary: nothing foreign leaves it as a traceback
                 sentence, code = describe(error)
@@ -82,23 +76,44 @@ def command(name: str) -> Callable[[Callable[[list[str]], int | None]], Callable
     return decorate
 
 
+def add_debug_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--debug` to a command's help; [`command`] acts on it before the parser sees it."""
+    parser.add_argument("--debug", action="store_true", help="traceback of any error")
+
+
 def describe(error: Exception) -> tuple[str, int]:
     """
     One sentence for a person, and the exit code: 1 for what they can mend, 3 for a bug of this package.
 
-    The text of a foreign exception is not repeated: it can quote what was read, report text included.
+    An `OSError` is about the outside world (a file, the disk, the network) and keeps its own words. The text of any
+    other foreign exception is not repeated: it can quote what was read, report text included.
     """
-    if isinstance(error, (UserError, DiskFullError)):
+    if isinstance(error, (UserError, DiskFullError)) or _raised_in_remote_code(error):
         return _one_line(error), 1
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return f"no room to write {error.filename or 'a file'}: {os.strerror(error.errno)}", 1
-    if isinstance(error, _NAMED_OS_ERRORS):
+    if isinstance(error, OSError):
+        if error.errno in _FULL:
+            return f"no room to write {error.filename or 'a file'}: {os.strerror(error.errno)}", 1
         if error.errno is not None and error.filename is not None:
             return f"{error.filename}: {error.strerror}", 1
         return _one_line(error), 1
     place = getattr(error, "medsyn_input", None)
     at = f" at {place}" if place else ""
     return f"{type(error).__name__}{at}: {BUG}", 3
+
+
+def _raised_in_remote_code(error: Exception) -> bool:
+    """
+    Whether a `raise ValueError` stands in one of the flat modules of hub_medsyn. These travel beside a checkpoint as
+    remote code and cannot import this package, so their errors are plain `ValueError`s.
+    """
+    if type(error) is not ValueError or error.__traceback__ is None:
+        return False
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    module = last.tb_frame.f_globals.get("__name__", "")
+    raising = last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]  # not numpy called from there
+    return raising and module.startswith(("hub_medsyn.", "transformers_modules."))
 
 
 def _one_line(error: Exception) -> str:
@@ -116,4 +131,7 @@ def _take_debug(argv: list[str]) -> tuple[list[str], bool]:
 def _report(name: str, sentence: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    print(f"{name}: {sentence}", file=sys.stderr, flush=True)
+    if "tqdm" in sys.modules:  # not into the middle of a progress bar
+        sys.modules["tqdm"].tqdm.write(f"{name}: {sentence}", file=sys.stderr)
+    else:
+        print(f"{name}: {sentence}", file=sys.stderr, flush=True)

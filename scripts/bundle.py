@@ -5,8 +5,8 @@ python -m scripts.bundle --seed 0             # about an hour on two cores; goes
 python -m scripts.bundle --seed 0 --measure   # measures what is there and writes the numbers into the cards
 ```
 
-Nothing of it was ever a patient's: the reports are written by a grammar, the films are rendered, and all weights
-start at random. The encoders learn from reports and films of the seed after `--seed`; the films of the bundle are of
+Nothing of it was ever a patient's: the reports are written by a grammar, the images are rendered, and all weights
+start at random. The encoders learn from reports and images of the seed after `--seed`; the images of the bundle are of
 `--seed` itself and take no part in training or in any choice.
 """
 
@@ -21,17 +21,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsyn.errors import add_debug_option, command
 from spaces_app.bundled import BUNDLE
 
 if TYPE_CHECKING:
     from dataset_builder.reports.record import ReportRecord
 
 DATASET = "medsyn-cxr"
-FILMS = 112
-FILM_SIZE = 256  # pixels
+IMAGES = 112
+IMAGE_SIZE = 256  # pixels
 TEXT_WIDTH = 128  # of the BERT
-TRAINING_FILMS = 2400
-NORMAL_SHARE = 0.25  # of the bundle's films; nearly half of the grammar's are
+TRAINING_IMAGES = 2400
+NORMAL_SHARE = 0.25  # of the bundle's images; nearly half of the grammar's are
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Small:
         epochs (`int`): Of training.
         channels (`tuple[int, ...]`): Of the four stages.
         layers (`tuple[int, ...]`): Blocks in them. With two in each, a region of the third sees 211 pixels and so the
-            whole film, and a corner could stand for all of it; with one, it sees 99.
-        image_size (`int`): Side of the films in pixels.
+            whole image, and a corner could stand for all of it; with one, it sees 99.
+        image_size (`int`): Side of the images in pixels.
         switches (`dict`): Of the method's configuration.
     """
 
@@ -124,7 +125,7 @@ def varied_reports(number: int, seed: int, training_seed: int) -> list[ReportRec
     def text(record: ReportRecord) -> str:
         return f"{record.findings}\n{record.impression}"
 
-    learnt = {text(record) for record in write_reports(TRAINING_FILMS, training_seed)}
+    learnt = {text(record) for record in write_reports(TRAINING_IMAGES, training_seed)}
     waiting: dict[str, deque[int]] = {kind: deque() for kind in KINDS}
     candidates = [record for record in write_reports(10 * number, seed) if text(record) not in learnt]
     normal = []
@@ -147,20 +148,20 @@ def varied_reports(number: int, seed: int, training_seed: int) -> list[ReportRec
     ]
 
 
-def make_films(out: Path, seed: int, num_proc: int) -> None:
-    """Renders the films of the bundle, or goes on where that was stopped."""
+def make_images(out: Path, seed: int, num_proc: int) -> None:
+    """Renders the images of the bundle, or goes on where that was stopped."""
     from dataset_builder.build import build
     from dataset_builder.generators.phantom import PhantomGenerator
 
     build(
-        varied_reports(FILMS, seed, seed + 1),
-        PhantomGenerator(FILM_SIZE),
+        varied_reports(IMAGES, seed, seed + 1),
+        PhantomGenerator(IMAGE_SIZE),
         out,
         seed=seed,
         num_proc=num_proc,
         image_format="jpeg",
         splits=(0.0, 0.0, 1.0),
-        source={"grammar_reports": 10 * FILMS, "chosen": FILMS},
+        source={"grammar_reports": 10 * IMAGES, "chosen": IMAGES},
     )
 
 
@@ -171,7 +172,7 @@ def train(name: str, dataset: Path, folder: Path, seed: int) -> None:
         name (`str`): Which.
         dataset (`Path`): The training phantoms.
         folder (`Path`): Receives checkpoints and, at the end, the model that was best on the validation phantoms.
-        seed (`int`): Of weights, batches and film changes.
+        seed (`int`): Of weights, batches and image changes.
     """
     from trainers.arguments import parse
     from trainers.pretrain import run
@@ -213,7 +214,7 @@ def measure_all(bundle: Path, work: Path, real: Path | None, seed: int) -> None:
     from scripts.bundle_scores import measure, measure_real, write_section
 
     rows = datasets.load_dataset(str(bundle / DATASET), split="test")
-    learnt = {record.impression for record in write_reports(TRAINING_FILMS, seed + 1)}
+    learnt = {record.impression for record in write_reports(TRAINING_IMAGES, seed + 1)}
     shared = sum(text in learnt for text in rows["impression"])
     for folder in sorted((bundle / "models").iterdir()):
         model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
@@ -233,54 +234,54 @@ def parser() -> argparse.ArgumentParser:
         "learn from them, and a few phantoms to show. Goes on where it was stopped.",
     )
     add = arguments.add_argument
-    add("--seed", type=int, default=0, help="of the films to show; those to learn from are of the seed after it "
+    add("--seed", type=int, default=0, help="of the images to show; those to learn from are of the seed after it "
         "(default: %(default)s)")  # fmt: skip
     add("--out", type=Path, default=BUNDLE, help="the bundle (default: the package's own)")
-    add("--work", type=Path, default=Path("runs/bundle"), help="training films and checkpoints (default: %(default)s)")
+    add(
+        "--work", type=Path, default=Path("runs/bundle"), help="training images and checkpoints (default: %(default)s)"
+    )
     add("--models", nargs="+", choices=MODELS, default=list(MODELS), help="which to train (default: all)")
     add("--num-proc", type=int, default=2, help="rendering processes (default: %(default)s)")
     add("--measure", action="store_true", help="only measure the models that are there, and write it into their cards")
-    add("--real-data", type=Path, help="folder of real Open-i films with openi_iu.csv, measured too if given")
+    add("--real-data", type=Path, help="folder of real Open-i images with openi_iu.csv, measured too if given")
+    add_debug_option(arguments)
     return arguments
 
 
+@command("scripts.bundle")
 def main(argv: list[str] | None = None) -> int:
     """Makes or measures the bundle and returns the exit code: 0 done, 1 failed."""
     args = parser().parse_args(argv)
-    try:
-        if not args.measure:
-            make(args)
-        measure_all(args.out, args.work, args.real_data, args.seed)
-    except (ValueError, OSError) as error:
-        print(f"bundle: {error}", file=sys.stderr)
-        return 1
+    if not args.measure:
+        make(args)
+    measure_all(args.out, args.work, args.real_data, args.seed)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out} holds {size / 1e6:.1f} MB")
     return 0
 
 
 def make(args: argparse.Namespace) -> None:
-    """Films to learn from, models, films to show, in this order."""
+    """Images to learn from, models, images to show, in this order."""
     from dataset_builder.build import build
     from dataset_builder.generators.phantom import PhantomGenerator
     from dataset_builder.reports.grammar import write_reports
 
     training = args.work / f"{DATASET}-training"
     build(
-        write_reports(TRAINING_FILMS, args.seed + 1),
-        PhantomGenerator(FILM_SIZE),
+        write_reports(TRAINING_IMAGES, args.seed + 1),
+        PhantomGenerator(IMAGE_SIZE),
         training,
         seed=args.seed + 1,
         num_proc=args.num_proc,
         image_format="jpeg",
         splits=(0.9, 0.1, 0.0),
-        source={"num_samples": TRAINING_FILMS},
+        source={"num_samples": TRAINING_IMAGES},
     )
     for name in args.models:
         if not (args.work / name / "README.md").is_file():
             train(name, training, args.work / name, args.seed)
         store(args.work / name, args.out / "models" / name)
-    make_films(args.out / DATASET, args.seed, args.num_proc)
+    make_images(args.out / DATASET, args.seed, args.num_proc)
 
 
 if __name__ == "__main__":

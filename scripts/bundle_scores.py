@@ -1,4 +1,4 @@
-"""What a bundled model knows of films it has not seen: their findings, where these are, and whose report it is."""
+"""What a bundled model knows of images it has not seen: their findings, where these are, and whose report it is."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Area:
         macro (`float`): Their plain mean.
         interval (`tuple[float, float]`): Its 95 % bootstrap interval over patients.
         labels (`dict[str, tuple[float, int]]`): Of each label, with its number of positives.
-        films (`int`): How many films.
+        images (`int`): How many images.
     """
 
     macro: float
     interval: tuple[float, float]
     labels: dict[str, tuple[float, int]]
-    films: int
+    images: int
 
 
 @dataclass
@@ -56,16 +56,16 @@ class Scores:
 
 
 def targets_of(rows: Dataset, names: tuple[str, ...] = CHEXPERT_LABELS) -> np.ndarray:
-    """`(films, labels)`: 1 present, NaN uncertain, 0 otherwise, for a phantom has nothing that is not labelled."""
+    """`(images, labels)`: 1 present, NaN uncertain, 0 otherwise, for a phantom has nothing that is not labelled."""
     values = [[labels[name] for name in names] for labels in rows["labels"]]
     return np.array([[np.nan if value == -1 else float(value == 1) for value in row] for row in values])
 
 
-def area_under(classifier, films: list, targets: np.ndarray, names, patients, seed: int = 0) -> Area:
-    """Scores films by the classifier's prompts and measures them; labels without positives are left out."""
+def area_under(classifier, images: list, targets: np.ndarray, names, patients, seed: int = 0) -> Area:
+    """Scores images by the classifier's prompts and measures them; labels without positives are left out."""
     from hub_medsyn.metrics.macro_auroc import bootstrap_macro_auroc, confidence_interval, macro_auroc
 
-    result = classifier(films)
+    result = classifier(images)
     said = result.scores[:, [result.findings.index(name) for name in names]].numpy()
     measured = macro_auroc(targets, said, names)
     positives = dict(zip(names, (targets == 1).sum(0).tolist(), strict=True))
@@ -73,7 +73,7 @@ def area_under(classifier, films: list, targets: np.ndarray, names, patients, se
         measured.value,
         confidence_interval(bootstrap_macro_auroc(targets, said, patients, seed=seed)),
         {name: (value, positives[name]) for name, value in measured.per_label.items()},
-        len(films),
+        len(images),
     )
 
 
@@ -93,24 +93,24 @@ def measure(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset, se
     from hub_medsyn.inference.retrieval import model_similarity, ranks_from_similarity
     from hub_medsyn.inference.zero_shot import ZeroShotClassifier
 
-    films = list(rows["image"])
+    images = list(rows["image"])
     classifier = ZeroShotClassifier(model, processor)
-    scores = Scores(area_under(classifier, films, targets_of(rows), CHEXPERT_LABELS, list(rows["subject_id"]), seed))
+    scores = Scores(area_under(classifier, images, targets_of(rows), CHEXPERT_LABELS, list(rows["subject_id"]), seed))
     texts = list(rows["impression"])
     distinct = list(dict.fromkeys(texts))
-    similarity = model_similarity(model, processor, films, distinct)  # (films, reports)
+    similarity = model_similarity(model, processor, images, distinct)  # (images, reports)
     ranks = ranks_from_similarity(similarity, [distinct.index(text) for text in texts])
     scores.retrieval, scores.retrieval_chance = ranks.metrics((1, 5)), ranks.chance((1, 5))
     scores.reports = len(distinct)
     if model.config.model_type in OPENING:
         hits, chances = defaultdict(list), defaultdict(list)
-        for film, boxes in zip(films, rows["boxes"], strict=True):
+        for image, boxes in zip(images, rows["boxes"], strict=True):
             by_kind = defaultdict(list)
             for box in boxes:
                 by_kind[box["finding"]].append(box["box"])
             for kind, corners in by_kind.items():
-                hits[kind].append(pointing_game(ground(model, processor, film, kind), corners))
-                chances[kind].append(pointing_game_chance(corners, (film.height, film.width)))
+                hits[kind].append(pointing_game(ground(model, processor, image, kind), corners))
+                chances[kind].append(pointing_game_chance(corners, (image.height, image.width)))
         scores.kinds = {
             kind: (float(np.mean(hits[kind])), float(np.mean(chances[kind])), len(hits[kind])) for kind in sorted(hits)
         }
@@ -120,45 +120,45 @@ def measure(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset, se
 
 
 def measure_real(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, seed: int = 0) -> Area:
-    """Findings by prompts on the real films of the test patients of an Open-i folder with `openi_iu.csv`.
+    """Findings by prompts on the real radiographs of the test patients of an Open-i folder with `openi_iu.csv`.
 
     Raises:
-        FileNotFoundError: If the folder has no such table or one of its films.
+        FileNotFoundError: If the folder has no such table or one of its images.
     """
     from hub_medsyn.inference.zero_shot import ZeroShotClassifier
 
     with (folder / "openi_iu.csv").open(encoding="utf-8", newline="") as table:
         rows = [row for row in csv.DictReader(table) if row["split"] == "test"]
-    films = [Image.open(folder / row["file"]).convert("L") for row in rows]
+    images = [Image.open(folder / row["file"]).convert("L") for row in rows]
     listed = [row["labels"].split("|") for row in rows]
     targets = np.array([[float(name in labels) for name in REAL_LABELS] for labels in listed])
     patients = [row["patient_id"] for row in rows]
-    return area_under(ZeroShotClassifier(model, processor), films, targets, REAL_LABELS, patients, seed)
+    return area_under(ZeroShotClassifier(model, processor), images, targets, REAL_LABELS, patients, seed)
 
 
 def section(scores: Scores, real: Area | None, before: Area | None, learnt: int) -> str:
     """The part of a model's card that tells its numbers, Markdown.
 
     Args:
-        scores ([`Scores`]): On the bundle's films.
-        real ([`Area`], *optional*): On real films.
-        before ([`Area`], *optional*): On the bundle's films, before the weights were stored in half precision.
-        learnt (`int`): How many of the bundle's films have an impression that stands among those it learnt from.
+        scores ([`Scores`]): On the bundle's images.
+        real ([`Area`], *optional*): On real radiographs.
+        before ([`Area`], *optional*): On the bundle's images, before the weights were stored in half precision.
+        learnt (`int`): How many of the bundle's images have an impression that stands among those it learnt from.
     """
     area = scores.zero_shot
     lines = [
         HEADING.strip(),
         "",
-        f"Made by `{COMMAND}` on the {area.films} phantoms of the Space's bundle. Their reports and subjects took no "
-        f"part in training; {learnt} of the impressions, mostly of normal films, are worded like one that did. Three "
-        "quarters of these films have findings, chosen so that each kind is there, so that the numbers do not compare "
+        f"Made by `{COMMAND}` on the {area.images} phantoms of the Space's bundle. Their reports and subjects took no "
+        f"part in training; {learnt} of the impressions, mostly of normal images, are worded like one that did. Three "
+        "quarters of these images have findings, chosen so that each kind occurs, so these numbers cannot be compared "
         "with those of other sets.",
         "",
         f"**Findings by prompts alone**: macro AUROC {area.macro:.3f} (95 % interval over subjects "
         f"{area.interval[0]:.3f} to {area.interval[1]:.3f}), guessing 0.5."
         + (f" In single precision, as it was trained, it is {before.macro:.3f}." if before else ""),
         "",
-        "| finding | AUROC | films with it |",
+        "| finding | AUROC | images with it |",
         "|---|---|---|",
         *(f"| {name} | {value:.3f} | {positives} |" for name, (value, positives) in area.labels.items()),
         "",
@@ -180,16 +180,16 @@ def section(scores: Scores, real: Area | None, before: Area | None, learnt: int)
         ]
     found, chance = scores.retrieval, scores.retrieval_chance
     lines += [
-        f"**Whose report it is**: a film's own impression comes at rank {found['image_to_text_median_rank']:g} of "
+        f"**Whose report it is**: an image's own impression comes at rank {found['image_to_text_median_rank']:g} of "
         f"{scores.reports} (median; at random {chance['image_to_text_median_rank']:g}) and among the first five for "
-        f"{found['image_to_text_recall_at_5']:.1%} of the films (at random "
+        f"{found['image_to_text_recall_at_5']:.1%} of the images (at random "
         f"{chance['image_to_text_recall_at_5']:.1%}).",
         "",
     ]
     if real:
         labels = ", ".join(f"{name} {value:.2f}" for name, (value, _) in real.labels.items())
         lines += [
-            f"**Real films**: on {real.films} films of the test patients of Open-i the macro AUROC by prompts alone "
+            f"**Real radiographs**: on {real.images} images of Open-i's test patients the zero-shot macro AUROC "
             f"is {real.macro:.3f} ({real.interval[0]:.3f} to {real.interval[1]:.3f}): {labels}. It is an encoder of "
             "phantoms: what it says of patients is weak, and nothing of it should be relied on.",
             "",
@@ -197,7 +197,7 @@ def section(scores: Scores, real: Area | None, before: Area | None, learnt: int)
     lines += [
         "**Limits**: a small network that saw some two thousand phantoms of one CT's anatomy, at 128 or 160 pixels, "
         "with the words of a grammar; words beyond it are spelt and mean little to it. Small and thin findings "
-        "(nodules, tubes, bands of atelectasis) are mostly below what it resolves. Scores rank films and are no "
+        "(nodules, tubes, bands of atelectasis) are mostly below what it resolves. Scores rank images and are no "
         "probabilities.",
     ]
     return "\n".join(lines) + "\n"

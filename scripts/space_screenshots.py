@@ -41,7 +41,7 @@ def served(seed: int) -> Iterator[str]:
 
 
 def opened(browser, url: str, size: dict, tab: str):
-    """The page with one of its tabs in front; the heat map, the answers or the films are there."""
+    """The page with one of its tabs in front; the heat map, the answers or the images are there."""
     page = browser.new_context(viewport=size, reduced_motion="reduce").new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(url)
@@ -52,14 +52,14 @@ def opened(browser, url: str, size: dict, tab: str):
 
 
 def show_where(page) -> None:
-    page.locator("#where-film .film-over").wait_for()
+    page.locator("#where-image .image-over").wait_for()
 
 
 def show_made(page) -> None:
     page.locator("#make-impression textarea").fill(IMPRESSION)
     page.locator("#make-number input[type=number]").fill("2")
     page.locator("#make-go").click()
-    page.locator("#make-film-list figure").nth(1).wait_for()
+    page.locator("#make-image-list figure").nth(1).wait_for()
 
 
 def keep(page, path: Path, quality: int = 84) -> None:
@@ -79,7 +79,7 @@ def keep(page, path: Path, quality: int = 84) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("docs/assets"), help="folder to write into")
-    parser.add_argument("--seed", type=int, default=0, help="of the films in the tab Make (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the images in the tab Make (default: 0)")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser's executable")
     args = parser.parse_args(argv)
     if not args.chromium:

@@ -14,14 +14,16 @@ import threading
 import time
 from pathlib import Path
 
+from medsyn.errors import UserError, add_debug_option, command
+
 EVERY, KEPT = 60, 600  # seconds: how often files are looked at, and how old one may become
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="medsyn space",
-        description="Serve the demo page on this machine: read films, see where a word is, find reports and films, "
-        "make films from words. With no option it starts on the small models and films that come with it.",
+        description="Serve the demo page on this machine: read images, see where a word is, find reports and images, "
+        "make images from words. With no option it starts on the small models and images that come with it.",
         epilog="Research only. Not for clinical use.",
     )
     made.add_argument(
@@ -32,18 +34,19 @@ def parser() -> argparse.ArgumentParser:
         help="a model's folder or Hub id; may stand several times",
     )
     made.add_argument(
-        "--dataset", metavar="PATH", help="the films and reports to pick from and to search: folder or Hub id"
+        "--dataset", metavar="PATH", help="the images and reports to pick from and to search: folder or Hub id"
     )
     made.add_argument(
         "--generator",
         action="append",
         default=[],
         metavar="PATH",
-        help="a diffusion pipeline to make films with, beside the phantom: folder or Hub id; may stand several times",
+        help="a diffusion pipeline to make images with, beside the phantom: folder or Hub id; may stand several times",
     )
     made.add_argument("--host", help="address to listen on (default: this machine only, 127.0.0.1; 0.0.0.0 for all)")
     made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
     made.add_argument("--seed", type=int, default=0, help="the first seed that the tab Make proposes (default: 0)")
+    add_debug_option(made)
     return made
 
 
@@ -80,6 +83,7 @@ def sweep(folder: Path) -> None:
         time.sleep(EVERY)
 
 
+@command("medsyn space", interrupted="the page is closed")
 def main(argv: list[str] | None = None) -> int:
     """Serves the page until it is interrupted; returns 0, or 1 where it cannot start."""
     options = parser().parse_args(argv)
@@ -90,25 +94,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_free(options.host or "127.0.0.1", options.port or 0)
     except OSError as error:
-        print(
-            f"medsyn space: {options.host or ''}:{options.port or ''} cannot be listened on: {error}", file=sys.stderr
-        )
-        return 1
+        raise UserError(f"{options.host or ''}:{options.port or ''} cannot be listened on: {error}") from None
     folder = prepare()
-    print("medsyn space: loading models and films, a few seconds ...", file=sys.stderr, flush=True)
+    print("medsyn space: loading models and images, a few seconds ...", file=sys.stderr, flush=True)
     from spaces_app.interface import build
     from spaces_app.serving import serving
     from spaces_app.workbench import Workbench
 
-    try:
-        bench = Workbench.start(options.model, options.dataset, options.generator)
-        page = build(bench, options.seed)
-        _, url, _ = page.launch(
-            server_name=options.host, server_port=options.port, prevent_thread_lock=True, quiet=True, **serving()
-        )
-    except (ValueError, OSError) as error:
-        print(f"medsyn space: {error}", file=sys.stderr)
-        return 1
+    bench = Workbench.start(options.model, options.dataset, options.generator)
+    page = build(bench, options.seed)
+    _, url, _ = page.launch(
+        server_name=options.host, server_port=options.port, prevent_thread_lock=True, quiet=True, **serving()
+    )
     print(f"medsyn space: open {url} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as a host ends it; the folder of uploads goes all the same
     threading.Thread(target=sweep, args=(folder,), daemon=True).start()

@@ -16,7 +16,7 @@ class Openable:
     Args:
         name (`str`): What a person calls it: `bundle` or `demo`.
         models (`dict[str, Path]`): Folders that `AutoModel` reads, by the name to show.
-        dataset (`Path`): A folder that `load_dataset` reads; its films took no part in the training if the split is
+        dataset (`Path`): A folder that `load_dataset` reads; its images took no part in the training if the split is
             `test`.
     """
 
@@ -37,7 +37,7 @@ def bundle_paths(folder: str | Path = ".") -> list[Openable]:
     models = {path.parent.name: path.parent for path in sorted(BUNDLE.glob("models/*/config.json"))}
     dataset = BUNDLE / "medsyn-cxr"
     if not models or not (dataset / "manifest.json").is_file():
-        raise FileNotFoundError(f"{BUNDLE} holds no models or no films; make them with `python -m scripts.bundle`")
+        raise FileNotFoundError(f"{BUNDLE} holds no models or no images; make them with `python -m scripts.bundle`")
     there = [Openable("bundle", models, dataset)]
     demo = Path(folder) / DEMO
     finished = ("results.md", "encoder/config.json", "encoder/model.safetensors", "medsyn-cxr/manifest.json")

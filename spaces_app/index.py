@@ -1,4 +1,4 @@
-"""An index of a dataset's films and reports: embedded once, kept on disk, searched without being read into memory."""
+"""An index of a dataset's images and reports: embedded once, kept on disk, searched without being read into memory."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ from transformers import ProcessorMixin
 
 from hub_medsyn.inference.embedding import embed_images, embed_texts
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
+from medsyn.errors import UserError
 
 EMBEDDINGS, HEAD = "index.safetensors", "index.json"
 FORMAT, VERSION = "medsyn-film-index", 1
 BLOCK = 16384  # rows that a query meets at once: 8 MB of 128 float32
 TIE = 1e-6  # single precision gives one cosine several values, depending on how it was summed
-FILMS_IN_HASH = 32
+IMAGES_IN_HASH = 32
 
 
-class FilmIndex:
-    """Films and distinct reports of a dataset in the space of one model.
+class ImageIndex:
+    """Images and distinct reports of a dataset in the space of one model.
 
-    Rows are numbers of rows of the dataset: the index keeps no text and no film. Made by [`FilmIndex.build`] or
-    [`FilmIndex.load`]. What is compared are the global embeddings: for GLoRIA, whose own similarity also attends to
+    Rows are numbers of rows of the dataset: the index keeps no text and no image. Made by [`ImageIndex.build`] or
+    [`ImageIndex.load`]. What is compared are the global embeddings: for GLoRIA, whose own similarity also attends to
     words, that is a part of it.
 
     Args:
-        films (`torch.Tensor` of shape `(films, dim)`): Of unit length; row `i` is the dataset's row `i`.
+        images (`torch.Tensor` of shape `(images, dim)`): Of unit length; row `i` is the dataset's row `i`.
         reports (`torch.Tensor` of shape `(reports, dim)`): Of unit length.
         report_rows (`torch.Tensor` of shape `(reports,)`): The first row of the dataset that has each report.
         head (`dict`): What `index.json` holds.
     """
 
-    def __init__(self, films: Tensor, reports: Tensor, report_rows: Tensor, head: dict):
-        self.films, self.reports, self.report_rows, self.head = films, reports, report_rows, head
+    def __init__(self, images: Tensor, reports: Tensor, report_rows: Tensor, head: dict):
+        self.images, self.reports, self.report_rows, self.head = images, reports, report_rows, head
 
     @classmethod
     def build(
@@ -54,29 +55,29 @@ class FilmIndex:
         text_column: str = "prompt",
         image_column: str = "image",
         batch_size: int = 32,
-    ) -> FilmIndex:
-        """Embeds every film and every distinct report; films are decoded a batch at a time.
+    ) -> ImageIndex:
+        """Embeds every image and every distinct report; images are decoded a batch at a time.
 
         Args:
             model ([`ConVIRTModel`], [`GLoRIAModel`] or [`MGCAModel`]): On any device.
             processor (`ProcessorMixin`): Saved with the model.
             rows (`datasets.Dataset`): One split.
-            text_column (`str`, *optional*, defaults to `"prompt"`): The reports; rows without one have a film only.
-            image_column (`str`, *optional*, defaults to `"image"`): The films.
-            batch_size (`int`, *optional*, defaults to 32): Films that are encoded at once.
+            text_column (`str`, *optional*, defaults to `"prompt"`): The reports; rows without one have an image only.
+            image_column (`str`, *optional*, defaults to `"image"`): The images.
+            batch_size (`int`, *optional*, defaults to 32): Images that are encoded at once.
 
         Raises:
-            ValueError: If a column is missing, no row has a report, or a film cannot be used.
+            UserError: If a column is missing, no row has a report, or an image cannot be used.
         """
         missing = [name for name in (text_column, image_column) if name not in rows.column_names]
         if missing:
-            raise ValueError(f"the dataset has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
+            raise UserError(f"the dataset has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
         first: dict[str, int] = {}
         for row, text in enumerate(rows[text_column]):
             if text and text.strip():
                 first.setdefault(text, row)
         if not first:
-            raise ValueError(f"none of the {len(rows)} rows has a report in {text_column}; name another text_column")
+            raise UserError(f"none of the {len(rows)} rows has a report in {text_column}; name another text_column")
         head = {
             "format": FORMAT,
             "version": VERSION,
@@ -84,11 +85,11 @@ class FilmIndex:
             "dataset_sha256": dataset_hash(rows, text_column, image_column),
             "text_column": text_column,
             "image_column": image_column,
-            "films": len(rows),
+            "images": len(rows),
             "reports": len(first),
         }
         return cls(
-            embed_images(model, processor, _Films(rows, image_column), batch_size),
+            embed_images(model, processor, _Images(rows, image_column), batch_size),
             embed_texts(model, processor, list(first)),
             torch.tensor(list(first.values())),
             head,
@@ -99,7 +100,7 @@ class FilmIndex:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / HEAD).unlink(missing_ok=True)  # an index without its head is none
-        tensors = {"films": self.films, "reports": self.reports, "report_rows": self.report_rows}
+        tensors = {"images": self.images, "reports": self.reports, "report_rows": self.report_rows}
         partial = folder / f".{EMBEDDINGS}.partial"
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
         os.replace(partial, folder / EMBEDDINGS)
@@ -110,12 +111,12 @@ class FilmIndex:
     @classmethod
     def load(
         cls, folder: str | Path, model: MedSynPreTrainedModel, processor: ProcessorMixin, rows: datasets.Dataset
-    ) -> FilmIndex:
+    ) -> ImageIndex:
         """Opens a saved index of this model and dataset; the embeddings stay on disk until they are looked at.
 
         Raises:
             FileNotFoundError: If there is no whole index in the folder.
-            ValueError: If it is an index of another model or dataset, or its files are damaged.
+            UserError: If it is an index of another model or dataset, or its files are damaged.
         """
         folder = Path(folder)
         for name in (HEAD, EMBEDDINGS):
@@ -123,32 +124,32 @@ class FilmIndex:
                 raise FileNotFoundError(
                     f"there is no index in {folder} ({name} is missing); build one and save it there"
                 )
-        remedy = "build it anew with FilmIndex.build and save it there"
+        remedy = "build it anew with ImageIndex.build and save it there"
         try:
             head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{folder / HEAD} is damaged; {remedy}") from error
+            raise UserError(f"{folder / HEAD} is damaged; {remedy}") from error
         if not isinstance(head, dict) or (head.get("format"), head.get("version")) != (FORMAT, VERSION):
-            raise ValueError(f"{folder / HEAD} is no head of a {FORMAT} of version {VERSION}; {remedy}")
+            raise UserError(f"{folder / HEAD} is no head of a {FORMAT} of version {VERSION}; {remedy}")
         if head["model_sha256"] != model_hash(model, processor):
-            raise ValueError(f"{folder} is an index of another model, or of this one before it changed; {remedy}")
+            raise UserError(f"{folder} is an index of another model, or of this one before it changed; {remedy}")
         columns = head["text_column"], head["image_column"]
-        if head["films"] != len(rows) or head["dataset_sha256"] != dataset_hash(rows, *columns):
-            raise ValueError(
-                f"{folder} is an index of another dataset: of {head['films']} films, where {len(rows)} are given; "
+        if head["images"] != len(rows) or head["dataset_sha256"] != dataset_hash(rows, *columns):
+            raise UserError(
+                f"{folder} is an index of another dataset: of {head['images']} images, where {len(rows)} are given; "
                 f"{remedy}"
             )
         try:
             with safe_open(folder / EMBEDDINGS, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in ("films", "reports", "report_rows")}
+                tensors = {name: file.get_tensor(name) for name in ("images", "reports", "report_rows")}
         except SafetensorError as error:
-            raise ValueError(f"{folder / EMBEDDINGS} is damaged; {remedy}") from error
-        if (len(tensors["films"]), len(tensors["reports"])) != (head["films"], head["reports"]):
-            raise ValueError(f"{folder / EMBEDDINGS} does not belong to {HEAD} beside it; {remedy}")
+            raise UserError(f"{folder / EMBEDDINGS} is damaged; {remedy}") from error
+        if (len(tensors["images"]), len(tensors["reports"])) != (head["images"], head["reports"]):
+            raise UserError(f"{folder / EMBEDDINGS} does not belong to {HEAD} beside it; {remedy}")
         return cls(**tensors, head=head)
 
-    def nearest(self, embed: Tensor, k: int, among: Literal["films", "reports"] = "films") -> tuple[Tensor, Tensor]:
-        """The k films, or distinct reports, nearest to an embedding, by cosine.
+    def nearest(self, embed: Tensor, k: int, among: Literal["images", "reports"] = "images") -> tuple[Tensor, Tensor]:
+        """The k images, or distinct reports, nearest to an embedding, by cosine.
 
         Cosines within 1e-6 of each other, in steps of that size, are ties; of these the earlier row comes first. The
         index is met in blocks, so that memory does not grow with it.
@@ -157,28 +158,28 @@ class FilmIndex:
             embed (`torch.Tensor` of shape `(dim,)` or `(queries, dim)`): From `embed_images` or `embed_texts`, of any
                 length but 0.
             k (`int`): How many.
-            among (`str`, *optional*, defaults to `"films"`): `films` or `reports`.
+            among (`str`, *optional*, defaults to `"images"`): `images` or `reports`.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: Cosines in steps of 1e-6, the best first, and rows of the dataset; for
             a report its first. `(k,)` each, or `(queries, k)`.
 
         Raises:
-            ValueError: If `k` is less than 1 or more than there are, the width differs, or `embed` is not finite or 0.
+            UserError: If `k` is less than 1 or more than there are, the width differs, or `embed` is not finite or 0.
         """
-        if among not in ("films", "reports"):
-            raise ValueError(f"among={among!r} is neither films nor reports")
-        index = self.films if among == "films" else self.reports
+        if among not in ("images", "reports"):
+            raise UserError(f"among={among!r} is neither images nor reports")
+        index = self.images if among == "images" else self.reports
         queries = embed.detach().float().cpu()
         queries = queries[None] if queries.ndim == 1 else queries
         if queries.ndim != 2 or queries.shape[1] != index.shape[1]:
-            raise ValueError(
+            raise UserError(
                 f"embed of shape {tuple(embed.shape)} is not ({index.shape[1]},) or (queries, {index.shape[1]})"
             )
         if not queries.isfinite().all() or not queries.norm(dim=1).all():
-            raise ValueError("embed holds NaN, infinite values, or nothing but zeros, which are near to nothing")
+            raise UserError("embed holds NaN, infinite values, or nothing but zeros, which are near to nothing")
         if not 1 <= k <= len(index):
-            raise ValueError(f"k={k} of an index with {len(index)} {among}; pass k between 1 and that")
+            raise UserError(f"k={k} of an index with {len(index)} {among}; pass k between 1 and that")
         queries = F.normalize(queries, dim=1)
         keys = queries.new_empty(len(queries), 0, dtype=torch.long)
         for start in range(0, len(index), BLOCK):
@@ -195,8 +196,8 @@ class FilmIndex:
         return (cosines[0], numbers[0]) if embed.ndim == 1 else (cosines, numbers)
 
 
-class _Films(Sequence):
-    """The films of a dataset, decoded when they are asked for; its length lets progress be told."""
+class _Images(Sequence):
+    """The images of a dataset, decoded when they are asked for; its length lets progress be told."""
 
     def __init__(self, rows: datasets.Dataset, column: str):
         self.rows, self.column = rows.select_columns([column]), column
@@ -212,7 +213,7 @@ class _Films(Sequence):
 
 
 def model_hash(model: MedSynPreTrainedModel, processor: ProcessorMixin) -> str:
-    """SHA-256 of a model's weights and of all that its processor does to films and texts."""
+    """SHA-256 of a model's weights and of all that its processor does to images and texts."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
@@ -224,17 +225,17 @@ def model_hash(model: MedSynPreTrainedModel, processor: ProcessorMixin) -> str:
 
 
 def dataset_hash(rows: datasets.Dataset, text_column: str = "prompt", image_column: str = "image") -> str:
-    """SHA-256 of a dataset's ids, seeds and reports, and of the encoded films of 32 rows spread over it.
+    """SHA-256 of a dataset's ids, seeds and reports, and of the encoded images of 32 rows spread over it.
 
-    Reading every film would take minutes where the index has 200,000 of them; one that was drawn anew differs in the
+    Reading every image would take minutes where the index has 200,000 of them; one that was drawn anew differs in the
     32 too.
     """
     digest = hashlib.sha256(f"{len(rows)}\0".encode())
     there = [name for name in ("image_id", "seed", text_column) if name in rows.column_names]
     for batch in rows.select_columns(there).iter(4096):
         digest.update(json.dumps([batch[name] for name in there]).encode())
-    films = rows.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
-    for row in np.unique(np.linspace(0, len(rows) - 1, FILMS_IN_HASH).astype(int)):
-        film = films[int(row)][image_column]
-        digest.update(film["bytes"] if film["bytes"] is not None else Path(film["path"]).read_bytes())
+    images = rows.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    for row in np.unique(np.linspace(0, len(rows) - 1, IMAGES_IN_HASH).astype(int)):
+        image = images[int(row)][image_column]
+        digest.update(image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from spaces_app.tabs import where as tab_where
 if TYPE_CHECKING:
     from spaces_app.workbench import Workbench
 
-TITLE = "medsyn: read, find and make chest films"
+TITLE = "medsyn: read, find and make chest radiographs"
 WAITING = 100  # events that may stand in the queue
 
 
@@ -37,7 +37,7 @@ def build(bench: Workbench, seed: int = 0) -> gr.Blocks:
     desk = Desk(bench, seed)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(
-            '<header class="head"><h1>medsyn</h1><p>Chest films and the words for them: read, point, find, make.</p>'
+            '<header class="head"><h1>medsyn</h1><p>Chest images and the words for them: read, point, find, make.</p>'
             f'<p class="badge">{STANDING}</p></header>'
         )
         chosen = gr.State(None, time_to_live=3600)

@@ -1,4 +1,4 @@
-"""Loading what the page works with: models, films of a dataset, and diffusion pipelines."""
+"""Loading what the page works with: models, images of a dataset, and diffusion pipelines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from hub_medsyn.image_processing_medsyn import to_grey
 from hub_medsyn.inference.grounding import OPENING
 from hub_medsyn.inference.zero_shot import ZeroShotClassifier
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
-from spaces_app.guard.uploads import Film
+from medsyn.errors import UserError
+from spaces_app.guard.uploads import Upload
 
 MAX_SAMPLES = 200
 _M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -41,7 +42,7 @@ class Model:
         classifier ([`ZeroShotClassifier`]): Of this model; encodes each prompt once.
         grounds (`bool`): Whether it has regions, so that [`Workbench.where`] can ask it.
         card (`str`): Its README.md without the metadata, Markdown.
-        about (`str`): One line: method, image encoder, side of the films it sees.
+        about (`str`): One line: method, image encoder, side of the images it sees.
     """
 
     name: str
@@ -56,11 +57,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Sample:
-    """A film of the dataset with what is known of it.
+    """An image of the dataset with what is known of it.
 
     Args:
         id (`str`): Its `image_id`.
-        film ([`Film`]): The film.
+        image ([`Image`]): The image.
         impression (`str`): Of its report.
         findings (`str`): The FINDINGS of its report; empty where it has none.
         labels (`dict[str, int | None]`): 1 present, 0 absent, -1 uncertain, `None` unmentioned.
@@ -69,7 +70,7 @@ class Sample:
     """
 
     id: str
-    film: Film
+    image: Upload
     impression: str
     findings: str
     labels: dict[str, int | None]
@@ -80,7 +81,7 @@ class Sample:
 def share_heaps() -> None:
     """Lets the threads of this process share two heaps, where the C library is glibc.
 
-    It gives every thread one of its own otherwise, and each keeps what was freed in it: 20 threads that read films at
+    It gives every thread one of its own otherwise, and each keeps what was freed in it: 20 threads that read images at
     once then hold 615 MB, and under 260 MB with two.
     """
     if platform.libc_ver()[0] == "glibc":
@@ -96,7 +97,7 @@ def load_model(path: str | Path, name: str, device: str = "cpu") -> Model:
         device (`str`, *optional*, defaults to `"cpu"`): Where it is.
 
     Raises:
-        ValueError: It is none of this project's models.
+        UserError: It is none of this project's models.
         OSError: There is no such folder or model on the Hub, or files are missing.
     """
     if not Path(path).is_dir() and str(path).count("/") != 1:
@@ -108,11 +109,11 @@ def load_model(path: str | Path, name: str, device: str = "cpu") -> Model:
             f"{path} holds no model, or it cannot be had from the Hub: check the name, and the network"
         ) from error
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is no model that is known; name a ConVIRT, GLoRIA or MGCA that medsyn trained"
         ) from error
     if not isinstance(config, MedSynConfig):
-        raise ValueError(f"{path} is a {config.model_type}; name a ConVIRT, GLoRIA or MGCA that medsyn trained")
+        raise UserError(f"{path} is a {config.model_type}; name a ConVIRT, GLoRIA or MGCA that medsyn trained")
     model = AutoModel.from_pretrained(path, dtype=torch.float32).to(device).eval()
     processor = AutoProcessor.from_pretrained(path)
     return Model(
@@ -124,23 +125,23 @@ def load_model(path: str | Path, name: str, device: str = "cpu") -> Model:
         card=_card(path),
         about=(
             f"{type(model).__name__.removesuffix('Model')}, image encoder {config.vision_config.architecture}, "
-            f"{model.num_parameters() / 1e6:.1f} million weights, sees films of {config.image_size} pixels"
+            f"{model.num_parameters() / 1e6:.1f} million weights, sees images of {config.image_size} pixels"
         ),
     )
 
 
-def load_films(dataset: str | Path, most: int = MAX_SAMPLES) -> Dataset:
-    """The first films of a dataset, those that no model was trained on before all others.
+def load_images(dataset: str | Path, most: int = MAX_SAMPLES) -> Dataset:
+    """The first images of a dataset, those that no model was trained on before all others.
 
     Args:
         dataset (`str` or `Path`): A folder or a Hub id of `medsyn-cxr`; no more of it is read than is needed.
         most (`int`, *optional*, defaults to `MAX_SAMPLES`): How many.
 
     Returns:
-        `datasets.Dataset`: In memory, the films encoded as they are stored.
+        `datasets.Dataset`: In memory, the images encoded as they are stored.
 
     Raises:
-        ValueError: The dataset has no films, or a column is missing.
+        UserError: The dataset has no images, or a column is missing.
         OSError: There is no such dataset.
     """
     if not Path(dataset).is_dir() and str(dataset).count("/") != 1:
@@ -151,10 +152,10 @@ def load_films(dataset: str | Path, most: int = MAX_SAMPLES) -> Dataset:
         features = splits[split].features
         missing = [name for name in ("image", "image_id", "impression") if name not in features]
         if missing:
-            raise ValueError(f"the dataset {dataset} has no column {', '.join(missing)}; build it with `medsyn build`")
+            raise UserError(f"the dataset {dataset} has no column {', '.join(missing)}; build it with `medsyn build`")
         rows += splits[split].decode(False).take(most - len(rows))
     if not rows:
-        raise ValueError(f"the dataset {dataset} holds no films")
+        raise UserError(f"the dataset {dataset} holds no images")
     return Dataset.from_list(rows, features=features)
 
 
@@ -163,7 +164,7 @@ def sample_of(row: dict) -> Sample:
     masks = [(one["finding"], np.asarray(one["mask"].convert("L")) > 127) for one in row.get("finding_masks") or ()]
     return Sample(
         id=row["image_id"],
-        film=Film(to_grey(row["image"]), row["image_id"]),
+        image=Upload(to_grey(row["image"]), row["image_id"]),
         impression=(row["impression"] or "").strip(),
         findings=row.get("findings") or "",
         labels=row.get("labels") or {},
@@ -178,7 +179,7 @@ def short_names(paths: list[str]) -> dict[str, str]:
     names = [part[-2] if part[-1].startswith("checkpoint") else part[-1] for part in parts]
     names = ["/".join(part[-2:]) if names.count(name) > 1 else name for name, part in zip(names, parts, strict=True)]
     if len(set(names)) < len(names):
-        raise ValueError(f"two models are called {max(names, key=names.count)}; name folders that differ")
+        raise UserError(f"two models are called {max(names, key=names.count)}; name folders that differ")
     return dict(zip(names, paths, strict=True))
 
 
@@ -203,21 +204,21 @@ def load_pipeline(name: str, device: str) -> DiffusionGenerator:
     """A pipeline at the size that it was made for, `LARGEST_DIFFUSION` at most.
 
     Raises:
-        ValueError: It is none, or cannot be had.
+        UserError: It is none, or cannot be had.
     """
     if find_spec("diffusers") is None or find_spec("peft") is None:
-        raise ValueError(f"the generator {name} needs the packages diffusers and peft: pip install 'hub-medsyn[demo]'")
+        raise UserError(f"the generator {name} needs the packages diffusers and peft: pip install 'hub-medsyn[demo]'")
     folder, _ = find_pipeline(PRESETS.get(name, name))
     side = min(LARGEST_DIFFUSION, _native_side(folder))
     generator = DiffusionGenerator(
         name, height=side, width=side, num_inference_steps=STEPS, batch_size=1, device=device
     )
-    generator.settings()  # what does not fit is told now, and not when somebody waits for a film
+    generator.settings()  # what does not fit is told now, and not when somebody waits for an image
     return generator
 
 
 def _native_side(folder: Path) -> int:
-    """Pixels a side of the films that a pipeline's denoiser was made for."""
+    """Pixels a side of the images that a pipeline's denoiser was made for."""
     denoiser = next(folder / part for part in ("unet", "transformer") if (folder / part).is_dir())
     latents = json.loads((denoiser / "config.json").read_text(encoding="utf-8"))["sample_size"]
     blocks = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]

@@ -1,4 +1,4 @@
-/* What acts in the browser alone: the view of a film, and which sample is pressed. */
+/* What acts in the browser alone: the view of a image, and which sample is pressed. */
 (() => {
   const viewerOf = control => document.getElementById(control.closest('[data-viewer]').dataset.viewer);
 
@@ -25,17 +25,17 @@
     }
   });
 
-  /* Marks the sample that is shown in every tab; none where the film is a visitor's own. */
+  /* Marks the sample that is shown in every tab; none where the image is a visitor's own. */
   window.medsynPress = name => {
     for (const button of document.querySelectorAll('[data-sample]')) {
       button.setAttribute('aria-pressed', String(button.dataset.sample === name));
     }
   };
 
-  /* Zoomed films are dragged, too. */
+  /* Zoomed images are dragged, too. */
   let held = null;
   document.addEventListener('pointerdown', event => {
-    const stage = event.target.closest('.film-stage');
+    const stage = event.target.closest('.image-stage');
     if (!stage || event.pointerType !== 'mouse' || stage.scrollWidth <= stage.clientWidth) return;
     held = {stage, x: event.clientX + stage.scrollLeft, y: event.clientY + stage.scrollTop};
     event.preventDefault();

@@ -1,4 +1,4 @@
-"""What all tabs share: the workbench, the films chosen from it, and what has to be said of every answer."""
+"""What all tabs share: the workbench, the images chosen from it, and what has to be said of every answer."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from spaces_app.guard.uploads import Film, Refused, forget_upload, read_upload
+from spaces_app.guard.uploads import Refused, Upload, forget_upload, read_upload
 from spaces_app.view import viewer
-from spaces_app.view.pictures import film_picture
+from spaces_app.view.pictures import image_picture
 
 if TYPE_CHECKING:
     from spaces_app.workbench import Workbench
 
-FILM_SIDE = 768  # pixels of a film as the page shows it
+IMAGE_SIDE = 768  # pixels of an image as the page shows it
 MEANING = (
     "A score weighs the model's similarity to sentences that name a finding against sentences that deny it. It is no "
-    "probability, nothing was calibrated, and 0.5 is no threshold. On an abnormal film most scores tend to be high: "
-    "compare films with each other, not findings."
+    "probability, nothing was calibrated, and 0.5 is no threshold. On an abnormal image most scores tend to be high: "
+    "compare images with each other, not findings."
 )
 STANDING = "Research only. Not for clinical use."
 OBVIOUS = ("cardiomegaly", "pleural effusion", "pneumothorax", "mass")  # that people and models see, to begin with
@@ -27,17 +27,17 @@ OBVIOUS = ("cardiomegaly", "pleural effusion", "pneumothorax", "mass")  # that p
 
 @dataclass(frozen=True)
 class Chosen:
-    """The film that a visitor looks at, with what is known of it.
+    """The image that a visitor looks at, with what is known of it.
 
     Args:
-        film ([`Film`]): The film.
-        key (`str`): Equal for the same film alone.
+        image ([`Image`]): The image.
+        key (`str`): Equal for the same image alone.
         impression (`str`, *optional*): Its report's impression, where it has one.
         labels (`dict`, *optional*): Finding -> 1, 0, -1 or `None`; empty where nothing is known.
-        boxes (`tuple`, *optional*): Finding and xyxy corners in pixels of the film.
+        boxes (`tuple`, *optional*): Finding and xyxy corners in pixels of the image.
     """
 
-    film: Film
+    image: Upload
     key: str
     impression: str = ""
     labels: dict = field(default_factory=dict)
@@ -46,17 +46,17 @@ class Chosen:
     @property
     def alt(self) -> str:
         if self.impression:
-            return f"Chest film, {self.film.name}. Its report: {self.impression}"
-        return f"Chest film, {self.film.name}"
+            return f"Chest image, {self.image.name}. Its report: {self.impression}"
+        return f"Chest image, {self.image.name}"
 
     @property
     def caption(self) -> str:
-        told = [self.film.name, self.film.note, f"“{self.impression}”" if self.impression else ""]
+        told = [self.image.name, self.image.note, f"“{self.impression}”" if self.impression else ""]
         return " · ".join(part for part in told if part)
 
 
 class Desk:
-    """What the tabs work with: the workbench, and the films that were chosen from it.
+    """What the tabs work with: the workbench, and the images that were chosen from it.
 
     Args:
         bench ([`Workbench`]): Models, samples, generators and index.
@@ -70,7 +70,7 @@ class Desk:
 
     @functools.cached_property
     def first(self) -> Chosen | None:
-        """The film that the page opens with: one with the first of `OBVIOUS` that there is, if there is one."""
+        """The image that the page opens with: one with the first of `OBVIOUS` that there is, if there is one."""
         if not self.shown:
             return None
         plain = [one for finding in OBVIOUS for one in self.shown if any(name == finding for name, _ in one.boxes)]
@@ -80,24 +80,24 @@ class Desk:
         if name not in self.samples:
             raise Refused(f"There is no sample of that name; there are {len(self.samples)}, such as {self._some()}.")
         one = self.samples[name]
-        return Chosen(one.film, f"sample {one.id}", one.impression or "", dict(one.labels), tuple(one.boxes))
+        return Chosen(one.image, f"sample {one.id}", one.impression or "", dict(one.labels), tuple(one.boxes))
 
     def _some(self) -> str:
         return ", ".join(list(self.samples)[:3]) or "none"
 
     def uploaded(self, path: str | None) -> Chosen:
-        """The film in a file that was handed in, which is deleted whether it can be read or not."""
+        """The image in a file that was handed in, which is deleted whether it can be read or not."""
         try:
-            film = read_upload(path)
+            image = read_upload(path)
         finally:
             forget_upload(path)
-        return Chosen(film, f"upload {secrets.token_hex(8)}")
+        return Chosen(image, f"upload {secrets.token_hex(8)}")
 
     def one(self, chosen: Chosen | None) -> Chosen:
-        """The film to work on, the page's first where none was chosen."""
+        """The image to work on, the page's first where none was chosen."""
         chosen = chosen or self.first
         if chosen is None:
-            raise Refused("There is no film yet: open one of your own.")
+            raise Refused("There is no image yet: open one of your own.")
         return chosen
 
     def known_model(self, name: str | None, grounding: bool = False) -> str:
@@ -124,10 +124,10 @@ class Desk:
     def grounding(self) -> list[str]:
         return [name for name, model in self.bench.models.items() if model.grounds]
 
-    def film_html(self, chosen: Chosen, **layers) -> str:
-        height, width = chosen.film.pixels.shape
-        return viewer.film_html(
-            film_picture(chosen.film, FILM_SIDE), chosen.alt, chosen.caption, size=(width, height), **layers
+    def image_html(self, chosen: Chosen, **layers) -> str:
+        height, width = chosen.image.pixels.shape
+        return viewer.image_html(
+            image_picture(chosen.image, IMAGE_SIDE), chosen.alt, chosen.caption, size=(width, height), **layers
         )
 
 

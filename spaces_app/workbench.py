@@ -1,4 +1,4 @@
-"""What the page does with a film or a text: reading, grounding, finding and making, by models loaded once."""
+"""What the page does with an image or a text: reading, grounding, finding and making, by models loaded once."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from dataset_builder.reports.record import ReportRecord
 from hub_medsyn.inference.embedding import embed_images, embed_texts, text_limit
 from hub_medsyn.inference.grounding import HeatMap, ground
 from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS
+from medsyn.errors import UserError
 from spaces_app.bundled import bundle_paths
-from spaces_app.guard.uploads import Film, Refused, checked_text
-from spaces_app.index import FilmIndex
+from spaces_app.guard.uploads import Refused, Upload, checked_text
+from spaces_app.index import ImageIndex
 from spaces_app.loading import (
     Model,
     Sample,
-    load_films,
+    load_images,
     load_model,
     load_pipeline,
     sample_of,
@@ -40,9 +41,9 @@ from spaces_app.loading import (
 if TYPE_CHECKING:
     from dataset_builder.generators.radiograph import ImageGenerator
 
-MAX_PROMPTS = 16  # texts that one call compares with a film
+MAX_PROMPTS = 16  # texts that one call compares with an image
 MAX_NEIGHBOURS = 20
-MAX_MADE = 4  # films that one call makes
+MAX_MADE = 4  # images that one call makes
 MAX_SEED = 2**31 - 1
 PHANTOM = "phantom"
 PHANTOM_SIZE = 256  # pixels
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """How much a film speaks for a finding, from 0 to 1, by one model; ranks films and is no probability."""
+    """How much an image speaks for a finding, from 0 to 1, by one model; ranks images and is no probability."""
 
     model: str
     finding: str
@@ -62,19 +63,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class Made:
-    """A film that a generator drew.
+    """An image that a generator drew.
 
     Args:
-        film ([`Film`]): The film.
-        seed (`int`): Gives the same film again.
+        image ([`Image`]): The image.
+        seed (`int`): Gives the same image again.
         masks, boxes: As in [`Sample`]; empty where the generator does not know where its findings are.
         labels (`dict[str, int | None]`, *optional*): As they can be seen, where the generator knows.
-        occult (`list[str]`): What was understood and cannot be seen on this film, in words.
+        occult (`list[str]`): What was understood and cannot be seen on this image, in words.
         understood (`list[str]`): What the reader of findings took from the impression, in words.
         view (`str`, *optional*): `PA` or `AP`, where the generator knows.
     """
 
-    film: Film
+    image: Upload
     seed: int
     masks: list[tuple[str, np.ndarray]]
     boxes: list[tuple[str, tuple[float, float, float, float]]]
@@ -85,14 +86,14 @@ class Made:
 
 
 class Workbench:
-    """The models, films and generators behind the page.
+    """The models, images and generators behind the page.
 
     Every model, and every generator, answers one call at a time, with one torch thread: two people then use two cores,
     and twenty wait in turn without twenty pools of threads.
 
     Args:
         models (`Sequence[Model]`): As [`load_model`] makes them.
-        rows (`datasets.Dataset`): Films to pick from and to search, as [`load_films`] reads them.
+        rows (`datasets.Dataset`): Images to pick from and to search, as [`load_images`] reads them.
         generators (`Mapping[str, ImageGenerator]`): By the names that the page shows.
     """
 
@@ -101,7 +102,7 @@ class Workbench:
         self.rows = rows
         self.samples = [sample_of(row) for row in rows]
         self.generators = dict(generators)
-        self.index: dict[str, FilmIndex] = {}  # of each model, from its first search on
+        self.index: dict[str, ImageIndex] = {}  # of each model, from its first search on
         self._drawing = {name: threading.Lock() for name in self.generators}
 
     @classmethod
@@ -122,7 +123,7 @@ class Workbench:
             device (`str`, *optional*, defaults to `"cpu"`): Where models and pipelines are.
 
         Raises:
-            ValueError: A model is none of this project's, or a pipeline cannot be used.
+            UserError: A model is none of this project's, or a pipeline cannot be used.
             OSError: A folder is not there, or holds no model.
         """
         torch.set_num_threads(1)
@@ -137,17 +138,17 @@ class Workbench:
         for pipeline in generators:
             drawer = load_pipeline(pipeline, device)
             if drawer.name in drawers:
-                raise ValueError(f"two generators are called {drawer.name}; name folders that differ")
+                raise UserError(f"two generators are called {drawer.name}; name folders that differ")
             drawers[drawer.name] = drawer
         loaded = [load_model(path, name, device) for name, path in named.items()]
-        return cls(loaded, load_films(dataset), drawers)
+        return cls(loaded, load_images(dataset), drawers)
 
     def warm_up(self) -> None:
         """Does what the first visitor would wait for: encodes the prompts, builds the indexes, renders a phantom."""
         for name in self.models:
-            self.read(self.samples[0].film, [name])
+            self.read(self.samples[0].image, [name])
             if self._searchable:
-                self.nearest_films(self.samples[0].film, name, 1)
+                self.nearest_images(self.samples[0].image, name, 1)
         self.make("Normal chest.")
 
     @property
@@ -165,11 +166,11 @@ class Workbench:
                 return sample
         raise Refused("There is no such sample; pick one of the list.")
 
-    def read(self, film: Film, names: Sequence[str], findings: Sequence[str] | None = None) -> list[Reading]:
+    def read(self, image: Upload, names: Sequence[str], findings: Sequence[str] | None = None) -> list[Reading]:
         """Scores of findings by [`ZeroShotClassifier`], model by model.
 
         Args:
-            film ([`Film`]): What to read.
+            image ([`Image`]): What to read.
             names (`Sequence[str]`): Models.
             findings (`Sequence[str]`, *optional*, defaults to all): Keys of `FINDING_PROMPTS`.
 
@@ -182,11 +183,11 @@ class Workbench:
         readings = []
         for model in self._models(names):
             with model.lock:
-                scores = model.classifier(film.pixels)
+                scores = model.classifier(image.pixels)
             readings += [Reading(model.name, finding, float(scores.of(finding)[0])) for finding in findings]
         return readings
 
-    def explain(self, film: Film, name: str, finding: str) -> list[tuple[str, float]]:
+    def explain(self, image: Upload, name: str, finding: str) -> list[tuple[str, float]]:
         """The visible signs of a finding, the one that the model sees most first, each from 0 to 1.
 
         Raises:
@@ -196,10 +197,12 @@ class Workbench:
         if _known_finding(finding) not in DESCRIPTORS:
             raise Refused(f"{finding} has no signs of its own; pick another finding.")
         with model.lock:
-            return model.classifier.explain(film.pixels, finding)
+            return model.classifier.explain(image.pixels, finding)
 
-    def free_text(self, film: Film, names: Sequence[str], texts: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
-        """Each model's own similarity of a film with texts, the most similar first.
+    def free_text(
+        self, image: Upload, names: Sequence[str], texts: Sequence[str]
+    ) -> dict[str, list[tuple[str, float]]]:
+        """Each model's own similarity of an image with texts, the most similar first.
 
         These are `logits_per_image`: they compare the texts of one model, and mean nothing between models.
 
@@ -214,12 +217,12 @@ class Workbench:
             for text in texts:
                 _check_readable(model, text)
             with model.lock:
-                (scores,) = model.classifier.free_text(film.pixels, texts).tolist()
+                (scores,) = model.classifier.free_text(image.pixels, texts).tolist()
             answers[model.name] = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1])
         return answers
 
-    def where(self, film: Film, name: str, phrase: str) -> HeatMap:
-        """Where in a film a word or phrase is, by [`~hub_medsyn.inference.grounding.ground`].
+    def where(self, image: Upload, name: str, phrase: str) -> HeatMap:
+        """Where in an image a word or phrase is, by [`~hub_medsyn.inference.grounding.ground`].
 
         Raises:
             Refused: The model has no regions, the phrase has no word or is too long.
@@ -229,28 +232,28 @@ class Workbench:
         if not model.grounds:
             able = [other.name for other in self.models.values() if other.grounds]
             way_out = f"{' and '.join(able)} can" if able else "none that is loaded here can"
-            raise Refused(f"{name} compares whole films with whole texts and cannot point at places; {way_out}.")
+            raise Refused(f"{name} compares whole images with whole texts and cannot point at places; {way_out}.")
         _check_readable(model, phrase)
         if not any(character.isalnum() for character in phrase):
             raise Refused("The phrase holds no word; write one, such as effusion.")
         with model.lock:
-            return ground(model.model, model.processor, film.pixels, phrase)
+            return ground(model.model, model.processor, image.pixels, phrase)
 
-    def nearest_films(self, query: str | Film, name: str, k: int = 5) -> list[tuple[Sample, float]]:
-        """The films of the dataset whose embeddings have the largest cosine with that of a text or a film.
+    def nearest_images(self, query: str | Upload, name: str, k: int = 5) -> list[tuple[Sample, float]]:
+        """The images of the dataset whose embeddings have the largest cosine with that of a text or an image.
 
         Raises:
             Refused: The model is unknown, `k` is out of range, or the text is too long.
         """
-        return self._nearest(query, name, "films", k)
+        return self._nearest(query, name, "images", k)
 
-    def nearest_reports(self, film: Film, name: str, k: int = 5) -> list[tuple[Sample, float]]:
-        """The reports of the dataset nearest to a film; equal impressions once, by the first sample that has them.
+    def nearest_reports(self, image: Upload, name: str, k: int = 5) -> list[tuple[Sample, float]]:
+        """The reports of the dataset nearest to an image; equal impressions once, by the first sample that has them.
 
         Raises:
-            Refused: As in [`Workbench.nearest_films`].
+            Refused: As in [`Workbench.nearest_images`].
         """
-        return self._nearest(film, name, "reports", k)
+        return self._nearest(image, name, "reports", k)
 
     def make(
         self,
@@ -260,7 +263,7 @@ class Workbench:
         seed: int = 0,
         progress: Progress | None = None,
     ) -> list[Made]:
-        """Films drawn to match an impression; film `i` has the seed `seed + i`.
+        """Images drawn to match an impression; image `i` has the seed `seed + i`.
 
         Args:
             impression (`str`): As a report's.
@@ -274,7 +277,7 @@ class Workbench:
         """
         if generator not in self.generators:
             raise Refused(f"There is no such generator; pick one of {', '.join(self.generators)}.")
-        number = _whole(number, "number of films", 1, MAX_MADE)
+        number = _whole(number, "number of images", 1, MAX_MADE)
         seed = _whole(seed, "seed", 0, MAX_SEED + 1 - number)
         impression = checked_text(impression, "impression")
         drawer, drawn = self.generators[generator], []
@@ -288,9 +291,9 @@ class Workbench:
                 for place, one in enumerate(seeds):
                     drawn += _draw(drawer, record, one, functools.partial(_in_all, told, place, number))
         except GenerationError:
-            logger.exception("the generator %s could not make a film", generator)
-            raise Refused(f"{generator} could not make this film; try another seed or another generator.") from None
-        return [_made(film, one, impression) for film, one in zip(drawn, seeds, strict=True)]
+            logger.exception("the generator %s could not make an image", generator)
+            raise Refused(f"{generator} could not make this image; try another seed or another generator.") from None
+        return [_made(image, one, impression) for image, one in zip(drawn, seeds, strict=True)]
 
     def _models(self, names: Sequence[str]) -> list[Model]:
         if not names:
@@ -301,25 +304,27 @@ class Workbench:
         return [self.models[name] for name in dict.fromkeys(names)]
 
     def _nearest(
-        self, query: str | Film, name: str, among: Literal["films", "reports"], k: int
+        self, query: str | Upload, name: str, among: Literal["images", "reports"], k: int
     ) -> list[tuple[Sample, float]]:
         (model,) = self._models([name])
         k = _whole(k, "number of answers", 1, MAX_NEIGHBOURS)
         if not self._searchable:
-            raise Refused("The films loaded here have no reports, so there is nothing to search.")
-        film = isinstance(query, Film)
-        if not film:
+            raise Refused("The images loaded here have no reports, so there is nothing to search.")
+        image = isinstance(query, Upload)
+        if not image:
             query = checked_text(query, "report")
             _check_readable(model, query)
         with model.lock:
             if name not in self.index:
-                self.index[name] = FilmIndex.build(model.model, model.processor, self.rows, "impression")
+                self.index[name] = ImageIndex.build(model.model, model.processor, self.rows, "impression")
             index = self.index[name]
-            if film:
+            if image:
                 (embedded,) = embed_images(model.model, model.processor, [query.pixels])
             else:
                 (embedded,) = embed_texts(model.model, model.processor, [query])
-        cosines, rows = index.nearest(embedded, min(k, len(index.films if among == "films" else index.reports)), among)
+        cosines, rows = index.nearest(
+            embedded, min(k, len(index.images if among == "images" else index.reports)), among
+        )
         return [(self.samples[row], cosine) for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)]
 
 
@@ -333,7 +338,7 @@ def describe(finding: Finding) -> str:
 
 def _made(drawn: Radiograph, seed: int, impression: str) -> Made:
     return Made(
-        film=Film(drawn.image, f"made with seed {seed}"),
+        image=Upload(drawn.image, f"made with seed {seed}"),
         seed=seed,
         masks=[(finding.kind, mask) for finding, mask in drawn.masks],
         boxes=[(finding.kind, box) for finding, box in drawn.boxes],
@@ -349,8 +354,8 @@ def _nobody(*_) -> None:
 
 
 def _in_all(told: Progress, place: int, number: int, step: int, steps: int) -> None:
-    """Tells the steps of one film of several as steps of all."""
-    told(place * steps + step, number * steps, f"film {place + 1} of {number}, step {step} of {steps}")
+    """Tells the steps of one image of several as steps of all."""
+    told(place * steps + step, number * steps, f"image {place + 1} of {number}, step {step} of {steps}")
 
 
 def _draw(

@@ -27,7 +27,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--real-data",
         default=str(REPOSITORY.parent / "shared" / "data"),
-        help="folder of real films and reports; tests marked `real` skip where it is absent",
+        help="folder of real radiographs and reports; tests marked `real` skip where it is absent",
     )
 
 
@@ -35,7 +35,7 @@ def pytest_addoption(parser):
 def real_data(request) -> Path:
     folder = Path(request.config.getoption("--real-data"))
     if not folder.is_dir():
-        warnings.warn(f"no real data at {folder}: the tests on real films and reports are skipped", stacklevel=1)
+        warnings.warn(f"no real data at {folder}: the tests on real radiographs and reports are skipped", stacklevel=1)
         pytest.skip(f"no real data at {folder}; name it with --real-data")
     return folder
 

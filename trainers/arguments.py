@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from medsyn.errors import UserError
+
 
 @dataclass
 class ModelArguments:
@@ -38,7 +40,8 @@ class ModelArguments:
     )
     image_size: int = field(default=224, metadata={"help": "Side of the images in pixels."})
     num_channels: int = field(
-        default=3, metadata={"help": "Channels of the images: 3 repeats the grey film, 1 does not.", "choices": [1, 3]}
+        default=3,
+        metadata={"help": "Channels of the images: 3 repeats the grey image, 1 does not.", "choices": [1, 3]},
     )
     projection_dim: int | None = field(
         default=None,
@@ -77,7 +80,7 @@ class DataArguments:
         default_factory=lambda: ["prompt"],
         metadata={"help": "Text columns, joined in this order: prompt, or findings impression."},
     )
-    image_column: str = field(default="image", metadata={"help": "Column of the films."})
+    image_column: str = field(default="image", metadata={"help": "Column of the images."})
     id_column: str = field(default="image_id", metadata={"help": "Column of unique ids."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many rows."})
     text_sampling: str = field(
@@ -97,15 +100,15 @@ class DataArguments:
     augmentation: str = field(
         default="film",
         metadata={
-            "help": "none; crop of 80 to 100 %% of the film; film: also small turns, contrast, brightness, blur.",
+            "help": "none; crop of 80 to 100 %% of the image; image: also small turns, contrast, brightness, blur.",
             "choices": ["none", "crop", "film"],
         },
     )
     horizontal_flip: bool = field(
-        default=False, metadata={"help": "Mirror half of the films: left and right lose their meaning."}
+        default=False, metadata={"help": "Mirror half of the images: left and right lose their meaning."}
     )
     cache_gb: float = field(
-        default=4.0, metadata={"help": "Decode films once if all of them fit in so many GB of memory."}
+        default=4.0, metadata={"help": "Decode images once if all of them fit in so many GB of memory."}
     )
 
 
@@ -172,19 +175,19 @@ class VLPTrainingArguments(TrainingArguments):
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "Checkpoint folder to go on from; 'last' is the newest in --output_dir."}
     )
-    seed: int = field(default=0, metadata={"help": "Seed of weights, batches, sentences and film changes."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights, batches, sentences and image changes."})
 
     def __post_init__(self):
         if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns=True would drop the films and texts; leave it False")
+            raise UserError("remove_unused_columns=True would drop the images and texts; leave it False")
         for name, (unset, why) in WITHOUT_EFFECT.items():
             if getattr(self, name) != unset:
-                raise ValueError(f"{name}={getattr(self, name)} would have no effect ({why}); leave it out")
+                raise UserError(f"{name}={getattr(self, name)} would have no effect ({why}); leave it out")
         if self.accelerator_config is None:
             self.accelerator_config = {"split_batches": True, "dispatch_batches": False}
         super().__post_init__()
         if not self.accelerator_config.split_batches:
-            raise ValueError(
+            raise UserError(
                 "accelerator_config has split_batches=False, so that equal reports would meet across processes; "
                 "leave accelerator_config out or set split_batches to true"
             )
@@ -194,21 +197,21 @@ class VLPTrainingArguments(TrainingArguments):
     def _check_chunks(self) -> None:
         size = self.gradient_cache_chunk_size
         if size is not None and self.sync_batch_norm:
-            raise ValueError(
+            raise UserError(
                 f"gradient_cache_chunk_size={size} cannot go with sync_batch_norm: BatchNorm would take its "
                 "statistics from chunks; set freeze_batch_norm instead of sync_batch_norm"
             )
         if size is not None and not 1 <= size < self.train_batch_size:
-            raise ValueError(
+            raise UserError(
                 f"gradient_cache_chunk_size={size} saves nothing of the {self.train_batch_size} pairs of a process; "
                 f"set it between 1 and {self.train_batch_size - 1}, or leave it out"
             )
 
     def _check_device(self) -> None:
         if self.mixed_precision == "fp16" and self.device.type == "cpu":
-            raise ValueError("fp16 has no effect on a CPU, which would go on in float32; take --bf16 or leave it out")
+            raise UserError("fp16 has no effect on a CPU, which would go on in float32; take --bf16 or leave it out")
         if self.sync_batch_norm and (self.device.type != "cuda" or self.world_size == 1):
-            raise ValueError(
+            raise UserError(
                 f"sync_batch_norm=True needs several GPUs, and this run has {self.world_size} process(es) on "
                 f"{self.device.type}; leave it out"
             )
@@ -243,7 +246,7 @@ def parse(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments,
         (ModelArguments, DataArguments, VLPTrainingArguments),
         prog="medsyn pretrain",
         usage="medsyn pretrain --output_dir FOLDER [--dataset FOLDER|HUB-ID] [--model METHOD] [options]",
-        description="Pre-trains an image-text model on pairs of film and report. Research only: not for clinical use.",
+        description="Pre-train an image-text model on pairs of image and report. Research only: not for clinical use.",
     )
     set_common_options_apart(parser)
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from hub_medsyn.configuration_medsyn import MedSynConfig
+from medsyn.errors import UserError
 
 # What a run shares with the one that goes on with it. Written last, so that a checkpoint with it is whole.
 BATCHES_NAME = "batches.json"
@@ -50,7 +51,7 @@ def check_same_run(checkpoint: str | Path, config: MedSynConfig, now: dict) -> N
 
     Raises:
         FileNotFoundError: If the folder is no whole checkpoint of this trainer.
-        ValueError: If it holds weights alone, or anything differs; names it.
+        UserError: If it holds weights alone, or anything differs; names it.
     """
     path = Path(checkpoint) / BATCHES_NAME
     if not path.is_file():
@@ -61,7 +62,7 @@ def check_same_run(checkpoint: str | Path, config: MedSynConfig, now: dict) -> N
         )
     saved = json.loads(path.read_text(encoding="utf-8"))
     if saved.get("weights_alone"):
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} holds weights alone, no optimiser to go on with: it was written with save_only_model"
         )
     earlier = AutoConfig.from_pretrained(checkpoint)
@@ -70,7 +71,7 @@ def check_same_run(checkpoint: str | Path, config: MedSynConfig, now: dict) -> N
     then = {name: saved.get(name, "not recorded") for name in now}
     differ = [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
     if differ:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} cannot be resumed with other data or settings ({'; '.join(differ)}); "
             "run it as it was, or start anew in another --output_dir"
         )

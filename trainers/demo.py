@@ -1,4 +1,4 @@
-"""`medsyn demo`: reports, films, an encoder and what it is worth, in ten minutes and without a download."""
+"""`medsyn demo`: reports, images, an encoder and what it is worth, in ten minutes and without a download."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from medsyn.errors import UserError, add_debug_option, command
+
 BACKBONE = "resnet18"
 SPLITS = (0.65, 0.1, 0.25)
-# Chosen on films that the demo does not test on: whole impressions, and small batches for more steps from few pairs.
+# Chosen on images that the demo does not test on: whole impressions, and small batches for more steps from few pairs.
 PRETRAINING = ("--learning_rate", 1e-3, "--text_columns", "prompt", "--text_sampling", "full", "--save_strategy", "no")
 CONTENTS = {
     "results.md, .csv": "the table, and its numbers a row each",
-    "samples.png": "films with their reports and the masks of what the reports say",
+    "samples.png": "images with their reports and the masks of what the reports say",
     "training_curve.png": "the contrastive loss",
     "encoder/": "the model with its card: AutoModel.from_pretrained after `import hub_medsyn`",
     "medsyn-cxr/": "the dataset: datasets.load_dataset",
@@ -34,30 +36,31 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument
     add("--out", default="demo-results", type=Path, help="what comes of it; an interrupted demo goes on in there "
         "(default: %(default)s)")  # fmt: skip
-    add("--num-samples", type=int, default=600, help="reports and films (default: %(default)s)")
-    add("--image-size", type=int, default=160, help="pixels a side of the films (default: %(default)s)")
+    add("--num-samples", type=int, default=600, help="reports and images (default: %(default)s)")
+    add("--image-size", type=int, default=160, help="pixels a side of the images (default: %(default)s)")
     add("--train-size", type=int, default=96, help="pixels a side that the encoder sees (default: %(default)s)")
     add("--epochs", type=int, default=25, help="of pre-training (default: %(default)s)")
     add("--batch-size", type=int, default=16, help="pairs a training step (default: %(default)s)")
     add("--num-proc", type=int, default=2, help="rendering processes (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of reports, films, training and probe (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of reports, images, training and probe (default: %(default)s)")
+    add_debug_option(arguments)
     return arguments
 
 
+@command("medsyn demo", interrupted="run the same command again to continue")
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn demo` and returns its exit code: 0 done, 1 failed."""
     args = parser().parse_args(argv)
     card = args.out / "encoder" / "README.md"
     if (args.out / "results.md").exists() and card.is_file() and PROBE_HEADING in card.read_text(encoding="utf-8"):
-        print(f"medsyn demo: {args.out} holds results already; remove it or choose another --out", file=sys.stderr)
-        return 1
+        raise UserError(f"{args.out} holds results already; remove it or choose another --out")
     start = time.perf_counter()
     code = run(args)
     if code == 0:
         print(f"\nDone in {(time.perf_counter() - start) / 60:.1f} minutes. In {args.out}:")
         for name, what in CONTENTS.items():
             print(f"  {name:<22}{what}")
-        print("`medsyn space`, or `make space`, opens a page to look at films and encoders in a browser.")
+        print("`medsyn space`, or `make space`, opens a page to look at images and encoders in a browser.")
     return code
 
 
@@ -110,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def draw_samples(dataset: str, path: Path, columns: int = 4) -> None:
-    """Draws test films with their impressions, beside themselves with the masks of their findings, as a PNG."""
+    """Draws test images with their impressions, beside themselves with the masks of their findings, as a PNG."""
     import textwrap
 
     import datasets
@@ -121,24 +124,24 @@ def draw_samples(dataset: str, path: Path, columns: int = 4) -> None:
     from matplotlib import pyplot
     from matplotlib.patches import Patch
 
-    films = datasets.load_dataset(dataset, split="test")
+    images = datasets.load_dataset(dataset, split="test")
     kinds = [
-        sorted({mask["finding"] for mask in row["finding_masks"]}) for row in films.select_columns("finding_masks")
+        sorted({mask["finding"] for mask in row["finding_masks"]}) for row in images.select_columns("finding_masks")
     ]
-    order = sorted(range(len(films)), key=lambda row: (len(kinds[row]) == 0, row))  # those with findings first
+    order = sorted(range(len(images)), key=lambda row: (len(kinds[row]) == 0, row))  # those with findings first
     chosen = order[: 2 * columns]
     figure, axes = pyplot.subplots(4, columns, figsize=(3.2 * columns, 15), squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.set_axis_off()
     for place, row in enumerate(chosen):
-        film = films[row]
+        image = images[row]
         plain, marked = axes[place // columns * 2, place % columns], axes[place // columns * 2 + 1, place % columns]
-        pixels = np.asarray(film["image"])
+        pixels = np.asarray(image["image"])
         for axis in (plain, marked):
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-        plain.set_title("\n".join(textwrap.wrap(film["impression"], 38)[:5]), fontsize=8, loc="left")
+        plain.set_title("\n".join(textwrap.wrap(image["impression"], 38)[:5]), fontsize=8, loc="left")
         colour = dict(zip(kinds[row], COLOURS, strict=False))
-        for mask in film["finding_masks"]:
+        for mask in image["finding_masks"]:
             inside = np.asarray(mask["mask"]) > 0
             if inside.any() and mask["finding"] in colour:
                 marked.contour(inside, levels=[0.5], colors=[colour[mask["finding"]]], linewidths=1.2)

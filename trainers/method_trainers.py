@@ -35,7 +35,7 @@ class ConVIRTTrainer(VLPTrainer):
         # differs from edreisMD/ConVIRT-pytorch: there a random sentence is drawn. Different reports share many of
         # their sentences, each a wrong negative; a whole report stands once in a batch.
         "text_sampling": "full",
-        # differs from edreisMD/ConVIRT-pytorch: there films are cropped and half of them mirrored
+        # differs from edreisMD/ConVIRT-pytorch: there images are cropped and half of them mirrored
         "augmentation": "film",
     }
     presets = {
@@ -82,7 +82,7 @@ class GLoRIATrainer(VLPTrainer):
         "max_text_tokens": 97,
         # differs from marshuang80/gloria: there a random sentence is drawn, and sentences repeat across reports
         "text_sampling": "full",
-        # differs from marshuang80/gloria: there films are cropped and nothing else
+        # differs from marshuang80/gloria: there images are cropped and nothing else
         "augmentation": "film",
     }
     presets = {
@@ -129,7 +129,7 @@ class MGCATrainer(VLPTrainer):
         "num_train_epochs": 50,
         "max_text_tokens": 112,
         "text_sampling": "full",
-        # differs from HKU-MedAI/MGCA: there films are cropped and nothing else
+        # differs from HKU-MedAI/MGCA: there images are cropped and nothing else
         "augmentation": "film",
     }
     presets = {

@@ -9,7 +9,10 @@ import shlex
 import sys
 from pathlib import Path
 
+from medsyn.errors import UserError, command
 
+
+@command("medsyn pretrain", interrupted="--resume_from_checkpoint last continues from the last checkpoint")
 def main(argv: list[str] | None = None) -> int:
     """Runs `argv` (*optional*, defaults to `sys.argv[1:]`) and returns the exit code: 0 done, 1 failed.
 
@@ -18,11 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     from trainers.arguments import parse
 
     arguments = parse(argv)
-    try:
-        run(*arguments)
-    except (ValueError, OSError) as error:
-        print(f"medsyn pretrain: {error}", file=sys.stderr)
-        return 1
+    run(*arguments)
     return 0
 
 
@@ -38,7 +37,7 @@ def run(model_arguments, data_arguments, training_arguments, make_model=None) ->
             Makes the untrained model and its processor of an architecture that no option names.
 
     Raises:
-        ValueError: If the folder holds a model already, or the data cannot be used.
+        UserError: If the folder holds a model already, or the data cannot be used.
         FileNotFoundError: If dataset, split, weights or checkpoint are not there.
     """
     from transformers import set_seed
@@ -52,7 +51,7 @@ def run(model_arguments, data_arguments, training_arguments, make_model=None) ->
     if resume == "last":
         resume = last_checkpoint(folder)
     if resume is None and (folder / "config.json").exists():
-        raise ValueError(f"{folder} already holds a model; choose another --output_dir or remove it")
+        raise UserError(f"{folder} already holds a model; choose another --output_dir or remove it")
     set_seed(training_arguments.seed)
     method = METHODS[model_arguments.model]
     train_rows, eval_rows = load_rows(data_arguments)
@@ -100,7 +99,7 @@ def load_rows(data_arguments):
 
     splits = load_splits(data_arguments.dataset, data_arguments.dataset_config)
     if data_arguments.train_split not in splits:
-        raise ValueError(
+        raise UserError(
             f"{data_arguments.dataset} has no split {data_arguments.train_split!r}, only {', '.join(splits)}; "
             "name one with --train_split"
         )
@@ -108,7 +107,7 @@ def load_rows(data_arguments):
     if data_arguments.max_train_samples is not None:
         train = train.select(range(min(data_arguments.max_train_samples, len(train))))
     if data_arguments.eval_split not in (*splits, "validation", "none"):
-        raise ValueError(
+        raise UserError(
             f"{data_arguments.dataset} has no split {data_arguments.eval_split!r}, only {', '.join(splits)}; "
             "name one with --eval_split, or none"
         )
@@ -157,10 +156,10 @@ def model_of_encoders(model_class, model_arguments, data_arguments, rows):
 
 
 def make_pairs(rows, processor, data_arguments, seed: int, evaluation: bool = False):
-    """A split as items; evaluation sees whole reports and unchanged films."""
+    """A split as items; evaluation sees whole reports and unchanged images."""
     from trainers.data.pairs import PairDataset
 
-    # differs from edreisMD/ConVIRT-pytorch: there films are changed at random for validation too
+    # differs from edreisMD/ConVIRT-pytorch: there images are changed at random for validation too
 
     return PairDataset(
         rows,

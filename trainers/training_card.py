@@ -66,7 +66,7 @@ def find_manifest(dataset: str, revision: str | None) -> Path | None:
 
 
 def read_origin(dataset: str, config: str | None, revision: str | None = None) -> dict:
-    """What a dataset's `manifest.json` says of the films and texts of one config.
+    """What a dataset's `manifest.json` says of the images and texts of one config.
 
     Args:
         dataset (`str`): A folder, or an id on the Hub.
@@ -117,7 +117,7 @@ def licence_doubts(origin: dict, borrowed: bool) -> list[str]:
     if origin["generator"] is None:
         doubts.append("it is not known what the dataset was made of, nor under which terms")
     elif origin["generator"] != "phantom":
-        doubts.append(f"the terms of `{origin['generator']}`, where the films come from, may hold for them")
+        doubts.append(f"the terms of `{origin['generator']}`, where the images come from, may hold for them")
     if origin["text_policy"] == "credentialed":
         doubts.append("the reports may come from a source that only credentialed users may read, such as MIMIC-CXR")
     elif origin["reports"] not in (None, ["grammar"]):

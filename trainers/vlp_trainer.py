@@ -17,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
+from medsyn.errors import UserError
 from trainers.arguments import VLPTrainingArguments
 from trainers.checkpoints import BATCHES_NAME, check_same_run
 from trainers.data.collators import PairCollator
@@ -43,7 +44,7 @@ RESUMED_ARGUMENTS = (
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(ValueError):
+class NonFiniteLossError(UserError):
     """The loss became NaN or infinite; names the items of the batch."""
 
 
@@ -70,7 +71,7 @@ def takes_batch_statistics(model: MedSynPreTrainedModel) -> bool:
 
 
 class VLPTrainer(Trainer):
-    """Trains a [`~hub_medsyn.modeling_medsyn.MedSynPreTrainedModel`] on pairs of film and report.
+    """Trains a [`~hub_medsyn.modeling_medsyn.MedSynPreTrainedModel`] on pairs of image and report.
 
     The loss is that of the global batch on any number of processes: features are gathered with their gradients before
     the loss. Reports never repeat within a global batch. What a checkpoint resumes equals the straight run, step for
@@ -84,7 +85,7 @@ class VLPTrainer(Trainer):
         processor (`ProcessorMixin`): Tokenizer and image processor, saved with the model.
 
     Raises:
-        ValueError: If a global batch holds fewer than two texts, or more than there are different ones; if gradients
+        UserError: If a global batch holds fewer than two texts, or more than there are different ones; if gradients
             are to be cached for a model whose BatchNorm trains, or BatchNorm synchronised where none does.
     """
 
@@ -99,13 +100,13 @@ class VLPTrainer(Trainer):
     ):
         model.freeze()
         if args.gradient_cache_chunk_size is not None and training_batch_norms(model):
-            raise ValueError(
+            raise UserError(
                 f"gradient_cache_chunk_size={args.gradient_cache_chunk_size} cannot equal the plain loss: BatchNorm "
                 "would take its statistics from a chunk; set freeze_batch_norm, or leave gradient caching out"
             )
         if args.sync_batch_norm:
             if not training_batch_norms(model):
-                raise ValueError(
+                raise UserError(
                     "sync_batch_norm has nothing to synchronise: the model has no BatchNorm or "
                     "freeze_batch_norm keeps it from training; leave one of the two out"
                 )
@@ -197,7 +198,7 @@ class VLPTrainer(Trainer):
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss is {loss.item()} at step {self.state.global_step}, in the batch of {', '.join(ids)}; "
-                "lower --learning_rate, raise --warmup_steps or look at these films"
+                "lower --learning_rate, raise --warmup_steps or look at these images"
             )
         stage = "" if model.training else "eval_"
         for name, value in parts.items():
@@ -224,9 +225,9 @@ class VLPTrainer(Trainer):
 
         Raises:
             FileNotFoundError: If the folder is no checkpoint of this trainer.
-            ValueError: If the checkpoint holds weights alone, or was written by another number of processes or batch
-                size, on other rows or texts, or under another setting of model, text, film or optimiser: the run could
-                not go on as it would have.
+            UserError: If the checkpoint holds weights alone, or was written by another number of processes or batch
+                size, on other rows or texts, or under another setting of model, text, image or optimiser: the run
+                could not go on as it would have.
         """
         if resume_from_checkpoint is not None:
             check_same_run(resume_from_checkpoint, self.model.config, self._batches())

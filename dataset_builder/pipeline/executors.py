@@ -1,7 +1,7 @@
 """The processes of one launch (`torchrun`, `accelerate launch`), on one machine or several, at work in one folder.
 
-They share a file system and send each other nothing. Every part of the films belongs to one rank by its number. Rank 0
-holds the folder, waits until all parts lie there and writes the dataset. A rank at work touches a file every few
+They share a file system and send each other nothing. Every part of the images belongs to one rank by its number. Rank
+0 holds the folder, waits until all parts lie there and writes the dataset. A rank at work touches a file every few
 seconds, so that rank 0 does not wait for one that has died.
 """
 
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsyn.errors import UserError
+
 if TYPE_CHECKING:
-    from dataset_builder.pipeline.render import FilmParts
+    from dataset_builder.pipeline.render import ImageParts
 
 START_SECONDS = 600  # how long a rank may take to read the reports before it begins
 LOST_SECONDS = (
@@ -40,13 +42,11 @@ class Rank:
         The rank that the launcher gave this process in `RANK` and `WORLD_SIZE`; without one, the only rank.
 
         Raises:
-            ValueError: If they do not make sense.
+            UserError: If they do not make sense.
         """
         index, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise ValueError(
-                f"RANK={index} and WORLD_SIZE={count} are no rank of a launch; unset both for one process"
-            )
+            raise UserError(f"RANK={index} and WORLD_SIZE={count} are no rank of a launch; unset both for one process")
         return cls(int(index), int(count))
 
     def owns(self, part: int) -> bool:
@@ -104,12 +104,12 @@ class _Watch:
         return f"has given no sign for {patience} s" if time.monotonic() - self.since > patience else None
 
 
-def await_other_ranks(parts: FilmParts, rank: Rank, progress: Callable[[int], object]) -> None:
+def await_other_ranks(parts: ImageParts, rank: Rank, progress: Callable[[int], object]) -> None:
     """
     What rank 0 does when its own share is made: waits until the parts of all others are there.
 
     Args:
-        parts (`FilmParts`): All parts of the build.
+        parts (`ImageParts`): All parts of the build.
         rank (`Rank`): Rank 0.
         progress (`Callable[[int], object]`): Called again and again, with 0.
 
@@ -128,6 +128,6 @@ def await_other_ranks(parts: FilmParts, rank: Rank, progress: Callable[[int], ob
             if any(map(other.owns, missing)):
                 raise ChildProcessError(
                     f"rank {other.index} of {other.count} {why} and left {sum(map(other.owns, missing))} parts of the "
-                    "films to be made; what is made is kept: run the same command again"
+                    "images to be made; what is made is kept: run the same command again"
                 )
         time.sleep(POLL_SECONDS)

@@ -54,7 +54,7 @@ def describe(plan: Plan, data: Path, image_hashes: Sequence[str]) -> dict:
     Args:
         plan (`Plan`): The rows that were asked for.
         data (`Path`): The folder of the shards.
-        image_hashes (`Sequence[str]`): sha256 of the encoded image of every film of the plan.
+        image_hashes (`Sequence[str]`): sha256 of the encoded image of every image of the plan.
 
     Returns:
         `dict`: `splits` (rows, subjects, shards, bytes), `labels`, `occult_findings`, `images`, and the number of
@@ -67,7 +67,7 @@ def describe(plan: Plan, data: Path, image_hashes: Sequence[str]) -> dict:
     for split, rows in plan.split_rows().items():
         if ids.get(split) != [row.record.study_id for row in rows]:
             raise RuntimeError(f"the rows of {data}/{split}-*.parquet are not those of the plan; delete {data}")
-    row_hashes = sorted(image_hashes[row.film] for row in plan.rows)
+    row_hashes = sorted(image_hashes[row.image] for row in plan.rows)
     return counts | {
         "images": {
             "num_rows": len(row_hashes),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dataset_builder.generators.options import add_generator_options
 from dataset_builder.pipeline.plan import SEED_MODES, SPLIT_SHARES
+from medsyn.errors import add_debug_option
 from medsyn.schema import SECRET, TEXT_POLICIES
 
 COLUMNS = {
@@ -66,8 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     reports.add_argument(
         "--text-policy",
         choices=TEXT_POLICIES,
-        help="who may read the reports: public (anyone; published with the films), credentialed (only some; kept "
-        "here, or in a private and gated repository), ids-only (only some; the films are published without any text). "
+        help="who may read the reports: public (anyone; published with the images), credentialed (only some; kept "
+        "here, or in a private and gated repository), ids-only (only some; images are published without any text). "
         "Default: public for the grammar's reports, credentialed for all others",
     )
     images = parser.add_argument_group("images")
@@ -78,13 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=seed_option,
         metavar="N",
         help="base seed of reports and images (default: 0, or secret under --text-policy ids-only). secret: drawn at "
-        "random for the images and kept in manifest.json alone; publishing films without their text asks for it",
+        "random for the images and kept in manifest.json alone; publishing images without their text asks for it",
     )
     images.add_argument(
         "--seed-mode",
         choices=SEED_MODES,
         default="study",
-        help="what an image's seed depends on: study (each its own; default), prompt (equal texts share a film), "
+        help="what an image's seed depends on: study (each its own; default), prompt (equal texts share an image), "
         "fixed (the base seed for all, as in the paper)",
     )
     output = parser.add_argument_group("output")
@@ -106,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--allow-cross-split-repeats", action="store_true", help="accept equal images in two splits (they are counted)"
     )
+    add_debug_option(parser)
     return parser
 
 
@@ -145,9 +147,9 @@ def describe_policy(entry: dict) -> list[str]:
     """What the text policy of a config means for publishing it, in lines for a person."""
     settings = entry["settings"]
     if settings["text_policy"] == "public":
-        return ["text policy: public (anyone may read these reports; they are published with the films)"]
+        return ["text policy: public (anyone may read these reports; they are published with the images)"]
     rows = sum(split["num_examples"] for split in entry["splits"].values())
-    hashed = f"{entry['report_hashes']:,} of {rows:,} rows have a hash that verifies a report joined back to its film"
+    hashed = f"{entry['report_hashes']:,} of {rows:,} rows have a hash that verifies a report joined back to its image"
     if settings["text_policy"] == "ids-only":
         return [
             "text policy: ids-only (`medsyn publish` leaves all text out)",
@@ -160,7 +162,7 @@ def describe_policy(entry: dict) -> list[str]:
     if settings["seed"] == SECRET and settings["seed_mode"] == "study":
         lines.append(f"  `medsyn publish --text-policy ids-only` leaves the text out. {hashed}")
     else:
-        lines.append("  to publish the films without their text, build with --text-policy ids-only, or --seed secret")
+        lines.append("  to publish the images without their text, build with --text-policy ids-only, or --seed secret")
     if (settings["source"] or {}).get("format") != "mimic-cxr":
         lines.append("  if anyone may read these reports, build with --text-policy public")
     return lines

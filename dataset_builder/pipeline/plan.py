@@ -1,4 +1,4 @@
-"""Which image is made for which report: splits, seeds, and the films that several rows share."""
+"""Which image is made for which report: splits, seeds, and the images that several rows share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.reports.record import ReportRecord
+from medsyn.errors import UserError
 from medsyn.schema import SPLITS
 
 SPLIT_SHARES = (0.8, 0.1, 0.1)
@@ -22,18 +23,18 @@ SHOWN_STUDIES = 5
 @dataclass(frozen=True)
 class Row:
     """
-    One row of the dataset to be: its report, its split, the number of its film in `Plan.films`, and the hash that the
-    whole report keys ([`~hub_medsyn.policy.report_hashes.report_hashes`]).
+    One row of the dataset to be: its report, its split, the number of its image in `Plan.images`, and the hash that
+    the whole report keys ([`~hub_medsyn.policy.report_hashes.report_hashes`]).
     """
 
     record: ReportRecord
     split: str
-    film: int
+    image: int
     report_hash: str | None = None
 
 
 @dataclass(frozen=True)
-class Film:
+class PlannedImage:
     """One image to generate: the report it is drawn from, what the generator reads in it, and the seed."""
 
     record: ReportRecord
@@ -43,10 +44,10 @@ class Film:
 
 @dataclass(frozen=True)
 class Plan:
-    """All rows, split by split, in the order of the reports or of hashed ids within one, and the films they need."""
+    """All rows, split by split, in the order of the reports or of hashed ids within one, and the images they need."""
 
     rows: list[Row]
-    films: list[Film]
+    images: list[PlannedImage]
 
     def split_rows(self) -> dict[str, list[Row]]:
         """Split -> its rows; a split without rows is left out."""
@@ -59,8 +60,8 @@ class Plan:
         """sha256 over every report, split, condition and seed in order: equal digests are equal datasets."""
         digest = hashlib.sha256()
         for row in self.rows:
-            film = self.films[row.film]
-            whole = [asdict(row.record), row.split, film.condition, film.seed]
+            image = self.images[row.image]
+            whole = [asdict(row.record), row.split, image.condition, image.seed]
             digest.update(json.dumps(whole, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
@@ -105,10 +106,10 @@ def assign_splits(records: Sequence[ReportRecord], shares: Sequence[float] = SPL
     One split a record: the one its source fixes for any study of the subject, otherwise `split_of` the subject.
 
     Raises:
-        ValueError: If the source puts one subject into two splits, or the shares do not add up to 1.
+        UserError: If the source puts one subject into two splits, or the shares do not add up to 1.
     """
     if len(shares) != len(SPLITS) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
-        raise ValueError(
+        raise UserError(
             f"split shares {tuple(shares)} are not three numbers (train, validation, test) that add up to 1"
         )
     fixed: dict[str, str] = {}
@@ -116,9 +117,9 @@ def assign_splits(records: Sequence[ReportRecord], shares: Sequence[float] = SPL
         if record.split is None:
             continue
         if record.split not in SPLITS:
-            raise ValueError(f"study {record.study_id}: split {record.split!r} is not one of {', '.join(SPLITS)}")
+            raise UserError(f"study {record.study_id}: split {record.split!r} is not one of {', '.join(SPLITS)}")
         if fixed.setdefault(record.subject_id, record.split) != record.split:
-            raise ValueError(
+            raise UserError(
                 f"subject {record.subject_id!r} stands in the splits {fixed[record.subject_id]} and {record.split} of "
                 f"the reports (study {record.study_id!r}); mend the table, or leave its split column out"
             )
@@ -135,36 +136,36 @@ def make_plan(
     order_by_id: bool = False,
 ) -> Plan:
     """
-    Gives every report its split, seed and film.
+    Gives every report its split, seed and image.
 
     Args:
         records (`Iterable[ReportRecord]`): Reports with unique study ids.
         generator (`ImageGenerator`): Asked for the condition of each report.
         seed (`int`, *optional*, defaults to 0): The base seed, at least 0 and below 2**63.
         seed_mode (`str`, *optional*, defaults to `"study"`): See [`image_seed`]. Equal conditions with equal seeds
-            share one film.
+            share one image.
         splits (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of train, validation and test.
-        allow_cross_split_repeats (`bool`, *optional*, defaults to `False`): Let one film stand in two splits.
+        allow_cross_split_repeats (`bool`, *optional*, defaults to `False`): Let one image stand in two splits.
         order_by_id (`bool`, *optional*, defaults to `False`): Put the rows of a split in the order of the hashes of
             their study ids. A table may be sorted by its text, and then the order of the reports tells of it.
 
     Raises:
-        ValueError: A repeated study id, no report at all, a bad setting, one subject in two splits, or films that
+        UserError: A repeated study id, no report at all, a bad setting, one subject in two splits, or images that
             would stand in two splits.
     """
     from hub_medsyn.policy.report_hashes import report_hashes  # here, since rendering processes need nothing of it
 
     if seed_mode not in SEED_MODES:
-        raise ValueError(f"seed mode {seed_mode!r} is not one of {', '.join(SEED_MODES)}")
+        raise UserError(f"seed mode {seed_mode!r} is not one of {', '.join(SEED_MODES)}")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed {seed} is not between 0 and 2**63 - 1")
+        raise UserError(f"seed {seed} is not between 0 and 2**63 - 1")
     records = list(records)
     if not records:
-        raise ValueError("no report is left to draw; look at what the filters skipped, or lower --min-tokens")
+        raise UserError("no report is left to draw; look at what the filters skipped, or lower --min-tokens")
     seen: set[str] = set()
     for record in records:
         if record.study_id in seen:
-            raise ValueError(f"study id {record.study_id!r} comes twice; ids have to be unique")
+            raise UserError(f"study id {record.study_id!r} comes twice; ids have to be unique")
         seen.add(record.study_id)
     record_splits = assign_splits(records, splits)
     hashes = report_hashes(
@@ -177,19 +178,19 @@ def make_plan(
 
     order = sorted(range(len(records)), key=place)  # stable
 
-    rows, films, numbers = [], [], {}
+    rows, images, numbers = [], [], {}
     for index in tqdm(order, desc="planning", unit="report", delay=2):
         record = records[index]
         condition = generator.condition(record)
-        film_seed = image_seed(seed, seed_mode, record.study_id, condition)
+        seed_of_image = image_seed(seed, seed_mode, record.study_id, condition)
         # Under the mode `study` equal seeds mean one and the same study, so nothing is shared there.
-        number = numbers.setdefault((film_seed, condition), len(films))
-        if number == len(films):
-            films.append(Film(record, condition, film_seed))
+        number = numbers.setdefault((seed_of_image, condition), len(images))
+        if number == len(images):
+            images.append(PlannedImage(record, condition, seed_of_image))
         rows.append(Row(record, record_splits[index], number, hashes[index]))
-    plan = Plan(rows, films)
+    plan = Plan(rows, images)
     if not allow_cross_split_repeats:
-        refuse_repeats(plan, list(range(len(films))))
+        refuse_repeats(plan, list(range(len(images))))
     return plan
 
 
@@ -199,7 +200,7 @@ def cross_split_repeats(plan: Plan, identities: Sequence) -> dict[str, int]:
 
     Args:
         plan (`Plan`): The rows.
-        identities (`Sequence`): One value a film, equal where the images are equal, such as their sha256.
+        identities (`Sequence`): One value an image, equal where the images are equal, such as their sha256.
 
     Returns:
         `dict[str, int]`: `images` in two splits or more, and `rows` that hold one of them.
@@ -207,26 +208,26 @@ def cross_split_repeats(plan: Plan, identities: Sequence) -> dict[str, int]:
     splits = defaultdict(set)
     rows = defaultdict(int)
     for row in plan.rows:
-        splits[identities[row.film]].add(row.split)
-        rows[identities[row.film]] += 1
+        splits[identities[row.image]].add(row.split)
+        rows[identities[row.image]] += 1
     shared = [identity for identity, names in splits.items() if len(names) > 1]
     return {"images": len(shared), "rows": sum(rows[identity] for identity in shared)}
 
 
 def refuse_repeats(plan: Plan, identities: Sequence) -> None:
-    """Raises `ValueError` where [`cross_split_repeats`] finds any; names the first few studies."""
+    """Raises `UserError` where [`cross_split_repeats`] finds any; names the first few studies."""
     repeats = cross_split_repeats(plan, identities)
     if not repeats["images"]:
         return
     first: dict = {}
     examples = []
     for row in plan.rows:
-        other = first.setdefault(identities[row.film], row)
+        other = first.setdefault(identities[row.image], row)
         if other.split != row.split:
             examples.append(f"{other.record.study_id} ({other.split}) = {row.record.study_id} ({row.split})")
         if len(examples) == SHOWN_STUDIES:
             break
-    raise ValueError(
+    raise UserError(
         f"{repeats['images']} images stand in more than one split ({repeats['rows']} of {len(plan.rows)} rows), for "
         f"example {', '.join(examples)}; use --seed-mode study, which draws every study anew, or accept that with "
         "--allow-cross-split-repeats"

@@ -1,4 +1,4 @@
-"""Rendering the films of a plan into parts: small Arrow files, each whole or absent, made in several processes."""
+"""Rendering the images of a plan into parts: small Arrow files, each whole or absent, made in several processes."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ from tqdm import tqdm
 
 from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.pipeline.executors import Rank, await_other_ranks
-from dataset_builder.pipeline.plan import Film
-from dataset_builder.pipeline.rows import FILM_SCHEMA, render_films
+from dataset_builder.pipeline.plan import PlannedImage
+from dataset_builder.pipeline.rows import IMAGE_SCHEMA, render_images
 from medsyn.files import atomic_file
 
-PART_FILMS = 20  # what a kill can cost a process; rounded up to whole batches
+PART_IMAGES = 20  # what a kill can cost a process; rounded up to whole batches
 _ONLY_RANK = Rank()
 
 
-class FilmParts:
+class ImageParts:
     """
-    The films of a plan on disk, in parts of some 20 (whole batches).
+    The images of a plan on disk, in parts of some 20 (whole batches).
 
     Args:
         folder (`Path`): Where the parts lie.
-        films (`Sequence[Film]`): What is to be made.
+        images (`Sequence[Image]`): What is to be made.
         generator (`ImageGenerator`): Makes it. Must pickle if there are several processes.
         image_format (`str`): `png` or `jpeg`.
     """
 
-    def __init__(self, folder: Path, films: Sequence[Film], generator: ImageGenerator, image_format: str):
+    def __init__(self, folder: Path, images: Sequence[PlannedImage], generator: ImageGenerator, image_format: str):
         self.folder = folder
-        self.films = films
+        self.images = images
         self.generator = generator
         self.image_format = image_format
-        self.size = math.ceil(PART_FILMS / generator.batch_size) * generator.batch_size
-        self.count = math.ceil(len(films) / self.size)
+        self.size = math.ceil(PART_IMAGES / generator.batch_size) * generator.batch_size
+        self.count = math.ceil(len(images) / self.size)
         self.table = lru_cache(maxsize=64)(self._table)
 
     def path(self, part: int) -> Path:
         return self.folder / f"films-{part:06d}.arrow"
 
-    def part_films(self, part: int) -> Sequence[Film]:
-        return self.films[part * self.size : (part + 1) * self.size]
+    def part_images(self, part: int) -> Sequence[PlannedImage]:
+        return self.images[part * self.size : (part + 1) * self.size]
 
     def missing(self) -> list[int]:
         """The parts that are still to be made."""
@@ -68,17 +68,17 @@ class FilmParts:
     def _table(self, part: int) -> pa.Table:
         return pa.ipc.open_file(pa.memory_map(str(self.path(part)))).read_all()
 
-    def film(self, number: int) -> dict:
-        """One film as a row of `FILM_SCHEMA`; only its own bytes are read."""
+    def image(self, number: int) -> dict:
+        """One image as a row of `IMAGE_SCHEMA`; only its own bytes are read."""
         part, place = divmod(number, self.size)
         return self.table(part).slice(place, 1).to_pylist()[0]
 
     def column(self, name: str) -> list:
-        """One column over all films, in their order."""
+        """One column over all images, in their order."""
         return [value for part in range(self.count) for value in self._table(part).column(name).to_pylist()]
 
     def image_bytes(self) -> list[int]:
-        """The size of every film's encoded image and masks, without reading them."""
+        """The size of every image's encoded image and masks, without reading them."""
         sizes = []
         for part in range(self.count):
             table = self._table(part).select(["image", "finding_masks"])
@@ -117,8 +117,8 @@ class FilmParts:
     def _render_here(self, share: Sequence[int], progress: Callable[[int], object]) -> None:
         with one_torch_thread():
             for part in share:
-                films = self.part_films(part)
-                _write_part(self.generator, films, self.path(part), self.image_format, progress)
+                images = self.part_images(part)
+                _write_part(self.generator, images, self.path(part), self.image_format, progress)
 
     def _render_in_pool(
         self, share: Sequence[int], num_proc: int, rank: Rank, progress: Callable[[int], object]
@@ -136,8 +136,8 @@ class FilmParts:
             try:
                 while True:
                     while len(running) < 2 * num_proc and (part := next(waiting, None)) is not None:
-                        films = self.part_films(part)
-                        running.add(pool.submit(_work, films, self.path(part)))
+                        images = self.part_images(part)
+                        running.add(pool.submit(_work, images, self.path(part)))
                     if not running:
                         break
                     finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -168,10 +168,10 @@ class FilmParts:
 
 class _Progress:
     """
-    The bar of a launch, shown by rank 0: films a second and the time left, over all ranks.
+    The bar of a launch, shown by rank 0: images a second and the time left, over all ranks.
 
     Args:
-        parts (`FilmParts`): All parts of the build.
+        parts (`ImageParts`): All parts of the build.
         missing (`Sequence[int]`): Those that were missing at the start.
         rank (`Rank`): The rank that asks.
         num_proc (`int`): Its processes.
@@ -179,24 +179,24 @@ class _Progress:
 
     LOOK_SECONDS = 2  # how often rank 0 looks for the parts of the others
 
-    def __init__(self, parts: FilmParts, missing: Sequence[int], rank: Rank, num_proc: int):
+    def __init__(self, parts: ImageParts, missing: Sequence[int], rank: Rank, num_proc: int):
         self.parts = parts
         self.foreign = [part for part in missing if not rank.owns(part)]
         self.own = 0
         self.foreign_done = 0
         self.looked = time.monotonic()
-        self.start = len(parts.films) - self._films(missing)
+        self.start = len(parts.images) - self._images(missing)
         several = f"{rank.count} ranks" if rank.count > 1 else f"{num_proc} proc"
         self.bar = tqdm(
-            total=len(parts.films),
+            total=len(parts.images),
             initial=self.start,
             unit="image",
             desc=f"rendering ({several})",
             disable=rank.index > 0,
         )
 
-    def _films(self, parts: Iterable[int]) -> int:
-        return sum(len(self.parts.part_films(part)) for part in parts)
+    def _images(self, parts: Iterable[int]) -> int:
+        return sum(len(self.parts.part_images(part)) for part in parts)
 
     def __enter__(self) -> _Progress:
         return self
@@ -205,22 +205,26 @@ class _Progress:
         self.bar.close()
 
     def __call__(self, rendered: int) -> None:
-        """Counts `rendered` films of this rank, and now and then those of the others."""
+        """Counts `rendered` images of this rank, and now and then those of the others."""
         self.own += rendered
         if self.foreign and not self.bar.disable and time.monotonic() - self.looked > self.LOOK_SECONDS:
-            self.foreign_done = self._films(set(self.foreign).difference(self.parts.missing()))
+            self.foreign_done = self._images(set(self.foreign).difference(self.parts.missing()))
             self.looked = time.monotonic()
         self.bar.update(self.start + self.own + self.foreign_done - self.bar.n)
 
 
 def _write_part(
-    generator: ImageGenerator, films: Sequence[Film], path: Path, image_format: str, progress: Callable[[int], object]
+    generator: ImageGenerator,
+    images: Sequence[PlannedImage],
+    path: Path,
+    image_format: str,
+    progress: Callable[[int], object],
 ) -> None:
     started = time.perf_counter()
-    records, seeds = [film.record for film in films], [film.seed for film in films]
-    rendered = render_films(generator, records, seeds, image_format, progress)
+    records, seeds = [image.record for image in images], [image.seed for image in images]
+    rendered = render_images(generator, records, seeds, image_format, progress)
     seconds = time.perf_counter() - started
-    schema = FILM_SCHEMA.with_metadata({"seconds": repr(seconds)})
+    schema = IMAGE_SCHEMA.with_metadata({"seconds": repr(seconds)})
     buffer = io.BytesIO()
     with pa.ipc.new_file(buffer, schema) as writer:
         writer.write_table(pa.Table.from_pylist(rendered, schema=schema), max_chunksize=len(rendered))
@@ -242,14 +246,14 @@ def _end_with(lifeline: Connection) -> None:
     os._exit(1)
 
 
-def _work(films: Sequence[Film], path: Path) -> None:
+def _work(images: Sequence[PlannedImage], path: Path) -> None:
     rendered = _worker["rendered"]
 
     def progress(count: int) -> None:
         with rendered.get_lock():
             rendered.value += count
 
-    _write_part(_worker["generator"], films, path, _worker["image_format"], progress)
+    _write_part(_worker["generator"], images, path, _worker["image_format"], progress)
 
 
 @contextlib.contextmanager
@@ -269,7 +273,7 @@ def one_torch_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def worker_environment() -> Iterator[None]:
-    """Settings that processes started inside inherit: one thread each, and freed memory kept for the next film.
+    """Settings that processes started inside inherit: one thread each, and freed memory kept for the next image.
 
     glibc hands large blocks back to the system at once; rendering then spends half its time on page faults.
     """

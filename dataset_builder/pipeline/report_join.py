@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsyn.errors import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -63,7 +65,7 @@ class AttachResult:
         """The counts, for a person to read."""
         told = {
             "missing": "not among the reports",
-            "differing": "whose report is not the one the film was drawn from (the hash differs): left without text",
+            "differing": "whose report is not the one the image was drawn from (the hash differs): left without text",
             "unverified": "without a hash, matched by study id alone",
         }
         lines = [f"{self.attached:,} of {self.rows:,} rows have their text"]
@@ -188,7 +190,7 @@ def check_columns(names: Iterable[str], dataset: str) -> None:
     names = list(names)
     for name in NEEDED:
         if name not in names:
-            raise ValueError(f"{dataset} has no column {name!r}; it was not published by medsyn without its text")
+            raise UserError(f"{dataset} has no column {name!r}; it was not published by medsyn without its text")
     there = [name for name in TEXT_COLUMNS if name in names]
     if there:
-        raise ValueError(f"{dataset} has a column {there[0]!r} already: it holds its text, and needs none attached")
+        raise UserError(f"{dataset} has a column {there[0]!r} already: it holds its text, and needs none attached")

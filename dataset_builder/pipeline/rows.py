@@ -1,4 +1,4 @@
-"""The row of `medsyn-cxr`: its columns, and how a film and its report become one.
+"""The row of `medsyn-cxr`: its columns, and how an image and its report become one.
 
 Rendering processes import this module, so it imports `datasets` only where the columns are asked for.
 """
@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 from dataset_builder.findings import ABSENT, CHEXPERT_LABELS, KINDS, chexpert_labels
 from dataset_builder.generators.radiograph import ImageGenerator, Radiograph
 from dataset_builder.reports.record import ReportRecord
+from medsyn.errors import at_input
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 IMAGE_FORMATS = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}}
 
-# One generated film as it waits on disk between rendering and assembly.
+# One generated image as it waits on disk between rendering and assembly.
 _MASK = pa.struct({"finding": pa.string(), "mask": pa.struct({"bytes": pa.binary(), "path": pa.string()})})
 _BOX = pa.struct({"finding": pa.string(), "box": pa.list_(pa.float32())})
-FILM_SCHEMA = pa.schema(
+IMAGE_SCHEMA = pa.schema(
     {
         "image": pa.binary(),
         "sha256": pa.string(),
@@ -88,40 +89,43 @@ def encode(pixels: np.ndarray, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def encode_film(film: Radiograph, study_id: str, image_format: str) -> dict:
+def encode_image(radiograph: Radiograph, study_id: str, image_format: str) -> dict:
     """
-    One film as a row of `FILM_SCHEMA`.
+    One radiograph as a row of `IMAGE_SCHEMA`.
 
     Raises:
-        ValueError: If the image is not `(height, width)` uint8 or a mask has another shape; names the study.
+        RuntimeError: If the image is not `(height, width)` uint8 or a mask has another shape; names the study.
     """
-    if film.image.ndim != 2 or film.image.dtype != np.uint8:
-        raise ValueError(
-            f"study {study_id}: the generator returned an image of shape {film.image.shape} and type "
-            f"{film.image.dtype}; it has to be (height, width) uint8"
+    if radiograph.image.ndim != 2 or radiograph.image.dtype != np.uint8:
+        raise RuntimeError(
+            f"study {study_id}: the generator returned an image of shape {radiograph.image.shape} and type "
+            f"{radiograph.image.dtype}; it has to be (height, width) uint8"
         )
     masks = []
-    for finding, mask in film.masks:
-        if mask.shape != film.image.shape:
-            raise ValueError(
-                f"study {study_id}: the mask of {finding.kind} has shape {mask.shape}, its film {film.image.shape}"
+    for finding, mask in radiograph.masks:
+        if mask.shape != radiograph.image.shape:
+            raise RuntimeError(
+                f"study {study_id}: the mask of {finding.kind} has shape {mask.shape}, the image "
+                f"{radiograph.image.shape}"
             )
         png = encode(np.where(mask, 255, 0).astype(np.uint8), "png")
         masks.append({"finding": finding.kind, "mask": {"bytes": png, "path": None}})
-    image = encode(film.image, image_format)
+    image = encode(radiograph.image, image_format)
     return {
         "image": image,
         "sha256": hashlib.sha256(image).hexdigest(),
-        "view": film.view,
-        "labels": film.labels,
+        "view": radiograph.view,
+        "labels": radiograph.labels,
         "finding_masks": masks,
-        "boxes": [{"finding": finding.kind, "box": [float(edge) for edge in box]} for finding, box in film.boxes],
-        "occult_findings": [finding.kind for finding in film.occult],
-        "made_with": film.made_with,
+        "boxes": [
+            {"finding": finding.kind, "box": [float(edge) for edge in box]} for finding, box in radiograph.boxes
+        ],
+        "occult_findings": [finding.kind for finding in radiograph.occult],
+        "made_with": radiograph.made_with,
     }
 
 
-def render_films(
+def render_images(
     generator: ImageGenerator,
     records: Sequence[ReportRecord],
     seeds: Sequence[int],
@@ -129,26 +133,22 @@ def render_films(
     progress: Callable[[int], object] | None = None,
 ) -> list[dict]:
     """
-    Renders `records` in batches of `generator.batch_size`; one row of `FILM_SCHEMA` a record. `progress` is told how
-    many films each batch made.
-
-    Raises:
-        RuntimeError: If the generator fails on a batch; names its studies.
+    Renders `records` in batches of `generator.batch_size`; returns one row of `IMAGE_SCHEMA` per record. `progress` is
+    called with the number of images of each batch.
     """
-    films = []
+    images = []
     for start in range(0, len(records), generator.batch_size):
         batch = records[start : start + generator.batch_size]
-        try:
+        studies = ", ".join(record.study_id for record in batch)
+        with at_input(f"generator {generator.name!r}, studies {studies}"):
             rendered = generator(batch, seeds[start : start + generator.batch_size])
-            films += [
-                encode_film(film, record.study_id, image_format) for film, record in zip(rendered, batch, strict=True)
+            images += [
+                encode_image(image, record.study_id, image_format)
+                for image, record in zip(rendered, batch, strict=True)
             ]
-        except ValueError as error:  # no fault of the user's, so it must not pass for one
-            studies = ", ".join(record.study_id for record in batch)
-            raise RuntimeError(f"generator {generator.name!r} failed on the studies {studies}") from error
         if progress:
             progress(len(batch))
-    return films
+    return images
 
 
 def text_labels(record: ReportRecord) -> dict[str, int | None]:
@@ -165,12 +165,12 @@ def text_labels(record: ReportRecord) -> dict[str, int | None]:
     return report_labels("\n\n".join(filter(None, (record.findings, record.impression))))
 
 
-def dataset_row(row: Row, seed: int, film: dict, generator_name: str, image_format: str, localizes: bool) -> dict:
+def dataset_row(row: Row, seed: int, image: dict, generator_name: str, image_format: str, localizes: bool) -> dict:
     """One row of the dataset, with the encoded images as `{"bytes", "path"}`."""
     record = row.record
     image_id = f"{generator_name}-{record.study_id}"
     columns = {
-        "image": {"bytes": film["image"], "path": f"{image_id}.{image_format}"},
+        "image": {"bytes": image["image"], "path": f"{image_id}.{image_format}"},
         "image_id": image_id,
         "study_id": record.study_id,
         "subject_id": record.subject_id,
@@ -179,12 +179,12 @@ def dataset_row(row: Row, seed: int, film: dict, generator_name: str, image_form
         "report_hash": row.report_hash,
         "findings": record.findings,
         "impression": record.impression,
-        "labels": film["labels"] or text_labels(record),
-        "view": film["view"] or record.view,
+        "labels": image["labels"] or text_labels(record),
+        "view": image["view"] or record.view,
         "generator": generator_name,
         "seed": seed,
         "source": record.source,
     }
     if localizes:
-        columns |= {name: film[name] for name in ("finding_masks", "boxes", "occult_findings")}
+        columns |= {name: image[name] for name in ("finding_masks", "boxes", "occult_findings")}
     return columns

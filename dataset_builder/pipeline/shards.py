@@ -1,4 +1,4 @@
-"""From the films on disk to the Parquet shards of a config: row groups of 100 rows, shards under 500 MB."""
+"""From the images on disk to the Parquet shards of a config: row groups of 100 rows, shards under 500 MB."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dataset_builder.pipeline.plan import Plan, Row
-from dataset_builder.pipeline.render import FilmParts
+from dataset_builder.pipeline.render import ImageParts
 from dataset_builder.pipeline.rows import dataset_row, row_features
 from medsyn.files import atomic_file, remove_unfinished, sync_folder
 
@@ -19,13 +19,13 @@ ROW_GROUP = 100
 SHARD_BYTES = 450_000_000  # of images and masks; text and labels stay far below the 50 MB that are left
 
 
-def cut_shards(rows: Sequence[Row], film_bytes: Sequence[int]) -> list[list[Row]]:
+def cut_shards(rows: Sequence[Row], image_bytes: Sequence[int]) -> list[list[Row]]:
     """Cuts one split's rows into shards of whole row groups, each below `SHARD_BYTES` where one row group is."""
     shards: list[list[Row]] = []
     size = 0
     for start in range(0, len(rows), ROW_GROUP):
         group = rows[start : start + ROW_GROUP]
-        group_bytes = sum(film_bytes[row.film] for row in group)
+        group_bytes = sum(image_bytes[row.image] for row in group)
         if not shards or size + group_bytes > SHARD_BYTES:
             shards.append([])
             size = 0
@@ -34,7 +34,7 @@ def cut_shards(rows: Sequence[Row], film_bytes: Sequence[int]) -> list[list[Row]
     return shards
 
 
-def assemble(plan: Plan, parts: FilmParts, work: Path, data: Path) -> None:
+def assemble(plan: Plan, parts: ImageParts, work: Path, data: Path) -> None:
     """
     Writes the shards of a config.
 
@@ -43,7 +43,7 @@ def assemble(plan: Plan, parts: FilmParts, work: Path, data: Path) -> None:
 
     Args:
         plan (`Plan`): The rows.
-        parts (`FilmParts`): Their films, all of them made.
+        parts (`ImageParts`): Their images, all of them made.
         work (`Path`): A folder of this build's own on the file system of `data`.
         data (`Path`): `<out>/data/<config>`; must not exist.
 
@@ -52,12 +52,12 @@ def assemble(plan: Plan, parts: FilmParts, work: Path, data: Path) -> None:
     """
     generator = parts.generator
     schema = row_features(generator.localizes).arrow_schema  # carries the columns' types for `datasets`
-    film_bytes = parts.image_bytes()
+    image_bytes = parts.image_bytes()
     work.mkdir(exist_ok=True)
     remove_unfinished(work)  # or it would be renamed into the dataset
     with tqdm(total=len(plan.rows), unit="row", desc="writing Parquet") as bar:
         for split, rows in plan.split_rows().items():
-            shards = cut_shards(rows, film_bytes)
+            shards = cut_shards(rows, image_bytes)
             for number, shard in enumerate(shards):
                 path = work / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
                 if not path.exists():
@@ -68,15 +68,15 @@ def assemble(plan: Plan, parts: FilmParts, work: Path, data: Path) -> None:
     sync_folder(data.parent)
 
 
-def _write_shard(path: Path, rows: Sequence[Row], plan: Plan, parts: FilmParts, schema: pa.Schema) -> None:
+def _write_shard(path: Path, rows: Sequence[Row], plan: Plan, parts: ImageParts, schema: pa.Schema) -> None:
     generator = parts.generator
     with atomic_file(path) as file, pq.ParquetWriter(file, schema) as writer:
         for start in range(0, len(rows), ROW_GROUP):
             group = [
                 dataset_row(
                     row,
-                    plan.films[row.film].seed,
-                    parts.film(row.film),
+                    plan.images[row.image].seed,
+                    parts.image(row.image),
                     generator.name,
                     parts.image_format,
                     generator.localizes,

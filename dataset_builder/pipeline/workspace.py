@@ -23,17 +23,17 @@ NOT_BEGUN = "rank 0 has not begun within {} s; do all ranks see the same folder 
 
 
 def refuse_foreign(out: Path) -> None:
-    """Raises `ValueError` where `out` is a file, or a folder with something in it that no build of ours made."""
+    """Raises `UserError` where `out` is a file, or a folder with something in it that no build of ours made."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise ValueError(f"{out} is a file; choose another --out")
+        raise UserError(f"{out} is a file; choose another --out")
     try:
         read_manifest(out)
     except UserError as error:
         raise UserError(f"{error}; choose another --out") from None
     if any(out.iterdir()) and not (out / MANIFEST).exists() and not (out / WORK).is_dir():
-        raise ValueError(f"{out} is not empty and holds no medsyn dataset; choose another --out or empty it")
+        raise UserError(f"{out} is not empty and holds no medsyn dataset; choose another --out or empty it")
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def begin_or_resume(work: Path, state: dict) -> None:
         state (`dict`): Everything that images and rows depend on, as JSON.
 
     Raises:
-        ValueError: If the folder was begun otherwise; names what differs.
+        UserError: If the folder was begun otherwise; names what differs.
     """
     path = work / SETTINGS
     if path.exists():
@@ -155,7 +155,7 @@ def await_begin(out: Path, name: str, state: dict) -> None:
         state (`dict`): As in [`begin_or_resume`].
 
     Raises:
-        ValueError: If the build runs, or ran, under other settings.
+        UserError: If the build runs, or ran, under other settings.
         ChildProcessError: If rank 0 does not begin.
     """
     work = out / WORK / name
@@ -174,10 +174,10 @@ def await_begin(out: Path, name: str, state: dict) -> None:
 
 
 def refuse_other_settings(where: Path, there: dict, asked: dict, remedy: str) -> None:
-    """Raises `ValueError` where two sets of settings differ; says which, and what to do."""
+    """Raises `UserError` where two sets of settings differ; says which, and what to do."""
     differing = differences(there, asked)
     if differing:
-        raise ValueError(
+        raise UserError(
             f"{where} was built with other settings: {', '.join(differing)}; use those settings again, choose another "
             f"--out, or {remedy} to begin anew"
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+from medsyn.errors import UserError
+
 _SIZE_OF_IMAGE = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream and its SIZ marker
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers with no segment behind them
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, and JPEG-LS
@@ -17,10 +19,10 @@ def jpeg_size(stream: bytes) -> tuple[int, int, int]:
         `tuple[int, int, int]`: Rows, columns, components.
 
     Raises:
-        ValueError: No frame header.
+        UserError: No frame header.
     """
     if stream[:2] != b"\xff\xd8":
-        raise ValueError("the compressed frame is no JPEG")
+        raise UserError("the compressed frame is no JPEG")
     at = 2
     while at + 4 <= len(stream):
         if stream[at] != 0xFF:
@@ -34,7 +36,7 @@ def jpeg_size(stream: bytes) -> tuple[int, int, int]:
             rows, columns, components = struct.unpack_from(">HHB", stream, at + 5)
             return rows, columns, components
         at += 2 + length
-    raise ValueError("the compressed JPEG frame has no frame header")
+    raise UserError("the compressed JPEG frame has no frame header")
 
 
 def check_jpeg_is_whole(stream: bytes, pixels: int, most_a_byte: int | None) -> None:
@@ -48,10 +50,10 @@ def check_jpeg_is_whole(stream: bytes, pixels: int, most_a_byte: int | None) -> 
         most_a_byte (`int`, *optional*): Pixels that a byte can hold in this kind of JPEG; `None` if there is no bound.
 
     Raises:
-        ValueError: It has not.
+        UserError: It has not.
     """
     if b"\xff\xd9" not in stream[-16:] or (most_a_byte and pixels > most_a_byte * len(stream)):
-        raise ValueError("the compressed JPEG frame is cut short")
+        raise UserError("the compressed JPEG frame is cut short")
 
 
 def jpeg_2000_size(stream: bytes) -> tuple[int, int, int]:
@@ -62,11 +64,11 @@ def jpeg_2000_size(stream: bytes) -> tuple[int, int, int]:
         `tuple[int, int, int]`: Rows, columns, components.
 
     Raises:
-        ValueError: No SIZ marker in the first 4 KiB.
+        UserError: No SIZ marker in the first 4 KiB.
     """
     at = stream.find(_SIZE_OF_IMAGE, 0, 4096)
     if at < 0 or at + 42 > len(stream):
-        raise ValueError("the compressed frame is no JPEG 2000 codestream")
+        raise UserError("the compressed frame is no JPEG 2000 codestream")
     right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
     (components,) = struct.unpack_from(">H", stream, at + 40)
     return bottom - top, right - left, components
@@ -77,13 +79,13 @@ def check_run_lengths(frame: bytes, segment_bytes: int) -> None:
     Checks that every PackBits segment of a DICOM RLE frame unfolds to `segment_bytes`, give or take a byte of padding.
 
     Raises:
-        ValueError: A segment lies outside the frame, or unfolds to more or less.
+        UserError: A segment lies outside the frame, or unfolds to more or less.
     """
     if len(frame) < 64:
-        raise ValueError("the RLE frame is cut short")
+        raise UserError("the RLE frame is cut short")
     count, *offsets = struct.unpack_from("<16I", frame)
     if not 1 <= count <= 15 or any(not 64 <= offset <= len(frame) for offset in offsets[:count]):
-        raise ValueError("the RLE frame's header names segments that are not there")
+        raise UserError("the RLE frame's header names segments that are not there")
     for start, end in zip(offsets[:count], [*offsets[1:count], len(frame)], strict=True):
         at, unfolded = start, 0
         while at < end and unfolded <= segment_bytes:
@@ -97,4 +99,4 @@ def check_run_lengths(frame: bytes, segment_bytes: int) -> None:
             else:
                 at += 1
         if not segment_bytes <= unfolded <= segment_bytes + 1:
-            raise ValueError("a segment of the RLE frame does not have the image's size")
+            raise UserError("a segment of the RLE frame does not have the image's size")

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset_builder.radiographs.codestream import check_jpeg_is_whole, check_run_lengths, jpeg_2000_size, jpeg_size
+from medsyn.errors import UserError
 
 MAX_SIDE = 10_000  # pixels
 MAX_PIXELS = 100_000_000
@@ -35,11 +36,11 @@ _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 2
 _RLE = "1.2.840.10008.1.2.5"
 
 
-class DicomError(ValueError):
+class DicomError(UserError):
     """A DICOM file that is broken or no single-frame grey radiograph; names the file and nothing of its content."""
 
 
-class DicomSupportMissing(ImportError):
+class DicomSupportMissing(UserError, ImportError):
     """pydicom or a decoder is not installed."""
 
 
@@ -250,7 +251,7 @@ def _grey_levels(dataset, low: int, high: int, counts: np.ndarray) -> np.ndarray
     stored = np.arange(low, high + 1, dtype=np.int32)  # (values,)
     values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)  # (values,)
     if not np.isfinite(values).all():
-        raise ValueError("the rescaled values are not finite")
+        raise UserError("the rescaled values are not finite")
     window = _window(dataset)
     if dataset.get("VOILUTSequence"):
         depth = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
@@ -261,7 +262,7 @@ def _grey_levels(dataset, low: int, high: int, counts: np.ndarray) -> np.ndarray
         grey = stored / 255
     else:
         black, white = weighted_percentiles(values, counts, SPREAD)
-        if black == white:  # a film of few values
+        if black == white:  # an image of few values
             black, white = values[counts > 0].min(), values[counts > 0].max()
         grey = (values - black) / (white - black or 1)
     grey = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)

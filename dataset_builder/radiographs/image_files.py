@@ -20,6 +20,7 @@ from dataset_builder.radiographs.dicom import (
     read_dicom,
     read_dicom_header,
 )
+from medsyn.errors import UserError
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 # What Pillow raises on broken files.
@@ -51,7 +52,7 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     Opens and decodes a PNG or JPEG file, after a look at its size.
 
     Raises:
-        ValueError: Neither PNG nor JPEG, broken, cut short or too large; names the file.
+        UserError: Neither PNG nor JPEG, broken, cut short or too large; names the file.
         OSError: The file cannot be read.
     """
     if content is None:
@@ -60,21 +61,21 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         width, height = image.size
         if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-            raise ValueError(
+            raise UserError(
                 f"has {width} x {height} pixels, over the {MAX_SIDE:,} a side or {MAX_PIXELS:,} in all of a radiograph"
             )
         image.load()
         return image
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{path}: is neither PNG nor JPEG, or is broken") from None
+        raise UserError(f"{path}: is neither PNG nor JPEG, or is broken") from None
     except _BROKEN as error:
-        raise ValueError(f"{path}: cannot be decoded: {error}") from None
+        raise UserError(f"{path}: cannot be decoded: {error}") from None
 
 
 def _bounded_bytes(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: has {size:,} bytes, over the {MAX_FILE_BYTES:,} that a radiograph may have")
+        raise UserError(f"{path}: has {size:,} bytes, over the {MAX_FILE_BYTES:,} that a radiograph may have")
     return path.read_bytes()
 
 
@@ -93,7 +94,7 @@ def read_image(path: Path, image_size: int | None = None, image_format: str = "p
         image_format (`str`, *optional*, defaults to `"png"`): `png` or `jpeg`, for what is encoded anew.
 
     Raises:
-        ValueError: The file cannot be decoded; it is named.
+        UserError: The file cannot be decoded; it is named.
         OSError: The file cannot be read.
     """
     view = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dataset_builder.radiographs.adapters import chexpert, covidx, folder_csv, nih, object_cxr, rsna, siim
-from dataset_builder.radiographs.records import FilmSet
+from dataset_builder.radiographs.records import RadiographSet
 from dataset_builder.radiographs.splits import SHARES
 
 WITH_BOXES = (rsna.NAME, object_cxr.NAME, nih.NAME, folder_csv.NAME)
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "CheXpert (14 labels; valid.csv is the test set)",
         "--root holds train.csv, valid.csv, train/ and valid/, or the four batches of the full download.",
         ["patient", "official"],
-        "official: MGCA's lists, in which most validation films are in train too",
+        "official: MGCA's lists, in which most validation images are in train too",
     )
     options.add_argument(
         "--uncertain",
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="what becomes of -1: official (1 or 0 by disease, the default), keep, absent or present; all but keep "
         "also turn unmentioned into 0",
     )
-    options.add_argument("--any-view", action="store_true", help="keep lateral films too")
+    options.add_argument("--any-view", action="store_true", help="keep lateral images too")
     options.add_argument("--without-5x200", action="store_true", help="leave out the zero-shot set CheXpert 5x200")
     add(
         rsna.NAME,
@@ -87,15 +87,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options = add(
         folder_csv.NAME,
-        "any folder of films with a CSV",
-        "A row a film: its file relative to --root, its patient, and its labels joined by |.",
+        "any folder of images with a CSV",
+        "A row an image: its file relative to --root, its patient, and its labels joined by |.",
         ["table", "patient"],
         "table: as the split column says (default); patient: by a hash, whatever the column says",
     )
     options.add_argument("--csv", metavar="NAME", help="the CSV in --root (default: the only one there)")
     for column, default, holds in (
         ("file", "file", "image files, relative to --root"),
-        ("patient", "patient_id", "whose film it is; name the column of files if no patients are known"),
+        ("patient", "patient_id", "whose image it is; name the column of files if no patients are known"),
         ("labels", "labels", "the labels that are present, joined by |"),
         ("split", "split", "train, validation or test"),
     ):
@@ -157,11 +157,11 @@ def common(parser: argparse.ArgumentParser, splits: list[str], split_help: str, 
     images.add_argument("--image-format", choices=["png", "jpeg"], default="png", help="of images encoded anew")
     images.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read images (default: 1)")
     bad = parser.add_argument_group(
-        "bad input", "Without these options such films are named and counted, and nothing is written."
+        "bad input", "Without these options such images are named and counted, and nothing is written."
     )
-    bad.add_argument("--skip-missing", action="store_true", help="leave out and count films without a file")
+    bad.add_argument("--skip-missing", action="store_true", help="leave out and count images without a file")
     bad.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out and count films whose image or mask is broken"
+        "--skip-unreadable", action="store_true", help="leave out and count images whose image or mask is broken"
     )
     if boxes:
         bad.add_argument(
@@ -186,7 +186,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def read_films(args: argparse.Namespace) -> FilmSet:
+def read_images(args: argparse.Namespace) -> RadiographSet:
     """What the adapter that `args` names reads."""
     if args.name == chexpert.NAME:
         return chexpert.read_chexpert(

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from dataset_builder.pipeline.manifest import package_versions
 from dataset_builder.radiographs.card import readme
-from dataset_builder.radiographs.dicom import DicomSupportMissing, is_dicom, require_dicom
-from dataset_builder.radiographs.options import parse, read_films
-from dataset_builder.radiographs.records import SHOWN, Film, FilmSet, OfficialSplit, some
+from dataset_builder.radiographs.dicom import is_dicom, require_dicom
+from dataset_builder.radiographs.options import parse, read_images
+from dataset_builder.radiographs.records import SHOWN, OfficialSplit, RadiographRecord, RadiographSet, some
 from dataset_builder.radiographs.splits import (
     SHARES,
     crossing_images,
@@ -34,6 +34,7 @@ from dataset_builder.radiographs.splits import (
     write_lists,
 )
 from dataset_builder.radiographs.write import BAD_BOX, BAD_MASK, UNREADABLE, ImageSettings, Written, write_splits
+from medsyn.errors import UserError, command
 from medsyn.files import write_json
 from medsyn.schema import SPLITS
 
@@ -43,7 +44,7 @@ _REMEDIES = {UNREADABLE: "--skip-unreadable", BAD_MASK: "--skip-unreadable", BAD
 
 
 def prepare(
-    films: FilmSet,
+    images: RadiographSet,
     out: str | Path,
     *,
     split: str = "patient",
@@ -59,17 +60,18 @@ def prepare(
     Writes a data set's folder.
 
     Args:
-        films (`FilmSet`): What an adapter read.
+        images (`RadiographSet`): What an adapter read.
         out (`str` or `Path`): The folder; must not exist, or be empty.
         split (`str`, *optional*, defaults to `"patient"`): `patient`: by a hash of the patient, a fixed test set kept.
-            `table`: as the source has it for all films. Else one of `films.official`: published lists, leaks and all.
+            `table`: as the source has it for all images. Else one of `images.official`: published lists, leaks and
+                all.
         split_lists (`str` or `Path`, *optional*): A folder of `train.txt`, `validation.txt` and `test.txt`, as this
             function writes them; then `split` is not used.
         seed (`int`, *optional*, defaults to 0), shares (`Sequence[float]`, *optional*): See [`split_by_patient`].
         settings (`ImageSettings`, *optional*): `image_size` and `image_format` as in [`read_image`]. `fix_boxes`: cut
             boxes at the image's edges, drop those without area, and count both; otherwise they are errors.
-        skip_missing (`bool`, *optional*, defaults to `False`): Leave out, and count, films without a file.
-        skip_unreadable (`bool`, *optional*, defaults to `False`): Leave out, and count, films whose image or mask
+        skip_missing (`bool`, *optional*, defaults to `False`): Leave out, and count, images without a file.
+        skip_unreadable (`bool`, *optional*, defaults to `False`): Leave out, and count, images whose image or mask
             cannot be read.
         workers (`int`, *optional*, defaults to 1): Processes that read images; the result does not depend on it.
 
@@ -78,40 +80,40 @@ def prepare(
 
     Raises:
         FileNotFoundError: Missing images, counted, the first five named.
-        ValueError: `out` is in use, a split that cannot be made, or films that cannot be stored.
+        UserError: `out` is in use, a split that cannot be made, or images that cannot be stored.
         DicomSupportMissing: There are DICOM files and pydicom is not installed.
     """
     settings, out = settings or ImageSettings(), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty; choose another --out or delete it")
-    splits, left_out, warnings = choose_split(films, split, split_lists, seed, shares)
-    funnel = films.funnel | {"in_splits": len({film.image_id for part in splits.values() for film in part})}
-    splits, missing = drop_missing(splits, films.title, skip_missing)
-    left_out = films.left_out | left_out
+        raise UserError(f"{out} is not empty; choose another --out or delete it")
+    splits, left_out, warnings = choose_split(images, split, split_lists, seed, shares)
+    funnel = images.funnel | {"in_splits": len({image.image_id for part in splits.values() for image in part})}
+    splits, missing = drop_missing(splits, images.title, skip_missing)
+    left_out = images.left_out | left_out
     if missing:
         left_out["missing_image"] = missing
-    if any(is_dicom(film.path) for part in splits.values() for film in part):
+    if any(is_dicom(image.path) for part in splits.values() for image in part):
         require_dicom()
 
     work = out.parent / f".{out.name}.medsyn-partial"
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     try:
-        written = write_splits(films, splits, work / "data", settings, workers)
-        refuse_problems(written, films.title, skip_unreadable)
+        written = write_splits(images, splits, work / "data", settings, workers)
+        refuse_problems(written, images.title, skip_unreadable)
         left_out |= {kind: list(problems) for kind, problems in written.problems.items()}
         funnel["written"] = len({image_id for ids in written.ids.values() for image_id in ids})
         warnings += absent_classes(written)
         if written.empty_masks:
             warnings.append(
-                f"{len(written.empty_masks):,} films have a mask without a pixel: {some(written.empty_masks)}"
+                f"{len(written.empty_masks):,} images have a mask without a pixel: {some(written.empty_masks)}"
             )
         manifest = {
             "format": FORMAT,
-            "name": films.name,
-            "title": films.title,
-            "terms": films.terms,
+            "name": images.name,
+            "title": images.title,
+            "terms": images.terms,
             "settings": {
-                "source": films.source,
+                "source": images.source,
                 "split": "lists" if split_lists else split,
                 "seed": None if split_lists or split != "patient" else seed,
                 "shares": None if split_lists or split != "patient" else list(shares),
@@ -127,7 +129,9 @@ def prepare(
             "split_lists": write_lists(work / "splits", written.ids),
             "split_sha256": split_hash(written.ids),
             "crossing": {"patients": len(crossing_patients(splits)), "images": len(crossing_images(splits))},
-            "labels": {name: {s: dict(counts[name]) for s, counts in written.labels.items()} for name in films.labels},
+            "labels": {
+                name: {s: dict(counts[name]) for s, counts in written.labels.items()} for name in images.labels
+            },
             "boxes": dict(sorted(written.boxes.items())),
             "masks": dict(sorted(written.masks.items())),
             "mended": {what: count for what, count in sorted(written.mended.items()) if count},
@@ -149,57 +153,59 @@ def prepare(
 
 
 def choose_split(
-    films: FilmSet, split: str, split_lists: str | Path | None, seed: int, shares: Sequence[float]
-) -> tuple[dict[str, list[Film]], dict[str, list[str]], list[str]]:
-    """(films by split, image ids left out by reason, warnings)."""
+    records: RadiographSet, split: str, split_lists: str | Path | None, seed: int, shares: Sequence[float]
+) -> tuple[dict[str, list[RadiographRecord]], dict[str, list[str]], list[str]]:
+    """(records by split, image ids left out by reason, warnings)."""
     if split_lists is not None:
-        return *split_by_lists(films.films, Path(split_lists)), []
+        return *split_by_lists(records.images, Path(split_lists)), []
     if split == "table":
-        splits = split_by_table(films.films)
+        splits = split_by_table(records.images)
         return splits, {}, [f"the table has no {name} split" for name in SPLITS if name not in splits]
     if split == "patient":
-        return *split_by_patient(films.films, seed, shares), []
-    if split not in films.official:
-        raise ValueError(f"split {split!r} is not one of {', '.join(['patient', *films.official])}")
-    official: OfficialSplit = films.official[split]()
+        return *split_by_patient(records.images, seed, shares), []
+    if split not in records.official:
+        raise UserError(f"split {split!r} is not one of {', '.join(['patient', *records.official])}")
+    official: OfficialSplit = records.official[split]()
     warnings = list(official.warnings)
-    crossing, images = crossing_patients(official.films), crossing_images(official.films)
+    crossing, images = crossing_patients(official.images), crossing_images(official.images)
     if crossing:
         warnings.append(
-            f"{films.title}'s {split} split leaks: {len(crossing):,} patients and {len(images):,} films stand in more "
-            f"than one split, for example {some(list(crossing))}"
+            f"{records.title}'s {split} split leaks: {len(crossing):,} patients and {len(images):,} images are in "
+            f"more than one split, for example {some(list(crossing))}"
         )
-    return official.films, {}, warnings
+    return official.images, {}, warnings
 
 
-def drop_missing(splits: dict[str, list[Film]], title: str, skip: bool) -> tuple[dict[str, list[Film]], list[str]]:
+def drop_missing(
+    splits: dict[str, list[RadiographRecord]], title: str, skip: bool
+) -> tuple[dict[str, list[RadiographRecord]], list[str]]:
     """
-    The splits without films that have no file, and the ids of those.
+    The splits without images that have no file, and the ids of those.
 
     Raises:
         FileNotFoundError: There are any, and `skip` does not forgive them.
     """
-    films = {film.image_id: film for part in splits.values() for film in part}
+    images = {image.image_id: image for part in splits.values() for image in part}
     missing = [
-        film.image_id
-        for film in tqdm(films.values(), desc="looking for images", unit="film", delay=2)
-        if not film.path.is_file()
+        image.image_id
+        for image in tqdm(images.values(), desc="looking for images", unit="image", delay=2)
+        if not image.path.is_file()
     ]
     if not missing:
         return splits, []
-    if not skip or len(missing) == len(films):
-        first = films[missing[0]].path
-        hint = "" if len(missing) == len(films) else ", or leave them out with --skip-missing"
+    if not skip or len(missing) == len(images):
+        first = images[missing[0]].path
+        hint = "" if len(missing) == len(images) else ", or leave them out with --skip-missing"
         raise FileNotFoundError(
-            f"{len(missing):,} of the {len(films):,} images that the tables of {title} name do not exist: "
+            f"{len(missing):,} of the {len(images):,} images that the tables of {title} name do not exist: "
             f"{some(missing)}; the first was looked for at {first}: complete the download{hint}"
         )
     gone = set(missing)
-    return {split: [film for film in part if film.image_id not in gone] for split, part in splits.items()}, missing
+    return {split: [image for image in part if image.image_id not in gone] for split, part in splits.items()}, missing
 
 
 def refuse_problems(written: Written, title: str, skip_unreadable: bool) -> None:
-    """Raises `ValueError` for films that could not be stored and are not forgiven; all counted, some named."""
+    """Raises `UserError` for images that could not be stored and are not forgiven; all counted, some named."""
     told = []
     for kind, problems in written.problems.items():
         if not (skip_unreadable and kind in (UNREADABLE, BAD_MASK)):
@@ -208,18 +214,18 @@ def refuse_problems(written: Written, title: str, skip_unreadable: bool) -> None
                 f"(mend them, or see {_REMEDIES[kind]})"
             )
     if told:
-        raise ValueError(f"films of {title} cannot be stored: {'; '.join(told)}")
+        raise UserError(f"images of {title} cannot be stored: {'; '.join(told)}")
     if not any(written.ids.values()):
-        raise ValueError(f"no film of {title} can be read")
+        raise UserError(f"no image of {title} can be read")
 
 
 def absent_classes(written: Written) -> list[str]:
-    """A sentence for each split on the labels that no film of it shows."""
+    """A sentence for each split on the labels that no image of it shows."""
     absent = {
         split: [name for name, values in counts.items() if not values["present"]]
         for split, counts in written.labels.items()
     }
-    return [f"no film of the {split} split shows {', '.join(names)}" for split, names in absent.items() if names]
+    return [f"no image of the {split} split shows {', '.join(names)}" for split, names in absent.items() if names]
 
 
 def summary(out: Path, manifest: dict) -> str:
@@ -239,28 +245,22 @@ def summary(out: Path, manifest: dict) -> str:
     return "\n".join(lines)
 
 
+@command("medsyn data", interrupted="nothing is kept")
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn data` and returns its exit code: 0 done, 1 failed with one sentence on stderr, 2 bad usage."""
     args = parse(argv)
-    try:
-        manifest = prepare(
-            read_films(args),
-            args.out,
-            split=args.split,
-            split_lists=args.split_lists,
-            seed=args.seed,
-            shares=args.shares,
-            settings=ImageSettings(args.image_size, args.image_format, args.fix_boxes),
-            skip_missing=args.skip_missing,
-            skip_unreadable=args.skip_unreadable,
-            workers=args.workers,
-        )
-    except (ValueError, OSError, DicomSupportMissing) as error:
-        print(f"medsyn data: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("medsyn data: interrupted, nothing is kept", file=sys.stderr)
-        return 1
+    manifest = prepare(
+        read_images(args),
+        args.out,
+        split=args.split,
+        split_lists=args.split_lists,
+        seed=args.seed,
+        shares=args.shares,
+        settings=ImageSettings(args.image_size, args.image_format, args.fix_boxes),
+        skip_missing=args.skip_missing,
+        skip_unreadable=args.skip_unreadable,
+        workers=args.workers,
+    )
     print(summary(Path(args.out), manifest))
     return 0
 

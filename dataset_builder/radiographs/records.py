@@ -1,4 +1,4 @@
-"""What an adapter reads of a download before any image is opened: films with labels, patients and regions."""
+"""What an adapter reads of a download before any image is opened: images with labels, patients and regions."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from tqdm import tqdm
 
 from dataset_builder.radiographs.regions import Region, Shape
 from dataset_builder.reports.table import csv_rows
+from medsyn.errors import UserError
 
 SHOWN = 5  # ids that a message or the manifest names of a longer list
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class RadiographRecord:
     """One image of a data set.
 
     Args:
         image_id (`str`): Unique in its set.
         subject_id (`str`): Whose it is.
         path (`Path`): The file.
-        labels (`tuple[int | None, ...]`): In the order of `FilmSet.labels`: 1 present, 0 absent, -1 uncertain, `None`
-            unmentioned.
+        labels (`tuple[int | None, ...]`): In the order of `RadiographSet.labels`: 1 present, 0 absent, -1 uncertain,
+            `None` unmentioned.
         split (`str`, *optional*): Where the source fixes it.
         view (`str`, *optional*): `PA`, `AP` or what else the source says.
         boxes (`tuple[Shape, ...]`, *optional*), masks (`tuple[Region, ...]`, *optional*): Where the findings are; none
             if there is nothing to mark, `None` if nobody looked.
-        extra (`tuple[str | None, ...]`): The values of `FilmSet.extra`.
+        extra (`tuple[str | None, ...]`): The values of `RadiographSet.extra`.
     """
 
     image_id: str
@@ -45,24 +46,24 @@ class Film:
 
 @dataclass(frozen=True)
 class OfficialSplit:
-    """The lists of a published protocol: films by split, and a sentence on each of its flaws."""
+    """The lists of a published protocol: images by split, and a sentence on each of its flaws."""
 
-    films: dict[str, list[Film]]
+    images: dict[str, list[RadiographRecord]]
     warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class FilmSet:
-    """All films of a download.
+class RadiographSet:
+    """All images of a download.
 
     Args:
         name (`str`): As `medsyn data prepare` calls it.
         title (`str`): For people.
         terms (`str`): Who may use it for what.
         labels (`tuple[str, ...]`): The names of the labels.
-        films (`list[Film]`): In the order of the source.
-        funnel (`dict[str, int]`): What is left after each step, in order; the last is the number of films.
-        left_out (`dict[str, list[str]]`): Why what of the source is not in `films`.
+        images (`list[Image]`): In the order of the source.
+        funnel (`dict[str, int]`): What is left after each step, in order; the last is the number of images.
+        left_out (`dict[str, list[str]]`): Why what of the source is not in `images`.
         source (`dict`): What the manifest says of the source: names of files, label rules, options.
         boxes (`bool`), masks (`bool`): Whether the set has such columns.
         extra (`tuple[str, ...]`): Names of further text columns.
@@ -73,7 +74,7 @@ class FilmSet:
     title: str
     terms: str
     labels: tuple[str, ...]
-    films: list[Film]
+    images: list[RadiographRecord]
     funnel: dict[str, int]
     left_out: dict[str, list[str]] = field(default_factory=dict)
     source: dict = field(default_factory=dict)
@@ -83,12 +84,12 @@ class FilmSet:
     official: dict[str, Callable[[], OfficialSplit]] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.films:
-            raise ValueError(f"{self.title}: no image is left of {self.funnel}; look at the tables and the options")
-        counts = Counter(film.image_id for film in self.films)
+        if not self.images:
+            raise UserError(f"{self.title}: no image is left of {self.funnel}; look at the tables and the options")
+        counts = Counter(image.image_id for image in self.images)
         repeated = [image_id for image_id, count in counts.items() if count > 1]
         if repeated:
-            raise ValueError(
+            raise UserError(
                 f"{self.title}: {len(repeated)} images stand in the tables more than once: {some(repeated)}; mend the "
                 "tables"
             )
@@ -119,11 +120,11 @@ def file_in(folder: Path, name: str, where: str) -> Path:
     The file that a table names, relative to `folder`.
 
     Raises:
-        ValueError: The name leads out of the folder: a table from elsewhere could have any image of this machine
+        UserError: The name leads out of the folder: a table from elsewhere could have any image of this machine
             packed, and an absolute path would stand in the data set as the image's id; names `where`.
     """
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        raise ValueError(f"{where}: {name[:80]!r} leads out of {folder}; name files inside the folder, relative to it")
+        raise UserError(f"{where}: {name[:80]!r} leads out of {folder}; name files inside the folder, relative to it")
     return folder / name
 
 
@@ -132,14 +133,14 @@ def table_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]
     The rows of a CSV with their numbers, counted from 1; blanks around names and values are taken off.
 
     Raises:
-        ValueError: A column is missing, or the file is no CSV.
+        UserError: A column is missing, or the file is no CSV.
     """
     rows = tqdm(csv_rows(path), desc=f"reading {path.name}", unit="row", delay=2, leave=False)
     for number, row in enumerate(rows, start=1):
         row = {name.strip(): value.strip() for name, value in row.items()}
         for column in columns if number == 1 else ():
             if column not in row:
-                raise ValueError(f"{path} has no column {column!r}; it has {', '.join(row)}")
+                raise UserError(f"{path} has no column {column!r}; it has {', '.join(row)}")
         yield number, row
 
 
@@ -148,14 +149,14 @@ def coordinates(values: Sequence[str], where: str) -> tuple[float, ...]:
     Numbers of a table.
 
     Raises:
-        ValueError: One is not a finite number; `where` names the place.
+        UserError: One is not a finite number; `where` names the place.
     """
     try:
         numbers = tuple(float(value) for value in values)
     except ValueError:
         numbers = (float("nan"),)
     if not all(abs(number) < 1e9 for number in numbers):
-        raise ValueError(f"{where}: {' '.join(values)[:60]!r} are not coordinates; mend the row")
+        raise UserError(f"{where}: {' '.join(values)[:60]!r} are not coordinates; mend the row")
     return numbers
 
 
@@ -164,12 +165,12 @@ def index_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     The images in a folder and the folders below, by name without suffix.
 
     Raises:
-        ValueError: Two have one name.
+        UserError: Two have one name.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
             other = found.setdefault(path.stem, path)
             if other != path:
-                raise ValueError(f"{other} and {path} have one name; take one of them away")
+                raise UserError(f"{other} and {path} have one name; take one of them away")
     return found

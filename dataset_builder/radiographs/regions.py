@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dataset_builder.radiographs.run_lengths import decode_runs
+from medsyn.errors import UserError
 
 ROUNDING = 0.01  # pixels by which a box may pass the image's edge
 
 
-class BoxError(ValueError):
+class BoxError(UserError):
     """A box that is not inside its image, or has no area."""
 
 
@@ -91,7 +92,7 @@ class RunLengths:
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A finding as an image file of the film's size, in which everything but black is inside."""
+    """A finding as an image file of the image's size, in which everything but black is inside."""
 
     finding: str
     path: Path
@@ -101,8 +102,8 @@ class MaskFile:
 
         with open_image(self.path) as image:
             if image.size != original:
-                raise ValueError(
-                    f"{self.path}: the mask has {image.width} x {image.height} pixels, its film {original[0]} x "
+                raise UserError(
+                    f"{self.path}: the mask has {image.width} x {image.height} pixels, its image {original[0]} x "
                     f"{original[1]}"
                 )
             mask = np.asarray(image.convert("L")) > 0
@@ -163,7 +164,7 @@ def draw_mask(region: Region, original: tuple[int, int], stored: tuple[int, int]
         `np.ndarray` of shape `(height, width)`, bool.
 
     Raises:
-        ValueError: Runs that pass the image's end, a mask file of another size, or one that cannot be read.
+        UserError: Runs that pass the image's end, a mask file of another size, or one that cannot be read.
     """
     if isinstance(region, RunLengths):
         return region.pixels(*stored)

@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 
+from medsyn.errors import UserError
+
 
 def decode_runs(text: str, width: int, height: int) -> np.ndarray:
     """
@@ -22,17 +24,17 @@ def decode_runs(text: str, width: int, height: int) -> np.ndarray:
         `np.ndarray` of shape `(height, width)`, bool.
 
     Raises:
-        ValueError: Not pairs of whole numbers, a negative gap, a length below 1, or runs that end behind the last
+        UserError: Not pairs of whole numbers, a negative gap, a length below 1, or runs that end behind the last
             pixel.
     """
     fields = text.split()
     if len(fields) % 2 or not all(re.fullmatch(r"-?[0-9]{1,30}", field) for field in fields):
-        raise ValueError(f"the run lengths are not pairs of whole numbers: {text[:40]!r}")
+        raise UserError(f"the run lengths are not pairs of whole numbers: {text[:40]!r}")
     numbers = [int(field) for field in fields]
     if min(numbers[::2], default=0) < 0 or min(numbers[1::2], default=1) < 1:
-        raise ValueError("the run lengths hold a negative gap, or a run without pixels")
+        raise UserError("the run lengths hold a negative gap, or a run without pixels")
     if sum(numbers) > width * height:  # before numbers that no array holds reach one
-        raise ValueError(f"the run lengths end at pixel {sum(numbers):,} of an image of {width} x {height}")
+        raise UserError(f"the run lengths end at pixel {sum(numbers):,} of an image of {width} x {height}")
     gaps, lengths = np.array(numbers, dtype=np.int64).reshape(-1, 2).T  # (runs,), (runs,)
     ends = np.cumsum(gaps + lengths)
     steps = np.zeros(width * height + 1, dtype=np.int8)

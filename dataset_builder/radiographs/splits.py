@@ -1,4 +1,4 @@
-"""Which film is in which split: by patient, as a source fixes it, or as saved lists say; and what goes wrong in it."""
+"""Assigns images to splits: by patient, as a source fixes them, or from saved lists; reports leaks between splits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from dataset_builder.pipeline.plan import split_of
-from dataset_builder.radiographs.records import Film, some
+from dataset_builder.radiographs.records import RadiographRecord, some
 from dataset_builder.reports.table import text_lines
+from medsyn.errors import UserError
 from medsyn.schema import SPLITS
 
 SHARES = (0.7, 0.15, 0.15)  # of the patients, as MGCA splits RSNA and SIIM; elsewhere the test set is fixed
@@ -20,50 +21,50 @@ PATIENT_IN_TEST = "patient_in_test"
 
 
 def split_by_patient(
-    films: Sequence[Film], seed: int = 0, shares: Sequence[float] = SHARES
-) -> tuple[dict[str, list[Film]], dict[str, list[str]]]:
+    images: Sequence[RadiographRecord], seed: int = 0, shares: Sequence[float] = SHARES
+) -> tuple[dict[str, list[RadiographRecord]], dict[str, list[str]]]:
     """
     Gives each patient to a split by a hash of the seed and the patient's id, except where the source fixes it.
 
-    Films outside a fixed test set, of a patient inside it, are left out. Where a test set is fixed, the shares of
+    Images outside a fixed test set, of a patient inside it, are left out. Where a test set is fixed, the shares of
     train and validation are scaled to fill the rest.
 
     Args:
-        films (`Sequence[Film]`): All films.
+        images (`Sequence[Image]`): All images.
         seed (`int`, *optional*, defaults to 0): Another seed, another split.
         shares (`Sequence[float]`, *optional*, defaults to `SHARES`): Of the patients in train, validation and test.
 
     Returns:
-        `tuple[dict[str, list[Film]], dict[str, list[str]]]`: Films by split, in order, and image ids left out.
+        `tuple[dict[str, list[Image]], dict[str, list[str]]]`: Images by split, in order, and image ids left out.
 
     Raises:
-        ValueError: Shares that do not add up to 1, or a split that nobody falls into.
+        UserError: Shares that do not add up to 1, or a split that nobody falls into.
     """
     if len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
-        raise ValueError(f"shares {tuple(shares)} are not three numbers (train, validation, test) that add up to 1")
-    in_test = {film.subject_id for film in films if film.split == "test"}
+        raise UserError(f"shares {tuple(shares)} are not three numbers (train, validation, test) that add up to 1")
+    in_test = {image.subject_id for image in images if image.split == "test"}
     if in_test:
         if shares[0] + shares[1] == 0:
-            raise ValueError("the test set is fixed, and nothing else is left for a test share of 1")
+            raise UserError("the test set is fixed, and nothing else is left for a test share of 1")
         shares = (shares[0] / (shares[0] + shares[1]), shares[1] / (shares[0] + shares[1]), 0)
-    splits: dict[str, list[Film]] = {split: [] for split in SPLITS}
+    splits: dict[str, list[RadiographRecord]] = {split: [] for split in SPLITS}
     left_out = defaultdict(list)
-    for film in films:
-        if film.split == "test":
-            splits["test"].append(film)
-        elif film.subject_id in in_test:
-            left_out[PATIENT_IN_TEST].append(film.image_id)
+    for image in images:
+        if image.split == "test":
+            splits["test"].append(image)
+        elif image.subject_id in in_test:
+            left_out[PATIENT_IN_TEST].append(image.image_id)
         else:
-            splits[split_of(f"{seed}\t{film.subject_id}", shares)].append(film)
+            splits[split_of(f"{seed}\t{image.subject_id}", shares)].append(image)
     empty = [split for split, share in zip(SPLITS, shares, strict=True) if share and not splits[split]]
     if empty or not splits["train"]:
-        raise ValueError(f"no patient falls into {' and '.join(empty or ['train'])}; try another --seed or --shares")
-    return {split: films for split, films in splits.items() if films}, dict(left_out)
+        raise UserError(f"no patient falls into {' and '.join(empty or ['train'])}; try another --seed or --shares")
+    return {split: images for split, images in splits.items() if images}, dict(left_out)
 
 
-def split_by_table(films: Sequence[Film]) -> dict[str, list[Film]]:
-    """The splits that the source fixes for all films; raises `ValueError` where a patient is in two of them."""
-    splits = {split: [film for film in films if film.split == split] for split in SPLITS}
+def split_by_table(images: Sequence[RadiographRecord]) -> dict[str, list[RadiographRecord]]:
+    """The splits that the source fixes for all images; raises `ValueError` where a patient is in two of them."""
+    splits = {split: [image for image in images if image.split == split] for split in SPLITS}
     refuse_crossing(splits)
     return {split: part for split, part in splits.items() if part}
 
@@ -86,36 +87,36 @@ def shuffled_parts(count: int, seed: int, *, train: float | None = None, test: f
     else:
         in_test = int(test) if test >= 1 else ceil(count * test)
     if not 0 < in_test < count:
-        raise ValueError(f"{count} rows are too few for the official split; use --split patient")
+        raise UserError(f"{count} rows are too few for the official split; use --split patient")
     order = np.random.RandomState(seed).permutation(count)
     return order[in_test:], order[:in_test]
 
 
-def crossing_patients(splits: dict[str, list[Film]]) -> dict[str, list[str]]:
-    """Patients with films in more than one split, with those splits."""
+def crossing_patients(splits: dict[str, list[RadiographRecord]]) -> dict[str, list[str]]:
+    """Patients with images in more than one split, with those splits."""
     where = defaultdict(list)
-    for split, films in splits.items():
-        for subject in {film.subject_id for film in films}:
+    for split, images in splits.items():
+        for subject in {image.subject_id for image in images}:
             where[subject].append(split)
     return {subject: names for subject, names in sorted(where.items()) if len(names) > 1}
 
 
-def crossing_images(splits: dict[str, list[Film]]) -> list[str]:
+def crossing_images(splits: dict[str, list[RadiographRecord]]) -> list[str]:
     """Images that stand in more than one split."""
     seen, twice = set(), []
-    for films in splits.values():
-        ids = {film.image_id for film in films}
+    for images in splits.values():
+        ids = {image.image_id for image in images}
         twice += sorted(seen & ids)
         seen |= ids
     return twice
 
 
-def refuse_crossing(splits: dict[str, list[Film]]) -> None:
-    """Raises `ValueError` where a patient has films in two splits."""
+def refuse_crossing(splits: dict[str, list[RadiographRecord]]) -> None:
+    """Raises `UserError` where a patient has images in two splits."""
     crossing = crossing_patients(splits)
     if crossing:
         subject, names = next(iter(crossing.items()))
-        raise ValueError(
+        raise UserError(
             f"{len(crossing)} patients are in more than one split, for example {subject!r} in {' and '.join(names)}; "
             "mend the split column, or use --split patient"
         )
@@ -138,19 +139,21 @@ def write_lists(folder: Path, splits: dict[str, Sequence[str]]) -> dict[str, dic
     return entries
 
 
-def split_by_lists(films: Sequence[Film], folder: Path) -> tuple[dict[str, list[Film]], dict[str, list[str]]]:
+def split_by_lists(
+    images: Sequence[RadiographRecord], folder: Path
+) -> tuple[dict[str, list[RadiographRecord]], dict[str, list[str]]]:
     """
-    Gives each film to the split whose saved list (`train.txt`, `validation.txt`, `test.txt`) names it.
+    Gives each image to the split whose saved list (`train.txt`, `validation.txt`, `test.txt`) names it.
 
     Returns:
-        `tuple[dict[str, list[Film]], dict[str, list[str]]]`: Films by split in the order of the lists, and the ids of
-        films in no list.
+        `tuple[dict[str, list[Image]], dict[str, list[str]]]`: Images by split in the order of the lists, and the ids
+        of images in no list.
 
     Raises:
         FileNotFoundError: No list in the folder.
-        ValueError: A list names an image that is not there, or a patient is in two lists.
+        UserError: A list names an image that is not there, or a patient is in two lists.
     """
-    by_id = {film.image_id: film for film in films}
+    by_id = {image.image_id: image for image in images}
     splits = {}
     for split in SPLITS:
         path = folder / f"{split}.txt"
@@ -158,11 +161,11 @@ def split_by_lists(films: Sequence[Film], folder: Path) -> tuple[dict[str, list[
             ids = [line.rstrip("\r\n") for line in text_lines(path)]
             unknown = [image_id for image_id in ids if image_id not in by_id]
             if unknown:
-                raise ValueError(f"{path} names {len(unknown)} images that are not in the data set: {some(unknown)}")
+                raise UserError(f"{path} names {len(unknown)} images that are not in the data set: {some(unknown)}")
             splits[split] = [by_id[image_id] for image_id in ids]
     if not splits:
         raise FileNotFoundError(f"{folder} holds no {', '.join(f'{split}.txt' for split in SPLITS)}")
     refuse_crossing(splits)
-    listed = {film.image_id for films in splits.values() for film in films}
-    rest = [film.image_id for film in films if film.image_id not in listed]
+    listed = {image.image_id for images in splits.values() for image in images}
+    rest = [image.image_id for image in images if image.image_id not in listed]
     return splits, {"in_no_list": rest} if rest else {}

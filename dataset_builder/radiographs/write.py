@@ -1,4 +1,4 @@
-"""Films as a dataset: Parquet shards that `load_dataset` reads, lists of ids, a manifest and a README."""
+"""Images as a dataset: Parquet shards that `load_dataset` reads, lists of ids, a manifest and a README."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dataset_builder.pipeline.manifest import LABEL_VALUES
 from dataset_builder.pipeline.shards import ROW_GROUP, SHARD_BYTES
 from dataset_builder.radiographs.image_files import read_image
-from dataset_builder.radiographs.records import Film, FilmSet
+from dataset_builder.radiographs.records import RadiographRecord, RadiographSet
 from dataset_builder.radiographs.regions import BoxError, box_in_image, draw_mask
 
 GROUP_BYTES = 64 * 2**20  # of images and masks that wait in memory for their row group to be whole
@@ -37,15 +37,15 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one film: its row, or what is wrong with it; what was mended in its boxes; a mask of no pixel."""
+    """The result of reading one image: its row, or the problem; which boxes were fixed; whether a mask is empty."""
 
     row: dict | None
-    problem: tuple[str, str] | None = None  # kind, and a message that names the film
+    problem: tuple[str, str] | None = None  # kind, and a message that names the image
     mended: Counter = field(default_factory=Counter)
     empty_mask: bool = False
 
 
-def schema(films: FilmSet) -> pa.Schema:
+def schema(images: RadiographSet) -> pa.Schema:
     """The columns, with the types that `datasets` reads from a Parquet file."""
     from datasets import Features, Image, List, Value
 
@@ -54,59 +54,61 @@ def schema(films: FilmSet) -> pa.Schema:
         "image": Image(),
         "image_id": text,
         "subject_id": text,
-        "labels": {name: Value("int8") for name in films.labels},
+        "labels": {name: Value("int8") for name in images.labels},
         "view": text,
         "original_size": List(Value("int32"), length=2),
     }
-    columns |= dict.fromkeys(films.extra, text)
-    if films.boxes:
+    columns |= dict.fromkeys(images.extra, text)
+    if images.boxes:
         columns["boxes"] = List({"finding": text, "box": List(Value("float32"), length=4)})
-    if films.masks:
+    if images.masks:
         columns["finding_masks"] = List({"finding": text, "mask": Image()})
     return Features(columns).arrow_schema
 
 
-def film_row(film: Film, labels: Sequence[str], extra: Sequence[str], settings: ImageSettings) -> Outcome:
-    """Reads one film's image, boxes and masks; what is wrong with them is told, not raised."""
+def image_row(
+    record: RadiographRecord, labels: Sequence[str], extra: Sequence[str], settings: ImageSettings
+) -> Outcome:
+    """Reads one image's image, boxes and masks; what is wrong with them is told, not raised."""
     try:
-        image = read_image(film.path, settings.image_size, settings.image_format)
+        image = read_image(record.path, settings.image_size, settings.image_format)
     except (ValueError, OSError) as error:
-        return Outcome(None, (UNREADABLE, f"{film.image_id} ({error})"))
+        return Outcome(None, (UNREADABLE, f"{record.image_id} ({error})"))
     mended: Counter = Counter()
     boxes = []
-    for shape in film.boxes or ():
+    for shape in record.boxes or ():
         try:
             box, cut = box_in_image(shape, image.original, image.size, settings.fix_boxes)
         except BoxError as error:
-            return Outcome(None, (BAD_BOX, f"{film.image_id} ({error})"))
+            return Outcome(None, (BAD_BOX, f"{record.image_id} ({error})"))
         if box is None:
             mended["boxes_without_area_dropped"] += 1
             continue
         mended["boxes_cut_at_the_edge"] += cut
         boxes.append({"finding": shape.finding, "box": list(box)})
     masks: dict = {}
-    for region in film.masks or ():
+    for region in record.masks or ():
         try:
             pixels = draw_mask(region, image.original, image.size)
         except (ValueError, OSError) as error:
-            return Outcome(None, (BAD_MASK, f"{film.image_id} ({error})"))
+            return Outcome(None, (BAD_MASK, f"{record.image_id} ({error})"))
         masks[region.finding] = masks.get(region.finding, False) | pixels
     row = {
-        "image": {"bytes": image.encoded, "path": f"{film.path.stem}.{image.suffix}"},
-        "image_id": film.image_id,
-        "subject_id": film.subject_id,
-        "labels": dict(zip(labels, film.labels, strict=True)),
-        "view": film.view or image.view,
+        "image": {"bytes": image.encoded, "path": f"{record.path.stem}.{image.suffix}"},
+        "image_id": record.image_id,
+        "subject_id": record.subject_id,
+        "labels": dict(zip(labels, record.labels, strict=True)),
+        "view": record.view or image.view,
         "original_size": list(image.original),
-        **dict(zip(extra, film.extra, strict=True)),
+        **dict(zip(extra, record.extra, strict=True)),
         "boxes": boxes,
         "finding_masks": [
             {"finding": finding, "mask": {"bytes": _png(mask), "path": None}} for finding, mask in masks.items()
         ],
     }
-    if film.boxes is None:
+    if record.boxes is None:
         row["boxes"] = None
-    if film.masks is None:
+    if record.masks is None:
         row["finding_masks"] = None
     return Outcome(row, mended=mended, empty_mask=not all(mask.any() for mask in masks.values()))
 
@@ -121,15 +123,15 @@ def _row_bytes(row: dict) -> int:
     return len(row["image"]["bytes"]) + sum(len(mask["mask"]["bytes"]) for mask in row["finding_masks"] or ())
 
 
-def outcomes(films: Sequence[Film], read, workers: int) -> Iterator[Outcome]:
-    """`read` of each film, in order; with several processes, never more than a few films ahead of the caller."""
+def outcomes(images: Sequence[RadiographRecord], read, workers: int) -> Iterator[Outcome]:
+    """`read` of each image, in order; with several processes, never more than a few images ahead of the caller."""
     if workers == 1:
-        yield from map(read, films)
+        yield from map(read, images)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting: deque = deque()
-        for film in films:
-            waiting.append(pool.submit(read, film))
+        for image in images:
+            waiting.append(pool.submit(read, image))
             if len(waiting) >= 4 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -191,35 +193,35 @@ class Written:
 
 
 def write_splits(
-    films: FilmSet, splits: dict[str, list[Film]], data: Path, settings: ImageSettings, workers: int
+    images: RadiographSet, splits: dict[str, list[RadiographRecord]], data: Path, settings: ImageSettings, workers: int
 ) -> Written:
     """
-    Writes the shards of every split into `data`, one film after the other.
+    Writes the shards of every split into `data`, one image after the other.
 
-    Films with a problem are not written, but named in `Written.problems`.
+    Images with a problem are not written, but named in `Written.problems`.
     """
     data.mkdir(parents=True)
-    arrow_schema = schema(films)
-    read = partial(film_row, labels=films.labels, extra=films.extra, settings=settings)
+    arrow_schema = schema(images)
+    read = partial(image_row, labels=images.labels, extra=images.extra, settings=settings)
     written = Written()
     for split, members in splits.items():
         writer = SplitWriter(data, split, arrow_schema)
         ids, num_bytes, subjects = [], 0, set()
-        counts = {name: Counter() for name in films.labels}
-        bar = tqdm(outcomes(members, read, workers), total=len(members), desc=split, unit="film", delay=2)
-        for film, outcome in zip(members, bar, strict=True):
+        counts = {name: Counter() for name in images.labels}
+        bar = tqdm(outcomes(members, read, workers), total=len(members), desc=split, unit="image", delay=2)
+        for image, outcome in zip(members, bar, strict=True):
             written.mended.update(outcome.mended)
             if outcome.row is None:
                 kind, what = outcome.problem
-                written.problems.setdefault(kind, {})[film.image_id] = what
+                written.problems.setdefault(kind, {})[image.image_id] = what
                 continue
             writer.add(outcome.row)
-            ids.append(film.image_id)
+            ids.append(image.image_id)
             if outcome.empty_mask:
-                written.empty_masks.append(film.image_id)
+                written.empty_masks.append(image.image_id)
             num_bytes += _row_bytes(outcome.row)
-            subjects.add(film.subject_id)
-            for name, value in zip(films.labels, film.labels, strict=True):
+            subjects.add(image.subject_id)
+            for name, value in zip(images.labels, image.labels, strict=True):
                 counts[name][LABEL_VALUES[value]] += 1
             written.boxes.update(box["finding"] for box in outcome.row["boxes"] or ())
             written.masks.update(mask["finding"] for mask in outcome.row["finding_masks"] or ())

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.text import clean_impression, count_tokens
+from medsyn.errors import UserError
 
 SHOWN_IDS = 10
 MAX_CHARACTERS = 100_000  # of impression and findings; the longest real reports have a tenth of it
@@ -29,7 +30,7 @@ NO_FRONTAL_FILM = "no_frontal_film"
 class Funnel:
     """Cleans the records and keeps those fit for use: all -> readable -> frontal -> impression -> length -> unique.
 
-    What cannot be read, and what has no frontal film, is marked by the reader (`ReportRecord.unfit`).
+    What cannot be read, and what has no frontal image, is marked by the reader (`ReportRecord.unfit`).
 
     Args:
         min_tokens (`int`, *optional*, defaults to 3): The fewest words a cleaned impression may have (the paper's 3).
@@ -38,20 +39,20 @@ class Funnel:
 
     Attributes:
         counts (`dict[str, int]`): How many records were left after each step, in order: `all`, `readable`, `frontal`
-            (not known to lack a PA or AP film), `with_impression`, `long_enough`, `unique`.
+            (not known to lack a PA or AP image), `with_impression`, `long_enough`, `unique`.
         skipped (`dict[str, dict]`): Reason (`no_impression`, `too_short`, `too_long`, `duplicate_study` and those of
             the readers) -> `count` and the first `SHOWN_IDS` `study_ids`.
         impressions_from (`dict[str, int]`): What headed the impressions of the kept records, where the reader says.
 
     Raises:
-        `ValueError`: A second study of the same id under `on_duplicate="error"`; a bad argument; a second use.
+        UserError: A second study of the same id under `on_duplicate="error"`; a bad argument; a second use.
     """
 
     def __init__(self, min_tokens: int = 3, on_duplicate: str = "error"):
         if min_tokens < 1:
-            raise ValueError(f"min_tokens {min_tokens} is below 1; an impression needs at least one word")
+            raise UserError(f"min_tokens {min_tokens} is below 1; an impression needs at least one word")
         if on_duplicate not in ("error", "skip"):
-            raise ValueError(f"on_duplicate {on_duplicate!r} is neither 'error' nor 'skip'")
+            raise UserError(f"on_duplicate {on_duplicate!r} is neither 'error' nor 'skip'")
         self.min_tokens = min_tokens
         self.on_duplicate = on_duplicate
         self.counts = dict.fromkeys(("all", "readable", "frontal", "with_impression", "long_enough", "unique"), 0)
@@ -67,7 +68,7 @@ class Funnel:
     def __call__(self, records: Iterable[ReportRecord]) -> Iterator[ReportRecord]:
         """The kept records, `impression` and `findings` cleaned (`findings` `None` where nothing is left)."""
         if self._started:
-            raise ValueError("this Funnel has counted other records already; make a new one")
+            raise UserError("this Funnel has counted other records already; make a new one")
         self._started = True
         return self._keep(records)
 
@@ -96,7 +97,7 @@ class Funnel:
             self.counts["long_enough"] += 1
             if record.study_id in self._ids:
                 if self.on_duplicate == "error":
-                    raise ValueError(
+                    raise UserError(
                         f"study id {record.study_id!r} of {record.source or 'the records'} comes twice (record "
                         f"{self.counts['all']}); name the column of unique ids, or take the later ones out"
                     )

@@ -1,8 +1,8 @@
-"""A grammar that writes chest-film reports in MIMIC-CXR's form, together with the findings they state.
+"""A grammar that writes chest radiograph reports in MIMIC-CXR's form, together with the findings they state.
 
 A scene is sampled first (`scenes.py`) and then put into words (`phrases.py`), so the truth is known and not read off
 the text. What is present or uncertain stands in FINDINGS with side, zone and size, and all but some devices stand in
-IMPRESSION too; what the scene holds as absent is denied in the text. Normal films share a small stock of impressions,
+IMPRESSION too; what the scene holds as absent is denied in the text. Normal images share a small stock of impressions,
 as they do in hospitals.
 """
 
@@ -18,8 +18,9 @@ from dataset_builder.reports.phrases import DEVICES, device_sentence, noun_phras
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.scenes import Scene, pick, sample_scene
 from dataset_builder.reports.text import count_tokens
+from medsyn.errors import UserError
 
-# Impressions of normal films, how often each comes, and the kinds it denies.
+# Impressions of normal images, how often each comes, and the kinds it denies.
 STOCK: dict[tuple[str, tuple[str, ...]], float] = {
     ("No acute cardiopulmonary process.", ()): 24,
     ("No acute cardiopulmonary abnormality.", ()): 12,
@@ -117,7 +118,7 @@ SEEN = (
     "{Np} {is} noted.",
     "{Np}.",
 )
-# What has become of a finding since the film before: sentences of FINDINGS, and of IMPRESSION.
+# What has become of a finding since the image before: sentences of FINDINGS, and of IMPRESSION.
 CHANGES = {"unchanged": 0.5, "new": 0.2, "worse": 0.15, "better": 0.15}
 CHANGED = {
     "unchanged": (
@@ -203,10 +204,10 @@ def write_reports(num_samples: int, seed: int = 0) -> Iterator[ReportRecord]:
         (1 to 3 studies each) and the whole `report` are set, `impression` and `findings` are clean already.
 
     Raises:
-        `ValueError`: `num_samples` is below 0.
+        UserError: `num_samples` is below 0.
     """
     if num_samples < 0:
-        raise ValueError(f"num_samples {num_samples} is below 0; ask for one report or more")
+        raise UserError(f"num_samples {num_samples} is below 0; ask for one report or more")
     return (write_report(index, seed) for index in range(num_samples))
 
 

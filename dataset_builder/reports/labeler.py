@@ -57,7 +57,7 @@ def read_findings(text: str) -> tuple[Finding, ...]:
 
 
 def is_normal(text: str) -> bool:
-    """Whether the text calls the film normal: it says so or denies findings, and states none but support devices."""
+    """Whether the text calls the image normal: it says so or denies findings, and states none but support devices."""
     findings = read_findings(text)
     if any(finding.certainty != ABSENT and finding.kind not in _DEVICES for finding in findings):
         return False
@@ -103,7 +103,7 @@ class _Mention:
     end: int
     before: int = 0  # the words that belong to it reach from here
     after: int = 0  # to here
-    certainty: int | None = PRESENT  # None: not said of this film
+    certainty: int | None = PRESENT  # None: not said of this image
     cue: tuple[int, int] | None = None
     places: list[tuple[str | None, str | None, str | None]] | None = None  # (side, zone, severity)
 

@@ -1,4 +1,4 @@
-"""Words of chest-film reports: what names a finding, where it is, how much of it, and how sure the writer was.
+"""Words of chest radiograph reports: what names a finding, where it is, how much of it, and how sure the writer was.
 
 All patterns are matched on lower-case text. Written from scratch for this reader; nothing is taken from a corpus.
 """
@@ -295,7 +295,7 @@ UNSURE_BEHIND = re.compile(
     r"|a consideration|a possibility|probable|in the differential)\b|\bmay (?:also )?be present\b|\b(?:could"
     r"|might) (?:also )?be present\b|\bin the (?:appropriate|right|proper) clinical (?:setting|context)\b"
 )
-# The film is not said to show it: questions, histories, advice.
+# The image is not said to show it: questions, histories, advice.
 HYPOTHETICAL = re.compile(
     r"\b(?:evaluat\w+|assess\w*|looking|screen\w*|search) (?:for|of)\b|\brule out\b|\br/o\b|\bto exclude\b"
     r"|\bhistory of\b|\bh/o\b|\bcorrelat\w+\b|\bmore sensitive\b|\bsensitivity (?:to detect|for|in detecting)\b"

@@ -25,6 +25,7 @@ from dataset_builder.reports.funnel import MAX_CHARACTERS, NO_FRONTAL_FILM
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.sections import read_sections
 from dataset_builder.reports.table import SPLITS, csv_rows
+from medsyn.errors import UserError
 
 PER = ("study", "image")
 SOURCE = "mimic-cxr"
@@ -101,19 +102,19 @@ def read_mimic_cxr(path: str | Path, *, per: str = "study", any_view: bool = Fal
             (`validate` is `validation`), `labels` those of the CheXpert table, where these are there.
 
     Raises:
-        ValueError: No reports, no metadata, or a zip or table that is damaged or of another form.
+        UserError: No reports, no metadata, or a zip or table that is damaged or of another form.
     """
     if per not in PER:
-        raise ValueError(f"per {per!r} is not one of {', '.join(PER)}")
+        raise UserError(f"per {per!r} is not one of {', '.join(PER)}")
     if any_view and per == "image":
-        raise ValueError("any_view reads no metadata, so the images are not known; use per='study'")
+        raise UserError("any_view reads no metadata, so the images are not known; use per='study'")
     files = find_mimic_cxr(path)
     if files is None:
-        raise ValueError(
+        raise UserError(
             f"{path} holds neither mimic-cxr-reports.zip nor files/p10/...; name the folder of the reports"
         )
     if files.metadata is None and not any_view:
-        raise ValueError(
+        raise UserError(
             f"{files.reports.parent} has no mimic-cxr-2.0.0-metadata.csv.gz, which says which studies have a frontal "
             "film; put it there (it comes with MIMIC-CXR-JPG), or take all studies with any view (--any-view)"
         )
@@ -121,17 +122,17 @@ def read_mimic_cxr(path: str | Path, *, per: str = "study", any_view: bool = Fal
     splits = _read_splits(files.split) if files.split else {}
     labels = _read_labels(files.chexpert) if files.chexpert else {}
 
-    def records(study: int, subject: int, films, load: Callable[[], bytes] | None) -> Iterator[ReportRecord]:
+    def records(study: int, subject: int, images, load: Callable[[], bytes] | None) -> Iterator[ReportRecord]:
         sections = text = unfit = None
-        frontal = any_view or any(view for _, view in films)
+        frontal = any_view or any(view for _, view in images)
         if load is None:
             unfit = "missing_report"
-        elif not films:
-            unfit, films = "missing_metadata", (("", None),)
+        elif not images:
+            unfit, images = "missing_metadata", (("", None),)
         elif frontal:
             text, unfit = _decode(load)
             sections = None if text is None else read_sections(text)
-        for image, view in films:
+        for image, view in images:
             yield ReportRecord(
                 study_id=f"{study}_{image}" if image else str(study),
                 subject_id=str(subject),
@@ -149,13 +150,13 @@ def read_mimic_cxr(path: str | Path, *, per: str = "study", any_view: bool = Fal
     empty = True
     for subject, study, load in _reports(files.reports):
         empty = False
-        films = (("", None),) if studies is None else studies.pop(study, (subject, ()))[1]
-        yield from records(study, subject, films, load)
+        images = (("", None),) if studies is None else studies.pop(study, (subject, ()))[1]
+        yield from records(study, subject, images, load)
     if empty:
-        raise ValueError(f"{files.reports} holds no report named like p10/p10000032/s50414267.txt; check the folder")
+        raise UserError(f"{files.reports} holds no report named like p10/p10000032/s50414267.txt; check the folder")
     for study in sorted(studies or ()):
-        subject, films = studies[study]
-        yield from records(study, subject, films, None)
+        subject, images = studies[study]
+        yield from records(study, subject, images, None)
 
 
 def _reports(path: Path) -> Iterator[tuple[int, int, Callable[[], bytes]]]:
@@ -171,7 +172,7 @@ def _reports(path: Path) -> Iterator[tuple[int, int, Callable[[], bytes]]]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is cut short or no zip ({error}); copy or download it again") from None
+        raise UserError(f"{path} is cut short or no zip ({error}); copy or download it again") from None
     with archive:
         for name in sorted(archive.namelist()):
             match = _REPORT.search(name)
@@ -203,30 +204,30 @@ def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:
     for row in csv_rows(path):
         missing = [column for column in columns if column not in row]
         if missing:
-            raise ValueError(f"{path} has no column {missing[0]!r}; it is not the table of MIMIC-CXR-JPG")
+            raise UserError(f"{path} has no column {missing[0]!r}; it is not the table of MIMIC-CXR-JPG")
         yield tuple(row[column].strip() for column in columns)
 
 
 def _number(value: str, path: Path, row: int) -> int:
     if not value.isdecimal():
-        raise ValueError(f"{path}, row {row}: {value[:20]!r} is no number of a study or subject; download it again")
+        raise UserError(f"{path}, row {row}: {value[:20]!r} is no number of a study or subject; download it again")
     return int(value)
 
 
 def _read_metadata(path: Path, per: str) -> dict[int, tuple[int, tuple[tuple[str, str | None], ...]]]:
-    """Study -> subject and its films as (dicom id, frontal view); one film without an id where a study counts once."""
+    """Study -> subject and images as (dicom id, frontal view); one image without an id where a study counts once."""
     studies: dict[int, tuple[int, tuple[tuple[str, str | None], ...]]] = {}
     one = {view: (("", view),) for view in (*FRONTAL, None)}  # shared, so that a study costs little
     columns = ("dicom_id", "study_id", "subject_id", "ViewPosition")
     for row, (image, study, subject, view) in enumerate(_rows(path, *columns), start=1):
         study, subject = _number(study, path, row), _number(subject, path, row)
         view = view.upper() if view.upper() in FRONTAL else None
-        films = studies.get(study, (subject, ()))[1]
+        images = studies.get(study, (subject, ()))[1]
         if per == "image":
-            films += ((image, view),)
-        elif not films or films[0][1] is None:
-            films = one[view]
-        studies[study] = (subject, films)
+            images += ((image, view),)
+        elif not images or images[0][1] is None:
+            images = one[view]
+        studies[study] = (subject, images)
     return studies
 
 
@@ -234,7 +235,7 @@ def _read_splits(path: Path) -> dict[int, str]:
     splits = {}
     for row, (study, split) in enumerate(_rows(path, "study_id", "split"), start=1):
         if split.lower() not in SPLITS:
-            raise ValueError(f"{path}, row {row}: split {split[:20]!r} is not train, validate or test; mend the row")
+            raise UserError(f"{path}, row {row}: split {split[:20]!r} is not train, validate or test; mend the row")
         splits[_number(study, path, row)] = SPLITS[split.lower()]
     return splits
 
@@ -244,7 +245,7 @@ def _read_labels(path: Path) -> dict[int, tuple[int | None, ...]]:
     for row, (study, *values) in enumerate(_rows(path, "study_id", *CHEXPERT_LABELS), start=1):
         odd = [value for value in values if value not in _LABELS]
         if odd:
-            raise ValueError(f"{path}, row {row}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
+            raise UserError(f"{path}, row {row}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
         values = tuple(_LABELS[value] for value in values)
         labels[_number(study, path, row)] = same.setdefault(values, values)
     return labels

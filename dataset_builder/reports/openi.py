@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from dataset_builder.reports.funnel import MAX_CHARACTERS
 from dataset_builder.reports.record import ReportRecord
+from medsyn.errors import UserError
 
 SOURCE = "openi"
 
@@ -38,11 +39,11 @@ def read_openi(path: str | Path) -> Iterator[ReportRecord]:
         `ReportRecord`: `study_id` is the report's `uId` (`CXR1`), or the file's name where it has none.
 
     Raises:
-        ValueError: If there are no XML files.
+        UserError: If there are no XML files.
     """
     folder = find_openi(path)
     if folder is None:
-        raise ValueError(f"{path} holds no ecgen-radiology/*.xml; unpack NLMCXR_reports.tgz and name its folder")
+        raise UserError(f"{path} holds no ecgen-radiology/*.xml; unpack NLMCXR_reports.tgz and name its folder")
     for file in sorted(folder.glob("*.xml"), key=_numbers):
         study, sections, unfit = _read(file)
         yield ReportRecord(

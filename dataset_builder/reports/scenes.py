@@ -1,7 +1,7 @@
-"""Which findings stand in a film together, how often, and what the report will deny: the scenes of the grammar.
+"""Which findings stand in an image together, how often, and what the report will deny: the scenes of the grammar.
 
-The shares are round numbers for a mixed hospital, set by hand: a little under half of the films are normal, bedside
-films seldom are; failing hearts bring edema, a large heart and effusions on both sides; intubated patients have
+The shares are round numbers for a mixed hospital, set by hand: a little under half of the images are normal, bedside
+images seldom are; failing hearts bring edema, a large heart and effusions on both sides; intubated patients have
 several devices at once. Nothing is fitted to a corpus.
 """
 
@@ -238,7 +238,7 @@ def _kinds(scene: Scene) -> set[str]:
 
 
 def _doubted(group: tuple[Finding, ...], rng: random.Random) -> tuple[Finding, ...]:
-    """Now and then the film leaves a lone finding open."""
+    """Now and then the image leaves a lone finding open."""
     (first, *rest) = group
     if rest or first.severity in ("moderate", "severe") or rng.random() >= 0.1:
         return group

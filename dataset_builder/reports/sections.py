@@ -27,7 +27,7 @@ _MEANING: tuple[tuple[str, str], ...] = (
     ("wet read", r"(?:PRELIMINARY |PROVISIONAL )?WET READ(?:ING)?(?: VERSION #\d+)?|PRELIMINARY (?:READ|REPORT)"),
     ("findings", r"(?:CHEST |RADIOGRAPHIC )?(?:FINDINGS?|FINDNGS|FINIDNGS|FIDINGS|FINDIGNS|FINDING'S)|FINDINGS? \w+"),
     (
-        "closing",  # follows the impression; paragraphs after it are not of the film
+        "closing",  # follows the impression; paragraphs after it are not of the image
         r"NOTIFICATIONS?(?: OF CRITICAL FINDINGS)?|RECOMMENDATIONS?|RECOMMENDATION\(S\)|(?:FINAL )?ADDENDUM|ADDENDA"
         r"|ATTENDING|DICTATED BY|SIGNED BY|ATTESTATION",
     ),

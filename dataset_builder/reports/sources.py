@@ -11,6 +11,7 @@ from dataset_builder.reports.openi import SOURCE as OPENI
 from dataset_builder.reports.openi import find_openi, read_openi
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.table import SUFFIXES, read_table
+from medsyn.errors import UserError
 
 
 def open_reports(
@@ -33,7 +34,7 @@ def open_reports(
 
     Raises:
         FileNotFoundError: No such path.
-        ValueError: Nothing that can be read, or an option that does not go with what was found.
+        UserError: Nothing that can be read, or an option that does not go with what was found.
     """
     path = Path(path)
     columns = columns or {}
@@ -52,7 +53,7 @@ def open_reports(
         tables = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
         if len(tables) != 1:
             there = f"{len(tables)} tables ({', '.join(file.name for file in tables[:5])})" if tables else "no table"
-            raise ValueError(
+            raise UserError(
                 f"{path} holds neither MIMIC-CXR (mimic-cxr-reports.zip or files/p10/...) nor Open-i "
                 f"(ecgen-radiology/*.xml), and {there}; name one table or the right folder"
             )
@@ -81,4 +82,4 @@ def describe_source(source: dict, counts: dict[str, int]) -> list[str]:
 def _refuse(options: dict, found: str, path: Path) -> None:
     for name, value in options.items():
         if value:
-            raise ValueError(f"{path} is {found}, to which {name.replace('_', ' ')} does not apply; leave it out")
+            raise UserError(f"{path} is {found}, to which {name.replace('_', ' ')} does not apply; leave it out")

@@ -23,6 +23,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from dataset_builder.reports.record import ReportRecord
+from medsyn.errors import UserError
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 STUDY_COLUMNS = ("study_id", "uid", "id", "image_id")
@@ -72,7 +73,7 @@ def read_table(
 
     Raises:
         `FileNotFoundError`: No such file.
-        `ValueError`: An unknown suffix, a missing column, a broken or wrongly encoded file, an unknown split.
+        UserError: An unknown suffix, a missing column, a broken or wrongly encoded file, an unknown split.
     """
     path = Path(path)
     read_rows = _reader(path)
@@ -88,11 +89,11 @@ def read_table(
     rows = read_rows(path)
     first = list(islice(rows, _LOOK_AHEAD))
     if not first:
-        raise ValueError(f"{path} holds no rows; give a table with a header or objects and at least one report")
+        raise UserError(f"{path} holds no rows; give a table with a header or objects and at least one report")
     columns = list(dict.fromkeys(name for row in first for name in row))
     for option, column in named.items():
         if column is not None and column not in columns:
-            raise ValueError(f"{path} has no column {column!r}; name one of {_names(columns)} as {option}")
+            raise UserError(f"{path} has no column {column!r}; name one of {_names(columns)} as {option}")
     study_column = study_column or next((name for name in STUDY_COLUMNS if name in columns), None)
     subject_column = subject_column or next((name for name in SUBJECT_COLUMNS if name in columns), None)
 
@@ -104,7 +105,7 @@ def read_table(
             if value is not None and value.strip():
                 split = SPLITS.get(value.strip().lower())
                 if split is None:
-                    raise ValueError(
+                    raise UserError(
                         f"{path}, row {number}: split {_names([value])} is not one of {', '.join(SPLITS)}; mend it "
                         "or leave split_column out"
                     )
@@ -128,14 +129,14 @@ def _reader(path: Path):
     if not path.exists():
         raise FileNotFoundError(f"there is no table {path}")
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; give one table ({', '.join(SUFFIXES)})")
+        raise UserError(f"{path} is not a file; give one table ({', '.join(SUFFIXES)})")
     if name.endswith((".csv", ".csv.gz")):
         return csv_rows
     if name.endswith((".jsonl", ".jsonl.gz")):
         return _json_rows
     if name.endswith(".parquet"):
         return _parquet_rows
-    raise ValueError(f"{path} is none of the tables that can be read ({', '.join(SUFFIXES)}); convert or rename it")
+    raise UserError(f"{path} is none of the tables that can be read ({', '.join(SUFFIXES)}); convert or rename it")
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -149,12 +150,12 @@ def text_lines(path: Path) -> Iterator[str]:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 offset += len(line)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not UTF-8: byte {offset + error.start}, on line {number}; convert it, for example with "
             f"`iconv -f latin1 -t utf-8`"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} breaks off or is damaged after line {number} ({type(error).__name__}); copy or download it again"
         ) from None
 
@@ -173,17 +174,17 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
                 header = fields
                 repeated = sorted({name for name in header if header.count(name) > 1})
                 if repeated:
-                    raise ValueError(f"{path} has more than one column {_names(repeated[:1])}; rename all but one")
+                    raise UserError(f"{path} has more than one column {_names(repeated[:1])}; rename all but one")
                 continue
             number += 1
             if len(fields) != len(header):
-                raise ValueError(
+                raise UserError(
                     f"{path}, row {number} (ends on line {rows.line_num}) has {len(fields)} fields where the header "
                     f'has {len(header)}; put fields that hold commas or line ends in "quotes"'
                 )
             yield dict(zip(header, fields, strict=True))
     except csv.Error as error:
-        raise ValueError(
+        raise UserError(
             f"{path}, row {number + 1} (line {rows.line_num}) is not CSV: {error}; look for a quote that is not closed"
         ) from None
 
@@ -197,17 +198,17 @@ def _json_rows(path: Path) -> Iterator[dict]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}, row {number} (line {line_number}) is not JSON: {error.msg} at character {error.pos}; "
                 "each line must hold one whole object"
             ) from None
         except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-            raise ValueError(
+            raise UserError(
                 f"{path}, row {number} (line {line_number}) is no JSON that can be read ({type(error).__name__}); "
                 "each line must hold one plain object"
             ) from None
         if not isinstance(row, dict):
-            raise ValueError(
+            raise UserError(
                 f"{path}, row {number} (line {line_number}) holds a {type(row).__name__}, not an object; "
                 'write one {"column": value} a line'
             )
@@ -228,7 +229,7 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
                     number += 1
                     yield row
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged or not Parquet after row {number} ({type(error).__name__}); copy or download it again"
         ) from None
 
@@ -248,7 +249,7 @@ def _text(row: dict, column: str, path: Path, number: int) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if not isinstance(value, str):
-        raise ValueError(
+        raise UserError(
             f"{path}, row {number}: column {column!r} holds a {type(value).__name__}, not text; name another column"
         )
     return value
@@ -260,7 +261,7 @@ def _identifier(row: dict, column: str, path: Path, number: int) -> str:
         value = int(value)  # pandas writes an integer column with a gap as floats
     text = "" if isinstance(value, bool) or not isinstance(value, (str, int)) else str(value).strip()
     if not 0 < len(text) <= _LONGEST_ID:
-        raise ValueError(
+        raise UserError(
             f"{path}, row {number}: column {column!r} holds no identifier of at most {_LONGEST_ID} characters; fill "
             "it or name another column"
         )

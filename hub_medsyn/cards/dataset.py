@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
 GRID_COLUMNS, GRID_ROWS, TILE, CAPTION = 4, 3, 256, 50
-# Okabe and Ito's colours: told apart by colour-blind readers too, and on a grey film.
+# Okabe and Ito's colours: told apart by colour-blind readers too, and on a grey image.
 OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 PRESENT = 1  # of a label
@@ -195,17 +195,17 @@ def _shards(data: Path) -> list[Path]:
 
 def sample_grid(data: Path, plain: bool = False) -> Image.Image:
     """
-    A grid of films from the first row group of a config's first shard, findings outlined and named.
+    A grid of images from the first row group of a config's first shard, findings outlined and named.
 
     The captions name labels and findings, never the report's own words.
 
     Args:
         data (`Path`): The folder of the shards.
-        plain (`bool`, *optional*, defaults to `False`): The first films, without captions and outlines: nothing but
+        plain (`bool`, *optional*, defaults to `False`): The first images, without captions and outlines: nothing but
             images is read, for datasets whose labels are as confidential as the reports.
 
     Returns:
-        `PIL.Image.Image`: At most 4 x 3 films of 256 pixels, as varied in their findings as the row group allows.
+        `PIL.Image.Image`: At most 4 x 3 images of 256 pixels, as varied in their findings as the row group allows.
     """
     with pq.ParquetFile(_shards(data)[0]) as file:
         rows = file.read_row_group(0, columns=["image"] if plain else None)
@@ -253,10 +253,10 @@ def _label_caption(labels: dict) -> str:
 
 
 def _tile(row: dict) -> tuple[Image.Image, list[tuple[str, tuple[int, int, int]]]]:
-    """One film of 256 pixels with its masks outlined, and the finding and colour of each."""
-    film = Image.open(io.BytesIO(row["image"]["bytes"])).convert("L")
-    film = film.resize((TILE, TILE), Image.Resampling.LANCZOS)
-    pixels = np.stack([np.asarray(film)] * 3, axis=-1)  # (256, 256, 3)
+    """One image of 256 pixels with its masks outlined, and the finding and colour of each."""
+    image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("L")
+    image = image.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    pixels = np.stack([np.asarray(image)] * 3, axis=-1)  # (256, 256, 3)
     names: dict[str, tuple[int, int, int]] = {}
     for entry in row.get("finding_masks") or ():
         colour = names.setdefault(entry["finding"], OUTLINES[len(names) % len(OUTLINES)])

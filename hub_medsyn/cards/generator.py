@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsyn.errors import UserError
+
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
@@ -29,7 +31,7 @@ def generator_card(path: str | Path, name: str, base_model: str | None = None) -
 
     Raises:
         FileNotFoundError: If there is neither a pipeline nor LoRA weights.
-        ValueError: If the weights are no LoRA.
+        UserError: If the weights are no LoRA.
     """
     from huggingface_hub import ModelCardData
 
@@ -80,7 +82,7 @@ def lora_facts(weights: Path) -> dict[str, str]:
     Which parts a file of LoRA weights changes, and its ranks.
 
     Raises:
-        ValueError: If it holds no LoRA.
+        UserError: If it holds no LoRA.
     """
     from safetensors import safe_open
 
@@ -92,7 +94,7 @@ def lora_facts(weights: Path) -> dict[str, str]:
                 part = name.partition(".")[0]
                 parts[part] = parts.get(part, 0) + 1
     if not parts:
-        raise ValueError(f"{weights} holds no LoRA weights; save them with save_lora_weights of a diffusers pipeline")
+        raise UserError(f"{weights} holds no LoRA weights; save them with save_lora_weights of a diffusers pipeline")
     return {
         "rank": ", ".join(str(rank) for rank in sorted(ranks)),
         **{f"layers changed in {part.replace('_', ' ')}": f"{number:,}" for part, number in sorted(parts.items())},

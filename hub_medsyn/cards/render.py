@@ -19,6 +19,8 @@ from huggingface_hub import (
     SpaceCardData,
 )
 
+from medsyn.errors import UserError
+
 CARDS: dict[type[CardData], type[RepoCard]] = {
     DatasetCardData: DatasetCard,
     ModelCardData: ModelCard,
@@ -52,7 +54,7 @@ _BEGIN = re.compile(rf"<!-- ({'|'.join(NOTES)}): [^\n]*-->[ \t]*$", re.MULTILINE
 _FENCE = re.compile(r"^(```+|~~~+)([^\n`]*)\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
-class CardConflict(ValueError):
+class CardConflict(UserError):
     """Two cards hold different texts of people for the same place, or one that cannot be read: a person decides."""
 
 

@@ -1,4 +1,4 @@
-"""The card of the demo page's Space: what the page says of itself, and the models and films that come with it."""
+"""The card of the demo page's Space: what the page says of itself, and the models and images that come with it."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def space_card(folder: str | Path, repo_id: str) -> SpaceCard:
         kind = json.loads((card.parent / "config.json").read_text(encoding="utf-8")).get("model_type")
         models[card.parent.name] = {"path": f"{folder.resolve().name}/{card.relative_to(folder).as_posix()}"}
         models[card.parent.name] |= {"kind": kind, "licence": data.license}
-    films = {}
+    images = {}
     for path in sorted(folder.glob("bundle/*/manifest.json")):
         for name, entry in parse_manifest(path.read_text(encoding="utf-8"), str(path))["configs"].items():
             number = sum(split["num_examples"] for split in entry["splits"].values())
-            films[f"{path.parent.name}, {name}"] = {"number": number, "reports": entry["reports"]["sources"]}
+            images[f"{path.parent.name}, {name}"] = {"number": number, "reports": entry["reports"]["sources"]}
     text = renamed_in_code(page.text, {LOCAL}, repo_id).strip()
-    return render_card("space_card.md.jinja", page.data, page=text, models=models, films=films)
+    return render_card("space_card.md.jinja", page.data, page=text, models=models, images=images)

@@ -36,6 +36,7 @@ from hub_medsyn.modeling_convirt import ConVIRTModel
 from hub_medsyn.modeling_gloria import GLoRIAModel
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 from hub_medsyn.modeling_mgca import MGCAModel
+from medsyn.errors import UserError, add_debug_option, command
 
 MODELS = {"gloria": GLoRIAModel, "mgca": MGCAModel, "convirt": ConVIRTModel}
 TEXT_ENCODER = "emilyalsentzer/Bio_ClinicalBERT"
@@ -49,7 +50,7 @@ STATISTICS = {
 LOWER_CASE = (
     "the tokenizer lower-cases texts; the published code also drops punctuation, which is left to whoever writes them"
 )
-PADDED = "films are padded to a square; the published code stretches them to one"
+PADDED = "images are padded to a square; the published code stretches them to one"
 
 
 def sha256_of(path: Path) -> str:
@@ -105,7 +106,7 @@ def convert_checkpoint(
         method (`str`, *optional*): `gloria`, `mgca` or `convirt`; told by the names of the tensors when left out.
         preset (`str`, *optional*, defaults to `"official"`):
             Of the configuration. Under another one the weights are the same, but `upsample_size=0` shows a ResNet
-            smaller films than it was trained on.
+            smaller images than it was trained on.
         tokenizer (`str`, *optional*, defaults to that of `text`): Folder or Hub id of a tokenizer.
         image_encoder (`str` or `TimmWrapperConfig`, *optional*):
             timm architecture of the image encoder; ResNets and ViTs are told by their tensors when left out.
@@ -121,7 +122,7 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If the text encoder's configuration or tokenizer cannot be read.
-        ValueError: If the file is refused (see [`~hub_medsyn.encoder_weights.read_checkpoint`]), is of no method or of
+        UserError: If the file is refused (see [`~hub_medsyn.encoder_weights.read_checkpoint`]), is of no method or of
             another one, or its tensors do not fit: the first ten that have another shape, have no place or are missing
             are named.
     """
@@ -129,7 +130,7 @@ def convert_checkpoint(
     state, others = read_checkpoint(path)
     wrapped, state = state, {unwrap(name): value for name, value in state.items()}
     if len(state) < len(wrapped):
-        raise ValueError(f"{path} holds {len(wrapped) - len(state)} tensors twice, with and without `module.`")
+        raise UserError(f"{path} holds {len(wrapped) - len(state)} tensors twice, with and without `module.`")
     method, prefix = recognise(state, method)
     tensors, placed, not_needed, unknown = {}, {}, {}, []
     for name, value in state.items():
@@ -176,7 +177,7 @@ def convert_checkpoint(
 def vision_config_of(image_encoder: str | TimmWrapperConfig, image_size: int, method: str) -> TimmWrapperConfig:
     if isinstance(image_encoder, str):
         if not timm.is_model(image_encoder):
-            raise ValueError(f"image encoder {image_encoder!r} is no architecture of timm, such as resnet50")
+            raise UserError(f"image encoder {image_encoder!r} is no architecture of timm, such as resnet50")
         fixed_size = timm.get_pretrained_cfg(image_encoder).fixed_input_size
         arguments = {"img_size": image_size} if fixed_size else None
         image_encoder = TimmWrapperConfig(architecture=image_encoder, model_args=arguments)
@@ -190,7 +191,7 @@ def fill(
     """Loads tensors by their names here; returns what was made instead of read, and what is missing.
 
     Raises:
-        ValueError: If tensors have other shapes, too many names, or too few and `allow_missing` is not set.
+        UserError: If tensors have other shapes, too many names, or too few and `allow_missing` is not set.
     """
     wanted = model.state_dict()
     made = {"continues_word": "from the tokenizer"}
@@ -220,7 +221,7 @@ def fill(
         remedy = "name the encoders it was trained with (--text-encoder, --image-encoder)"
         if not wrong and not surplus:
             remedy = "convert a whole checkpoint, or let what is missing start at random (--allow-missing)"
-        raise ValueError(
+        raise UserError(
             f"{path} does not fit {type(model).__name__} with {model.config.vision_config.architecture} and "
             f"{model.config.text_config.num_hidden_layers} text layers; {remedy}:\n  "
             + "\n  ".join(problems[:10])
@@ -234,7 +235,7 @@ def notes_of(method: str, model: MedSynPreTrainedModel) -> list[str]:
     notes = [PADDED] if method == "convirt" else [LOWER_CASE]
     if method != "convirt" and model.region_stage is not None and model.config.upsample_size != 299:
         notes.append(
-            f"preset {model.config.preset} shows films at {model.config.image_size} pixels; the published code "
+            f"preset {model.config.preset} shows images at {model.config.image_size} pixels; the published code "
             "enlarges them to 299 for this encoder, so that features differ from those it was trained with"
         )
     return notes
@@ -243,13 +244,13 @@ def notes_of(method: str, model: MedSynPreTrainedModel) -> list[str]:
 def processor_of(
     method: str, tokenizer: PreTrainedTokenizerBase, image_size: int = IMAGE_SIZE
 ) -> VisionTextDualEncoderProcessor:
-    """Films and texts as the method's published code evaluates them.
+    """Images and texts as the method's published code evaluates them.
 
     GLoRIA and MGCA resize the longest side to 256, pad to a square, crop 224 in the middle and take 0.5 as mean and
-    deviation; ConVIRT takes all of the film at 224 and ImageNet's statistics.
+    deviation; ConVIRT takes all of the image at 224 and ImageNet's statistics.
     """
     crop = {} if method == "convirt" else {"crop_size": image_size}
-    # differs from edreisMD/ConVIRT-pytorch: there films are stretched to the square, here they are padded
+    # differs from edreisMD/ConVIRT-pytorch: there images are stretched to the square, here they are padded
     side = image_size if method == "convirt" else round(image_size * 256 / 224)
     statistics = STATISTICS[method]
     images = MedSynImageProcessor(size=side, image_mean=statistics["mean"], image_std=statistics["std"], **crop)
@@ -265,7 +266,7 @@ def save_converted(
     """Writes model, processor, card and `conversion.json` into a folder that is new or empty.
 
     Raises:
-        ValueError: If there is something in it.
+        UserError: If there is something in it.
     """
     folder = Path(folder)
     check_new(folder)
@@ -277,7 +278,7 @@ def save_converted(
 
 def check_new(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder; choose another --out or remove it")
+        raise UserError(f"{folder} exists and is not an empty folder; choose another --out or remove it")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -318,9 +319,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="let parameters that the file lacks start at random instead of failing; they are listed",
     )
     parser.add_argument("--seed", type=int, help="of those random starts (default: 0)")
+    add_debug_option(parser)
     return parser
 
 
+@command("medsyn convert")
 def main(argv: list[str] | None = None) -> int:
     """Runs `argv` (*optional*, defaults to `sys.argv[1:]`) and returns the exit code: 0 done, 1 failed.
 
@@ -330,22 +333,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.seed is not None and not arguments.allow_missing:
         parser.error("--seed is of what --allow-missing lets start at random: pass both or neither")
-    try:
-        check_new(Path(arguments.out))
-        model, processor, report = convert_checkpoint(
-            arguments.checkpoint,
-            arguments.text_encoder,
-            method=arguments.method,
-            preset=arguments.preset,
-            tokenizer=arguments.tokenizer,
-            image_encoder=arguments.image_encoder,
-            allow_missing=arguments.allow_missing,
-            seed=arguments.seed or 0,
-        )
-        save_converted(model, processor, report, arguments.out)
-    except (ValueError, OSError) as error:
-        print(f"medsyn convert: {error}", file=sys.stderr)
-        return 1
+    check_new(Path(arguments.out))
+    model, processor, report = convert_checkpoint(
+        arguments.checkpoint,
+        arguments.text_encoder,
+        method=arguments.method,
+        preset=arguments.preset,
+        tokenizer=arguments.tokenizer,
+        image_encoder=arguments.image_encoder,
+        allow_missing=arguments.allow_missing,
+        seed=arguments.seed or 0,
+    )
+    save_converted(model, processor, report, arguments.out)
     print(report)
     print(f"\n{arguments.out} holds the model, its processor, {REPORT_NAME} and a README.md that tells how to use it.")
     return 0

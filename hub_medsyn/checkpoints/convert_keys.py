@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from medsyn.errors import UserError
+
 VISION, TEXT = "vision_model.timm_model.", "text_model."
 SEGMENTS = "text_model.embeddings.token_type_embeddings.weight"
 # Modules that DataParallel and torch.compile put around others; no layer of the three methods has such a name.
@@ -128,7 +130,7 @@ def recognise(names: Iterable[str], method: str | None = None) -> tuple[str, str
         method (`str`, *optional*): What the method has to be.
 
     Raises:
-        ValueError: If the names are of no method, or of another one than `method`.
+        UserError: If the names are of no method, or of another one than `method`.
     """
     names = list(names)
     found = {}
@@ -142,14 +144,14 @@ def recognise(names: Iterable[str], method: str | None = None) -> tuple[str, str
     if method is None and len(found) == 1:
         return next(iter(found.items()))
     if any(re.match(rf"(?:.+\.)?{OTHER_CONVIRT}", name) for name in names):
-        raise ValueError(
+        raise UserError(
             "the tensors are named as by the ConVIRT inside HKU-MedAI/MGCA, whose heads have BatchNorm; it is not one "
             f"of the layouts that are read: {', '.join(layout.code for layout in LAYOUTS.values())}"
         )
     if found:
         asked = "more than one method" if method is None else f"{' and '.join(found)}, not {method}"
-        raise ValueError(f"the tensors are named as by {asked}; name another --method or leave it out")
-    raise ValueError(
+        raise UserError(f"the tensors are named as by {asked}; name another --method or leave it out")
+    raise UserError(
         f"no tensor is named as by {', '.join(LAYOUTS)}: the names begin with "
         f"{', '.join(sorted({name.split('.')[0] for name in names})[:6])}"
     )
@@ -185,7 +187,7 @@ def image_architecture(tensors: dict[str, Tensor]) -> str:
         tensors (`dict[str, torch.Tensor]`): By their names here.
 
     Raises:
-        ValueError: If it is neither a ResNet of 18 to 152 layers nor a ViT-B/16 or ViT-L/16.
+        UserError: If it is neither a ResNet of 18 to 152 layers nor a ViT-B/16 or ViT-L/16.
     """
     if VISION + "patch_embed.proj.weight" in tensors:
         width, _, patch, _ = tensors[VISION + "patch_embed.proj.weight"].shape
@@ -197,7 +199,7 @@ def image_architecture(tensors: dict[str, Tensor]) -> str:
         known = RESNETS.get((*stages, bottleneck))
         seen = f"an encoder with stages layer1 to layer4 of {', '.join(map(str, stages))} blocks"
     if known is None:
-        raise ValueError(
+        raise UserError(
             f"{seen} is none of {', '.join((*RESNETS.values(), *VITS.values()))}; name the timm architecture with the "
             "same tensors (--image-encoder)"
         )

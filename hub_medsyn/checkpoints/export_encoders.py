@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from hub_medsyn.cards.render import render_card
 from hub_medsyn.configuration_medsyn import MedSynConfig
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel, without_pooler
+from medsyn.errors import UserError, add_debug_option, command
 
 PROCESSOR_NAME = "medsyn_image_processor.json"
 # What timm needs to read weights of its own; the rest of its record tells where its authors' weights came from.
@@ -31,9 +31,9 @@ STRUCTURE = ("first_conv", "classifier", "fixed_input_size", "custom_load")
 def timm_preprocessing(processor: MedSynImageProcessor) -> dict:
     """The settings with which timm's transforms come closest to an image processor of ours.
 
-    They agree on 8-bit grey films that are square and already of the processor's size. Other sizes differ by the
-    resize: bilinear in timm, by area here. Films that are not square have black borders here, and grey ones of the
-    mean in timm. Films of more than 8 bits, which timm would clip, are for [`MedSynImageProcessor`] alone.
+    They agree on 8-bit grey images that are square and already of the processor's size. Other sizes differ by the
+    resize: bilinear in timm, by area here. Images that are not square have black borders here, and grey ones of the
+    mean in timm. Images of more than 8 bits, which timm would clip, are for [`MedSynImageProcessor`] alone.
 
     Args:
         processor ([`MedSynImageProcessor`]): Of the checkpoint.
@@ -66,22 +66,22 @@ def channel_values(value: float | list[float], channels: int) -> list[float]:
 def check_processor(config: MedSynConfig, processor: MedSynImageProcessor) -> None:
     """
     Raises:
-        ValueError: If the image encoder cannot take what the processor makes.
+        UserError: If the image encoder cannot take what the processor makes.
     """
     if not isinstance(processor, MedSynImageProcessor):
-        raise ValueError(
+        raise UserError(
             f"the checkpoint's image processor is a {type(processor).__name__}; save a MedSynImageProcessor with the "
             "settings that the model was trained with beside it"
         )
     channels = (config.vision_config.model_args or {}).get("in_chans", 3)
     if processor.num_channels != channels:
-        raise ValueError(
+        raise UserError(
             f"the image encoder takes {channels} channels and its processor makes {processor.num_channels}; "
             f"save MedSynImageProcessor(num_channels={channels}) with the checkpoint"
         )
     fixed_size = timm.get_pretrained_cfg(config.vision_config.architecture).fixed_input_size
     if fixed_size and processor.output_size != config.image_size:
-        raise ValueError(
+        raise UserError(
             f"the image encoder takes images of {config.image_size} pixels and its processor makes "
             f"{processor.output_size}; save MedSynImageProcessor(size={config.image_size}) with the checkpoint"
         )
@@ -99,7 +99,7 @@ def save_image_encoder(model: MedSynPreTrainedModel, processor: MedSynImageProce
     """Writes a folder for `timm.create_model("local-dir:...")` and `AutoModel.from_pretrained`.
 
     Raises:
-        ValueError: If the encoder read back, either way, does not give the very features of the checkpoint's.
+        UserError: If the encoder read back, either way, does not give the very features of the checkpoint's.
     """
     encoder = model.vision_model.timm_model
     arguments = dict(model.config.vision_config.model_args or {})
@@ -134,7 +134,7 @@ def check_features(model: MedSynPreTrainedModel, processor: MedSynImageProcessor
     }
     for library, features in found.items():
         if not torch.equal(features, expected):
-            raise ValueError(
+            raise UserError(
                 f"{library} does not read the image encoder {model.config.vision_config.architecture} with "
                 f"{model.config.vision_config.model_args} as it was: a setting is lost on the way; nothing is written"
             )
@@ -178,7 +178,7 @@ def export_encoders(checkpoint: str | Path, out: str | Path, revision: str | Non
     Raises:
         FileExistsError: If `out` exists.
         OSError: If there is no such checkpoint.
-        ValueError: If it is a model of another kind, model and processor do not belong together, or the image encoder
+        UserError: If it is a model of another kind, model and processor do not belong together, or the image encoder
             does not come back as it was.
     """
     out = Path(out)
@@ -187,7 +187,7 @@ def export_encoders(checkpoint: str | Path, out: str | Path, revision: str | Non
     checkpoint = str(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint, revision=revision)
     if not isinstance(config, MedSynConfig):
-        raise ValueError(f"{checkpoint} is a {config.model_type} model, not a ConVIRT, GLoRIA or MGCA of hub_medsyn")
+        raise UserError(f"{checkpoint} is a {config.model_type} model, not a ConVIRT, GLoRIA or MGCA of hub_medsyn")
     processor = AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
     check_processor(config, processor)
     model = AutoModel.from_pretrained(checkpoint, revision=revision, dtype=torch.float32).eval()
@@ -239,17 +239,15 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("checkpoint", help="folder or Hub id of a ConVIRT, GLoRIA or MGCA with its processor")
     arguments.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; it must not exist")
     arguments.add_argument("--revision", help="branch, tag or commit of a Hub id (default: its main branch)")
+    add_debug_option(arguments)
     return arguments
 
 
+@command("medsyn export-encoders")
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn export-encoders` and returns its exit code: 0 done, 1 failed with one sentence on stderr."""
     args = parser().parse_args(argv)
-    try:
-        out = export_encoders(args.checkpoint, args.out, args.revision)
-    except (ValueError, OSError) as error:
-        print(f"medsyn export-encoders: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    out = export_encoders(args.checkpoint, args.out, args.revision)
     print(
         f"{out}/image: timm.create_model('local-dir:{out}/image', pretrained=True) or AutoModel.from_pretrained; "
         f"features equal those of the checkpoint\n"

@@ -19,6 +19,7 @@ from transformers import (
 
 from hub_medsyn.configuration_medsyn import MedSynConfig
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
+from medsyn.errors import UserError
 
 # What the code may import besides its siblings: whoever loads a checkpoint is asked to install these.
 LIBRARIES = frozenset({"PIL", "numpy", "safetensors", "timm", "torch", "transformers"})
@@ -29,7 +30,7 @@ def sibling_imports(path: Path) -> list[Path]:
     """The files beside `path` that it imports.
 
     Raises:
-        ValueError: If it imports anything but `from .sibling import name`, which is all that transformers follows, and
+        UserError: If it imports anything but `from .sibling import name`, which is all that transformers follows, and
             the standard library and [`LIBRARIES`].
     """
     siblings = []
@@ -38,7 +39,7 @@ def sibling_imports(path: Path) -> list[Path]:
             dotted = "." * node.level + (node.module or "")
             sibling = path.with_name(f"{node.module}.py")
             if node.level > 1 or not node.module or "." in node.module or not sibling.is_file():
-                raise ValueError(
+                raise UserError(
                     f"{path.name}, line {node.lineno}, imports from {dotted}, which cannot travel with a checkpoint; "
                     "write `from .module import name`, with a module in the same folder"
                 )
@@ -52,7 +53,7 @@ def sibling_imports(path: Path) -> list[Path]:
         for module in modules:
             package = module.partition(".")[0]
             if package not in LIBRARIES and package not in sys.stdlib_module_names:
-                raise ValueError(
+                raise UserError(
                     f"{path.name}, line {node.lineno}, imports {module}, but code that travels with a checkpoint "
                     f"imports its siblings, the standard library and {', '.join(sorted(LIBRARIES))} alone"
                 )
@@ -63,7 +64,7 @@ def code_files(classes: list[type]) -> list[Path]:
     """The files that define `classes`, and all that these import from the same folder, sorted by name.
 
     Raises:
-        ValueError: If one of them imports something that would be missing; see [`sibling_imports`].
+        UserError: If one of them imports something that would be missing; see [`sibling_imports`].
     """
     found, waiting = set(), [Path(inspect.getfile(defined)) for defined in classes]
     while waiting:
@@ -108,15 +109,15 @@ def add_remote_code(folder: str | Path) -> list[str]:
         `list[str]`: The names of the files copied.
 
     Raises:
-        ValueError: If the folder is not a checkpoint of ours with its image processor, or a file that would be copied
+        UserError: If the folder is not a checkpoint of ours with its image processor, or a file that would be copied
             imports something that would be missing; nothing has been written then.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds no config.json: name the folder that save_pretrained wrote")
+        raise UserError(f"{folder} holds no config.json: name the folder that save_pretrained wrote")
     config = AutoConfig.from_pretrained(folder)
     if not isinstance(config, MedSynConfig):
-        raise ValueError(
+        raise UserError(
             f"{folder} is a {config.model_type} model; only those of hub_medsyn carry code of their own "
             "(`medsyn publish encoders` takes exported encoders)"
         )
@@ -127,7 +128,7 @@ def add_remote_code(folder: str | Path) -> list[str]:
     image_settings = [saved.get("image_processor", saved) for saved in settings.values()]
     image_settings = [saved for saved in image_settings if "image_processor_type" in saved]
     if not image_settings:
-        raise ValueError(f"{folder} has no image processor: save the model's processor there too")
+        raise UserError(f"{folder} has no image processor: save the model's processor there too")
     classes = auto_classes(config)
     processor = type(AutoImageProcessor.from_pretrained(folder))
     if issubclass(processor, MedSynImageProcessor):

@@ -1,1 +1,1 @@
-"""What a trained model is used for: reading films, finding reports, showing where a word is."""
+"""What a trained model is used for: reading images, finding reports, showing where a word is."""

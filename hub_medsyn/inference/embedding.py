@@ -1,4 +1,4 @@
-"""Films and texts to features, a batch at a time, and to the model's own similarities."""
+"""Images and texts to features, a batch at a time, and to the model's own similarities."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
+from medsyn.errors import UserError
 
 
 @contextlib.contextmanager
@@ -51,36 +52,36 @@ def text_limit(model: MedSynPreTrainedModel, processor: ProcessorMixin) -> int:
 def embed_images(
     model: MedSynPreTrainedModel, processor: ProcessorMixin, images: Iterable, batch_size: int = 32
 ) -> Tensor:
-    """Global features of films in the space they share with reports.
+    """Global features of images in the space they share with reports.
 
     Args:
         model ([`ConVIRTModel`], [`GLoRIAModel`] or [`MGCAModel`]): On any device.
         processor (`ProcessorMixin`): Saved with the model.
-        images (`Iterable`): Films as [`MedSynImageProcessor`] takes them; a generator is read a batch at a time.
-        batch_size (`int`, *optional*, defaults to 32): Films that are encoded at once.
+        images (`Iterable`): Images as [`MedSynImageProcessor`] takes them; a generator is read a batch at a time.
+        batch_size (`int`, *optional*, defaults to 32): Images that are encoded at once.
 
     Returns:
         `torch.Tensor` of shape `(images, dim)`: float32 on the CPU, of unit length.
 
     Raises:
-        ValueError: If there are no films, one cannot be used, or its features are not finite.
+        UserError: If there are no images, one cannot be used, or its features are not finite.
     """
     parts, done = [], 0
     with evaluating(model):
-        for batch in _batches(images, batch_size, "films"):
+        for batch in _batches(images, batch_size, "images"):
             try:
                 pixels = image_inputs(model, processor, batch)
             except ValueError as error:
-                raise ValueError(f"in the batch that starts at film {done}: {error}") from error
+                raise UserError(f"in the batch that starts at image {done}: {error}") from error
             parts.append(F.normalize(model.get_image_features(pixels).float(), dim=-1).cpu())
             done += len(batch)
-    return _joined(parts, "films")
+    return _joined(parts, "images")
 
 
 def embed_texts(
     model: MedSynPreTrainedModel, processor: ProcessorMixin, texts: Iterable[str], batch_size: int = 64
 ) -> Tensor:
-    """Global features of texts in the space they share with films.
+    """Global features of texts in the space they share with images.
 
     Texts of similar length are encoded together; the rows come back in the order of the texts.
 
@@ -94,7 +95,7 @@ def embed_texts(
         `torch.Tensor` of shape `(texts, dim)`: float32 on the CPU, of unit length.
 
     Raises:
-        ValueError: If there are no texts, one is empty, or its features are not finite.
+        UserError: If there are no texts, one is empty, or its features are not finite.
     """
     texts = _checked_texts(texts)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
@@ -114,14 +115,14 @@ def model_similarity(
     batch_size: int = 16,
     text_batch_size: int = 64,
 ) -> Tensor:
-    """The model's own `logits_per_image` of every film with every text, for sets of a few thousand.
+    """The model's own `logits_per_image` of every image with every text, for sets of a few thousand.
 
-    For GLoRIA these are the mean of global and word-level similarity, which no product of embeddings gives. Every film
-    and every distinct text is encoded once; the features of all texts stay in memory.
+    For GLoRIA these are the mean of global and word-level similarity, which no product of embeddings gives. Every
+    image and every distinct text is encoded once; the features of all texts stay in memory.
 
     Args:
         model, processor, images, texts: As in [`embed_images`] and [`embed_texts`].
-        batch_size (`int`, *optional*, defaults to 16): Films that are encoded at once.
+        batch_size (`int`, *optional*, defaults to 16): Images that are encoded at once.
         text_batch_size (`int`, *optional*, defaults to 64): Texts that are encoded at once.
 
     Returns:
@@ -136,26 +137,26 @@ def model_similarity(
             model.encode_texts(**text_inputs(model, processor, batch))
             for batch in _batches(distinct, text_batch_size, "texts")
         ]
-        for batch in _batches(images, batch_size, "films"):
-            films = model.encode_images(image_inputs(model, processor, batch))
-            scores = [model.similarity({**films, **text}).float().cpu() for text in encoded]
+        for batch in _batches(images, batch_size, "images"):
+            image_features = model.encode_images(image_inputs(model, processor, batch))
+            scores = [model.similarity({**image_features, **text}).float().cpu() for text in encoded]
             rows.append(torch.cat(scores, dim=1))  # (batch, distinct texts)
-    return _joined(rows, "films")[:, [column[text] for text in texts]]
+    return _joined(rows, "images")[:, [column[text] for text in texts]]
 
 
 def _checked_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
-        raise ValueError("texts is a single string; pass a list of texts")
+        raise UserError("texts is a single string; pass a list of texts")
     texts = list(texts)
     for row, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"text {row} of {len(texts)} is empty or no text; leave such rows out")
+            raise UserError(f"text {row} of {len(texts)} is empty or no text; leave such rows out")
     return texts
 
 
 def _batches(items: Iterable, size: int, name: str) -> Iterator[list]:
     if isinstance(items, str | Image.Image):
-        raise ValueError(f"{name} is a single {type(items).__name__}; pass a list")
+        raise UserError(f"{name} is a single {type(items).__name__}; pass a list")
     iterator = iter(items)
     batches = iter(lambda: list(itertools.islice(iterator, size)), [])
     total = math.ceil(len(items) / size) if isinstance(items, Sized) else None
@@ -165,11 +166,11 @@ def _batches(items: Iterable, size: int, name: str) -> Iterator[list]:
 def _joined(parts: list[Tensor], name: str, order: list[int] | None = None) -> Tensor:
     """Batches one below the other, row `i` at `order[i]`."""
     if not parts:
-        raise ValueError(f"there are no {name} to encode")
+        raise UserError(f"there are no {name} to encode")
     rows = torch.cat(parts)
     if order is not None:
         rows = rows[torch.tensor(order).argsort()]
     if not rows.isfinite().all():
         row = int((~rows.isfinite().all(1)).nonzero()[0])
-        raise ValueError(f"the model gives values that are not finite for number {row} of the {name}")
+        raise UserError(f"the model gives values that are not finite for number {row} of the {name}")
     return rows

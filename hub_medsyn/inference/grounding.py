@@ -1,4 +1,4 @@
-"""Where in a film a phrase is: heat maps at the film's own size, and how well they meet boxes."""
+"""Where in an image a phrase is: heat maps at the image's own size, and how well they meet boxes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hub_medsyn.image_processing_medsyn import MedSynImageProcessor, to_grey
 from hub_medsyn.inference.embedding import evaluating, image_inputs, text_inputs
 from hub_medsyn.inference.region_centres import centres_in_square, traced_centres
 from hub_medsyn.modeling_local import LocalFeaturesModel, word_numbers
+from medsyn.errors import UserError
 
 # How many of the features in `words` come before the first word, by `config.model_type`: GLoRIA's opening token.
 OPENING = {"medsyn-gloria": 1, "medsyn-mgca": 0}
@@ -23,10 +24,10 @@ OPENING = {"medsyn-gloria": 1, "medsyn-mgca": 0}
 
 @dataclass(frozen=True)
 class HeatMap:
-    """How much each pixel of a film looks like a text.
+    """How much each pixel of an image looks like a text.
 
     Args:
-        values (`np.ndarray` of shape `(height, width)`): float32 cosines between -1 and 1, at the film's own size.
+        values (`np.ndarray` of shape `(height, width)`): float32 cosines between -1 and 1, at the image's own size.
         regions (`np.ndarray` of shape `(rows, columns)`): The same as the model has them, of the square it saw.
         text (`str`): The word or phrase.
     """
@@ -42,7 +43,7 @@ class HeatMap:
 def ground(
     model: LocalFeaturesModel, processor: ProcessorMixin, image: Image.Image | np.ndarray, text: str
 ) -> HeatMap:
-    """Where in a film a word or phrase is.
+    """Where in an image a word or phrase is.
 
     A region's value is its cosine with a word in the space that the model's local loss aligns, the mean over the
     words. Tokens that open and close the text and punctuation are no words. A region lies where its encoder's
@@ -52,14 +53,14 @@ def ground(
     Args:
         model ([`GLoRIAModel`] or [`MGCAModel`]): On any device.
         processor (`ProcessorMixin`): Saved with the model; it shrinks, pads and crops, and all of this is undone.
-        image (`PIL.Image.Image` or `np.ndarray`): A film as [`MedSynImageProcessor`] takes it.
+        image (`PIL.Image.Image` or `np.ndarray`): An image as [`MedSynImageProcessor`] takes it.
         text (`str`): A word or a short phrase, such as `left pleural effusion`.
 
     Returns:
         [`HeatMap`]
 
     Raises:
-        ValueError: If the model compares whole films with whole texts only, the text has no word, the film cannot be
+        UserError: If the model compares whole images with whole texts only, the text has no word, the image cannot be
             used, or the features are not finite.
     """
     words, cosines, placed = _word_cosines(model, processor, image, text)
@@ -81,16 +82,16 @@ def ground_words(
 
 
 def shown_box(processor: MedSynImageProcessor, height: int, width: int) -> tuple[float, float, float, float]:
-    """Where the processor puts a film in the square that the model sees.
+    """Where the processor puts an image in the square that the model sees.
 
     Args:
         processor ([`MedSynImageProcessor`]): Shrinks, pads and crops.
-        height (`int`): Of the film, in pixels.
+        height (`int`): Of the image, in pixels.
         width (`int`): Likewise.
 
     Returns:
         `tuple[float, float, float, float]`: Left, top, right, bottom in pixels of the square; negative, or beyond the
-        square, where a centre crop cuts the film.
+        square, where a centre crop cuts the image.
     """
     side = processor.size["longest_edge"]
     longest = max(height, width)
@@ -106,16 +107,16 @@ def _word_cosines(
     """The words, `(words, rows, columns)` cosines, and what [`_at_image_size`] needs."""
     kind = model.config.model_type
     if kind not in OPENING:
-        raise ValueError(
-            f"{kind} compares whole films with whole texts and has no regions to ground in; use GLoRIA or MGCA"
+        raise UserError(
+            f"{kind} compares whole images with whole texts and has no regions to ground in; use GLoRIA or MGCA"
         )
     if not isinstance(text, str) or not text.strip():
-        raise ValueError("the text to ground is empty; pass a word or a phrase")
+        raise UserError("the text to ground is empty; pass a word or a phrase")
     grey = to_grey(image)  # (height, width)
     with evaluating(model):
         pixels = image_inputs(model, processor, [grey])
         with traced_centres(model.vision_model) as traced:
-            films = model.encode_images(pixels)
+            images = model.encode_images(pixels)
         inputs = text_inputs(model, processor, [text])
         texts = model.encode_texts(**inputs)
         numbers, counts, closed = word_numbers(
@@ -127,13 +128,13 @@ def _word_cosines(
     ]
     kept = [place for place, word in enumerate(spelt) if any(character.isalnum() for character in word)]
     if not kept:
-        raise ValueError("the text to ground has no word with a letter or digit; pass a word or a phrase")
+        raise UserError("the text to ground has no word with a letter or digit; pass a word or a phrase")
     start = OPENING[kind]
     words = F.normalize(texts["words"][0, start : start + len(spelt)].float(), dim=-1)[kept]  # (words, dim)
-    regions = F.normalize(films["regions"][0].float(), dim=-1)  # (regions, dim)
+    regions = F.normalize(images["regions"][0].float(), dim=-1)  # (regions, dim)
     cosines = (words @ regions.T).cpu()  # (words, regions)
     if not cosines.isfinite().all():
-        raise ValueError("the model's local features are not finite: it has diverged, or the film is not usable")
+        raise UserError("the model's local features are not finite: it has diverged, or the image is not usable")
     side = round(cosines.shape[1] ** 0.5)
     box = shown_box(processor.image_processor, *grey.shape)
     centres = centres_in_square(traced, side, pixels.shape[-1])
@@ -143,12 +144,12 @@ def _word_cosines(
 def _at_image_size(
     maps: Tensor, box: tuple[float, float, float, float], centres: tuple[float, float], shape: tuple[int, int]
 ) -> np.ndarray:
-    """`(maps, rows, columns)` of the square that the model saw to `(maps, height, width)` of the film in its `box`;
+    """`(maps, rows, columns)` of the square that the model saw to `(maps, height, width)` of the image in its `box`;
     `centres` are the pixel of the square that the first region is on, and the pixels from one to the next."""
     left, top, right, bottom = box
     first, step = centres
     side = maps.shape[-1]
-    # Pixels of the film as pixels of the square, then as numbers of regions, then as grid_sample counts.
+    # Pixels of the image as pixels of the square, then as numbers of regions, then as grid_sample counts.
     across = torch.arange(shape[1]).add(0.5).div(shape[1]).mul(right - left).add(left - 0.5)
     down = torch.arange(shape[0]).add(0.5).div(shape[0]).mul(bottom - top).add(top - 0.5)
     across, down = (((places - first) / step * 2 + 1) / side - 1 for places in (across, down))
@@ -174,19 +175,19 @@ def contrast_to_noise_ratio(
         `float`: 0 for a map of one value; infinite where inside and outside have one value each.
 
     Raises:
-        ValueError: If the map is not finite, or boxes are missing, reach outside, or cover no pixel or all.
+        UserError: If the map is not finite, or boxes are missing, reach outside, or cover no pixel or all.
     """
     values = _checked_map(heat_map).astype(np.float64)
     given = np.asarray(boxes_or_mask)
     if given.dtype == bool:
         if given.shape != values.shape:
-            raise ValueError(f"a mask of shape {given.shape} is not one of a heat map of shape {values.shape}")
+            raise UserError(f"a mask of shape {given.shape} is not one of a heat map of shape {values.shape}")
         inside = given
     else:
         inside = _box_mask(given, values.shape)
     if inside.all() or not inside.any():
-        raise ValueError(
-            f"the boxes cover {'every' if inside.all() else 'no'} pixel of the film, and there is nothing to compare"
+        raise UserError(
+            f"the boxes cover {'every' if inside.all() else 'no'} pixel of the image, and there is nothing to compare"
         )
     difference = values[inside].mean() - values[~inside].mean()
     noise = np.sqrt(values[inside].var() + values[~inside].var())
@@ -210,7 +211,7 @@ def pointing_game(
         gets [`pointing_game_chance`] and no more.
 
     Raises:
-        ValueError: If the map is not finite, or boxes are missing or reach outside.
+        UserError: If the map is not finite, or boxes are missing or reach outside.
     """
     values = _checked_map(heat_map)
     inside = _box_mask(boxes, values.shape, tolerance)
@@ -220,8 +221,8 @@ def pointing_game(
 def pointing_game_chance(
     boxes: Sequence[Sequence[float]] | np.ndarray, shape: tuple[int, int], tolerance: float = 0
 ) -> float:
-    """The share of a film of `shape` `(height, width)` that [`pointing_game`] counts as hits: what pointing at random
-    gets."""
+    """The share of an image of `shape` `(height, width)` that [`pointing_game`] counts as hits: what pointing at
+    random gets."""
     return float(_box_mask(boxes, shape, tolerance).mean())
 
 
@@ -233,9 +234,9 @@ def _tie(values: np.ndarray) -> float:
 def _checked_map(heat_map: HeatMap | np.ndarray) -> np.ndarray:
     values = np.asarray(heat_map)
     if values.ndim != 2 or not values.size:
-        raise ValueError(f"a heat map of shape {values.shape} is not (height, width)")
+        raise UserError(f"a heat map of shape {values.shape} is not (height, width)")
     if not np.isfinite(values).all():
-        raise ValueError(f"the heat map has {int((~np.isfinite(values)).sum())} values that are not finite")
+        raise UserError(f"the heat map has {int((~np.isfinite(values)).sum())} values that are not finite")
     return values
 
 
@@ -245,15 +246,15 @@ def _box_mask(
     """`(height, width)` bool: pixels whose centre is in a box, or not further from one than `tolerance`."""
     boxes = np.asarray(boxes, dtype=np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes):
-        raise ValueError(f"boxes of shape {boxes.shape} are not (n, 4) with n of at least 1; leave out films without")
+        raise UserError(f"boxes of shape {boxes.shape} are not (n, 4) with n of at least 1; leave out images without")
     height, width = shape
     x0, y0, x1, y1 = boxes.T
     # Corners that were rounded may lie a little outside.
     wrong = ~((x0 > -1) & (y0 > -1) & (x1 < width + 1) & (y1 < height + 1) & (x0 < x1) & (y0 < y1))
     if wrong.any():
-        raise ValueError(
-            f"box {boxes[wrong][0].tolist()} is not x0 < x1, y0 < y1 within a film {width} wide and {height} high; "
-            "boxes are absolute x0, y0, x1, y1 in pixels of the film"
+        raise UserError(
+            f"box {boxes[wrong][0].tolist()} is not x0 < x1, y0 < y1 within an image {width} wide and {height} high; "
+            "boxes are absolute x0, y0, x1, y1 in pixels of the image"
         )
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     beside = np.maximum(np.maximum(x0[:, None] - x, x - x1[:, None]), 0)  # (boxes, width): distance to the box

@@ -7,17 +7,19 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from medsyn.errors import UserError
+
 
 @dataclass(frozen=True)
 class PromptPair:
-    """What a report says of a film that shows a finding, and of one that does not.
+    """What a report says of an image that shows a finding, and of one that does not.
 
     Args:
         positive (`tuple[str, ...]`): Wordings of its presence; the first is the plainest.
         negative (`tuple[str, ...]`): Wordings of its absence.
 
     Raises:
-        ValueError: If a side is no tuple, has no wording or a blank one, or a wording stands twice.
+        UserError: If a side is no tuple, has no wording or a blank one, or a wording stands twice.
     """
 
     positive: tuple[str, ...]
@@ -26,11 +28,11 @@ class PromptPair:
     def __post_init__(self):
         for side, wordings in (("positive", self.positive), ("negative", self.negative)):
             if not isinstance(wordings, tuple) or not wordings or not all(wording.strip() for wording in wordings):
-                raise ValueError(f"the {side} wordings {wordings!r} are not a tuple of one or more texts")
+                raise UserError(f"the {side} wordings {wordings!r} are not a tuple of one or more texts")
         wordings = self.positive + self.negative
         for wording in wordings:
             if wordings.count(wording) > 1:
-                raise ValueError(f"{wording!r} stands more than once among the wordings of one finding")
+                raise UserError(f"{wording!r} stands more than once among the wordings of one finding")
 
 
 EFFUSION = PromptPair(
@@ -275,10 +277,10 @@ def known(finding: str, among: Mapping[str, object]) -> str:
     """`finding`, if it is a key of `among`.
 
     Raises:
-        ValueError: If it is not, naming those that are.
+        UserError: If it is not, naming those that are.
     """
     if finding not in among:
-        raise ValueError(f"no prompts for {finding!r}; there are some for {', '.join(among)}")
+        raise UserError(f"no prompts for {finding!r}; there are some for {', '.join(among)}")
     return finding
 
 
@@ -297,14 +299,12 @@ def class_prompts(finding: str, number: int | None = None, seed: int = 0) -> lis
         `list[str]`: Prompts such as "small layering effusion on the left": all in a fixed order, or those drawn.
 
     Raises:
-        ValueError: If the finding is unknown, or has fewer prompts than `number`.
+        UserError: If the finding is unknown, or has fewer prompts than `number`.
     """
     terms = CLASS_TERMS[known(finding, CLASS_TERMS)]
     prompts = [" ".join(word for word in words if word) for words in itertools.product(*terms)]
     if number is None:
         return prompts
     if not 1 <= number <= len(prompts):
-        raise ValueError(
-            f"number={number} of class prompts for {finding!r}; pass 1 to {len(prompts)}, or None for all"
-        )
+        raise UserError(f"number={number} of class prompts for {finding!r}; pass 1 to {len(prompts)}, or None for all")
     return random.Random(seed).sample(prompts, number)

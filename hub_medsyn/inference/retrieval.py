@@ -1,4 +1,4 @@
-"""Finding a film's report and a report's film: ranks and precision, in blocks of a fixed size."""
+"""Finding an image's report and a report's image: ranks and precision, in blocks of a fixed size."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hub_medsyn.inference.embedding import embed_images, embed_texts, model_similarity
+from medsyn.errors import UserError
 
 __all__ = [
     "RetrievalResult",
@@ -32,13 +33,13 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Where each film's report and each report's film came, 1 the best.
+    """Where each image's report and each report's image came, 1 the best.
 
     Args:
-        image_ranks (`np.ndarray` of shape `(images,)`): The rank of each film's own text among the distinct texts.
+        image_ranks (`np.ndarray` of shape `(images,)`): The rank of each image's own text among the distinct texts.
         text_ranks (`np.ndarray` of shape `(texts,)`):
-            The best rank, among all films, of the films that each distinct text belongs to.
-        text_of_image (`np.ndarray` of shape `(images,)`): The number of each film's text in `text_ranks`.
+            The best rank, among all images, of the images that each distinct text belongs to.
+        text_of_image (`np.ndarray` of shape `(images,)`): The number of each image's text in `text_ranks`.
     """
 
     image_ranks: np.ndarray
@@ -66,12 +67,12 @@ class RetrievalResult:
         return named
 
     def chance(self, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-        """What [`~RetrievalResult.metrics`] are expected to be when films and texts are ranked at random."""
-        films = np.bincount(self.text_of_image, minlength=self.num_texts)
+        """What [`~RetrievalResult.metrics`] are expected to be when images and texts are ranked at random."""
+        images = np.bincount(self.text_of_image, minlength=self.num_texts)
         named = {}
         for name, reached in (
             ("image_to_text", _reached_at_random(np.ones(1, int), self.num_texts)),
-            ("text_to_image", _reached_at_random(films, self.num_images)),
+            ("text_to_image", _reached_at_random(images, self.num_images)),
         ):
             ranks = np.arange(1, len(reached) + 1)
             for k in ks:
@@ -98,29 +99,29 @@ def retrieval_ranks(
     text_ids: Sequence[Hashable] | None = None,
     chunk_size: int = CHUNK,
 ) -> RetrievalResult:
-    """Ranks films and texts for each other by the product of their embeddings.
+    """Ranks images and texts for each other by the product of their embeddings.
 
-    Reports repeat, so that a film would have many equally right answers of which one counted. Equal texts are one
-    target here, embedded as their first row is: a film's rank is that of its text among the distinct texts, a text's
-    rank that of its best film.
+    Reports repeat, so that an image would have many equally right answers of which one counted. Equal texts are one
+    target here, embedded as their first row is: an image's rank is that of its text among the distinct texts, a text's
+    rank that of its best image.
 
     Scores within 1e-6 of each other are tied, and a tied query gets the mean of the ranks that any order of the tied
     could give it. A model that says the same of everything is therefore ranked as chance is, not first.
 
     Args:
         image_embeds (`torch.Tensor` of shape `(n, dim)`): From [`embed_images`]. The blocks are computed where it is.
-        text_embeds (`torch.Tensor` of shape `(n, dim)`): From [`embed_texts`]; row `i` belongs to film `i`.
+        text_embeds (`torch.Tensor` of shape `(n, dim)`): From [`embed_texts`]; row `i` belongs to image `i`.
         texts (`Sequence[str]`, *optional*): The texts themselves: equal ones are one target.
         text_ids (`Sequence`, *optional*): What tells texts apart instead, such as hashes. Without either every row is
             a target of its own.
-        chunk_size (`int`, *optional*, defaults to 1024): Films and texts of a block; nothing larger than its
+        chunk_size (`int`, *optional*, defaults to 1024): Images and texts of a block; nothing larger than its
             `chunk_size` x `chunk_size` scores is made.
 
     Returns:
         [`RetrievalResult`]
 
     Raises:
-        ValueError: If the rows do not match, are not finite, or there are none.
+        UserError: If the rows do not match, are not finite, or there are none.
     """
     image_embeds, text_embeds = _checked_pairs(image_embeds, text_embeds)
     text_of_image, first = _distinct(len(image_embeds), texts, text_ids)
@@ -140,30 +141,30 @@ def ranks_from_similarity(
     """[`retrieval_ranks`] of scores that are there already, as from [`model_similarity`].
 
     Args:
-        similarity (`torch.Tensor` of shape `(images, texts)`): Of every film with every distinct text.
-        text_of_image (`Sequence[int]` of length `images`): The column of each film's own text.
+        similarity (`torch.Tensor` of shape `(images, texts)`): Of every image with every distinct text.
+        text_of_image (`Sequence[int]` of length `images`): The column of each image's own text.
         chunk_size (`int`, *optional*, defaults to 1024): As in [`retrieval_ranks`].
 
     Returns:
         [`RetrievalResult`]
 
     Raises:
-        ValueError: If a score is not finite, or the columns are not those that `text_of_image` names.
+        UserError: If a score is not finite, or the columns are not those that `text_of_image` names.
     """
     scores = torch.as_tensor(similarity).float()
     columns = torch.as_tensor(text_of_image)
     if scores.ndim != 2 or columns.shape != scores.shape[:1] or not len(scores):
-        raise ValueError(
-            f"text_of_image of shape {tuple(columns.shape)} does not give a column for each film of a similarity of "
+        raise UserError(
+            f"text_of_image of shape {tuple(columns.shape)} does not give a column for each image of a similarity of "
             f"shape {tuple(scores.shape)}"
         )
     if columns.unique().tolist() != list(range(scores.shape[1])):
-        raise ValueError(
+        raise UserError(
             f"text_of_image names {len(columns.unique())} columns from {int(columns.min())} to {int(columns.max())} "
-            f"of {scores.shape[1]}: pass one column for each distinct text, and only texts of these films"
+            f"of {scores.shape[1]}: pass one column for each distinct text, and only texts of these images"
         )
     if not scores.isfinite().all():
-        raise ValueError("similarity holds NaN or infinite values, which have no rank")
+        raise UserError("similarity holds NaN or infinite values, which have no rank")
     own = scores.gather(1, columns.to(scores.device)[:, None])[:, 0]
     return _ranks(lambda rows, texts: scores[rows, texts], own, columns.cpu(), chunk_size)
 
@@ -181,7 +182,7 @@ def retrieval_metrics(
     """Recall, median and mean reciprocal rank in both directions and, with labels, precision.
 
     Precision at k (Huang et al. 2021, section 4.3) is the share of the k first answers with the query's label,
-    whatever film they belong to. Of films with several labels it is the share of answers that have at least one
+    whatever image they belong to. Of images with several labels it is the share of answers that have at least one
     positive label in common with the query; queries without a positive label take no part. Tied answers count in the
     proportion in which they are right.
 
@@ -189,7 +190,7 @@ def retrieval_metrics(
         image_embeds, text_embeds, texts, text_ids, chunk_size: As in [`retrieval_ranks`].
         ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): How many answers are looked at.
         image_labels (*optional*):
-            `(n,)`, the class of each film, or `(n, labels)`, 1 where a label is present and anything else where not.
+            `(n,)`, the class of each image, or `(n, labels)`, 1 where a label is present and anything else where not.
         text_labels (*optional*): The same of each row's text; equal texts have equal labels.
 
     Returns:
@@ -197,21 +198,21 @@ def retrieval_metrics(
         and `<direction>_precision_chance`, the share of all targets that would be right.
 
     Raises:
-        ValueError: Beside what [`retrieval_ranks`] raises, if only one kind of labels is given, equal texts have
+        UserError: Beside what [`retrieval_ranks`] raises, if only one kind of labels is given, equal texts have
             different labels, or there are fewer targets than the largest k of a precision.
     """
     metrics = retrieval_ranks(image_embeds, text_embeds, texts, text_ids, chunk_size).metrics(ks)
     if image_labels is None and text_labels is None:
         return metrics
     if image_labels is None or text_labels is None:
-        raise ValueError("precision needs image_labels and text_labels; one of the two is missing")
+        raise UserError("precision needs image_labels and text_labels; one of the two is missing")
     image_embeds, text_embeds = _checked_pairs(image_embeds, text_embeds)
     text_of_image, first = _distinct(len(image_embeds), texts, text_ids)
     of_images, of_texts = _labels(image_labels, text_labels, len(image_embeds), image_embeds.device)
     differ = of_texts != of_texts[first][text_of_image]
     if differ.any():
         rows = int((differ.any(1) if differ.ndim == 2 else differ).sum())
-        raise ValueError(
+        raise UserError(
             f"{rows} rows have other text_labels than the first row with the same text: label the text that is "
             "ranked, or tell such texts apart with text_ids"
         )
@@ -239,10 +240,10 @@ def nearest(query_embeds: Tensor, index_embeds: Tensor, k: int, chunk_size: int 
         `tuple[torch.Tensor, torch.Tensor]`: Scores and row numbers, `(queries, k)` each, the best first.
 
     Raises:
-        ValueError: If `k` is less than 1 or more than there are rows.
+        UserError: If `k` is less than 1 or more than there are rows.
     """
     if not 1 <= k <= len(index_embeds):
-        raise ValueError(f"k={k} of an index with {len(index_embeds)} rows; pass k between 1 and that")
+        raise UserError(f"k={k} of an index with {len(index_embeds)} rows; pass k between 1 and that")
     scores = query_embeds.new_empty(len(query_embeds), k)
     numbers = torch.empty(len(query_embeds), k, dtype=torch.long, device=query_embeds.device)
     for queries in tqdm(list(_slices(len(query_embeds), chunk_size)), desc="nearest", unit="block", delay=2):
@@ -260,10 +261,10 @@ def nearest(query_embeds: Tensor, index_embeds: Tensor, k: int, chunk_size: int 
 def _ranks(
     block: Callable[[slice, slice], Tensor], own: Tensor, text_of_image: Tensor, chunk_size: int
 ) -> RetrievalResult:
-    """Counts, block by block, the scores above and around that of each film's own text, `own`, `(images,)`."""
+    """Counts, block by block, the scores above and around that of each image's own text, `own`, `(images,)`."""
     groups = text_of_image.to(own.device)
     images, texts = len(own), int(text_of_image.max()) + 1
-    best = own.new_full((texts,), -torch.inf).scatter_reduce(0, groups, own, "amax")  # of each text's films
+    best = own.new_full((texts,), -torch.inf).scatter_reduce(0, groups, own, "amax")  # of each text's images
     alike = torch.zeros_like(groups[:texts]).index_add(0, groups, (own >= best[groups] - TIE).long())
     above_own, near_own = torch.zeros_like(groups), torch.zeros_like(groups)  # (images,)
     above_best, near_best = torch.zeros_like(alike), torch.zeros_like(alike)  # (texts,)
@@ -275,9 +276,9 @@ def _ranks(
         above_best[columns] += (scores > best[columns] + TIE).count_nonzero(0)
         near_best[columns] += (scores >= best[columns] - TIE).count_nonzero(0)
     tied = (near_own - above_own - 1).clamp(min=0)  # with the own text, which is not counted
-    tied_films = (near_best - above_best - alike).clamp(min=0)  # films of other texts
+    tied_images = (near_best - above_best - alike).clamp(min=0)  # images of other texts
     image_ranks = 1 + above_own + tied.double() / 2
-    text_ranks = 1 + above_best + tied_films.double() / (alike + 1)  # where the first of the `alike` is expected
+    text_ranks = 1 + above_best + tied_images.double() / (alike + 1)  # where the first of the `alike` is expected
     return RetrievalResult(image_ranks.cpu().numpy(), text_ranks.cpu().numpy(), text_of_image.numpy())
 
 
@@ -286,7 +287,7 @@ def _precision(
 ) -> tuple[list[float], float]:
     """The mean share of right answers among the first of each of `ks`, and among all targets."""
     if max(ks) > len(targets):
-        raise ValueError(f"precision at {max(ks)} of {len(targets)} distinct targets; pass ks of at most that")
+        raise UserError(f"precision at {max(ks)} of {len(targets)} distinct targets; pass ks of at most that")
     places = [k - 1 for k in ks]
     asked = torch.tensor(list(ks), dtype=torch.float64, device=queries.device)
     precisions, shares = [], []
@@ -314,7 +315,7 @@ def _precision(
         shares.append((right_of_all / len(targets))[labelled])
     mean = torch.cat(precisions).mean(0)
     if mean.isnan().any():
-        raise ValueError("no query has a positive label, so that no answer can be right; check the labels")
+        raise UserError("no query has a positive label, so that no answer can be right; check the labels")
     return mean.tolist(), float(torch.cat(shares).mean())
 
 
@@ -328,8 +329,8 @@ def _labels(of_images, of_texts, rows: int, device: torch.device) -> tuple[Tenso
     given = [np.asarray(labels) for labels in (of_images, of_texts)]
     for name, labels in zip(("image_labels", "text_labels"), given, strict=True):
         if labels.ndim not in (1, 2) or len(labels) != rows or labels.shape[1:] != given[0].shape[1:]:
-            raise ValueError(
-                f"{name} of shape {labels.shape} are not ({rows},) or ({rows}, labels), alike for films and texts"
+            raise UserError(
+                f"{name} of shape {labels.shape} are not ({rows},) or ({rows}, labels), alike for images and texts"
             )
     if given[0].ndim == 1:
         classes = np.unique(np.concatenate(given), return_inverse=True)[1].reshape(2, rows)
@@ -340,10 +341,10 @@ def _labels(of_images, of_texts, rows: int, device: torch.device) -> tuple[Tenso
 def _distinct(rows: int, texts: Sequence[str] | None, text_ids: Sequence[Hashable] | None) -> tuple[Tensor, Tensor]:
     """The number of each row's text, in order of appearance, `(rows,)`, and each text's first row, `(texts,)`."""
     if texts is not None and text_ids is not None:
-        raise ValueError("texts and text_ids both tell texts apart; pass one of them")
+        raise UserError("texts and text_ids both tell texts apart; pass one of them")
     keys = next((list(keys) for keys in (texts, text_ids) if keys is not None), range(rows))
     if len(keys) != rows:
-        raise ValueError(f"{len(keys)} texts for {rows} rows: pass one for each, repeats included")
+        raise UserError(f"{len(keys)} texts for {rows} rows: pass one for each, repeats included")
     numbers, first = {}, []
     for row, key in enumerate(keys):
         if key not in numbers:
@@ -356,14 +357,14 @@ def _checked_pairs(image_embeds: Tensor, text_embeds: Tensor) -> tuple[Tensor, T
     image_embeds = torch.as_tensor(image_embeds).float()
     text_embeds = torch.as_tensor(text_embeds).float().to(image_embeds.device)
     if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape or not len(image_embeds):
-        raise ValueError(
+        raise UserError(
             f"embeddings of shapes {tuple(image_embeds.shape)} and {tuple(text_embeds.shape)} are not (n, dim) of "
-            "films and of the same number of texts; pass a row for every film's text, repeats included"
+            "images and of the same number of texts; pass a row for every image's text, repeats included"
         )
     for name, embeds in (("image_embeds", image_embeds), ("text_embeds", text_embeds)):
         if not embeds.isfinite().all():
             row = int((~embeds.isfinite().all(1)).nonzero()[0])
-            raise ValueError(f"row {row} of {name} is not finite, and has no rank")
+            raise UserError(f"row {row} of {name} is not finite, and has no rank")
     return image_embeds, text_embeds
 
 

@@ -1,9 +1,9 @@
-"""CheXpert@k: how many of the k nearest texts of a film are of its class, as an `evaluate` module.
+"""CheXpert@k: how many of the k nearest texts of an image are of its class, as an `evaluate` module.
 
-CheXpert 5x200 holds 200 films and reports of each of five findings (Atelectasis, Cardiomegaly, Consolidation, Edema,
+CheXpert 5x200 holds 200 images and reports of each of five findings (Atelectasis, Cardiomegaly, Consolidation, Edema,
 Pleural Effusion), each showing that one alone. Its list was never released (marshuang80/gloria, issues 2 and 21), nor
-is "@k" defined there in code. Taken here as GLoRIA's article (section 4.2) describes its retrieval: a film asks for
-reports, and a report is right if its class is the film's. `evaluate.load("path/to/chexpert_at_k.py")` loads it.
+is "@k" defined there in code. Taken here as GLoRIA's article (section 4.2) describes its retrieval: an image asks for
+reports, and a report is right if its class is the image's. `evaluate.load("path/to/chexpert_at_k.py")` loads it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Args:
     predictions: scores `(n, labels)`; larger means more likely present.
     references: `(n, labels)`; 1 present, 0 absent, NaN where the label takes no part.
     names: the labels' names, by default their column numbers.
-    patients: whose film each row is; given, a 95 % bootstrap interval over patients is computed.
+    patients: whose image each row is; given, a 95 % bootstrap interval over patients is computed.
     resamples: of that bootstrap, by default 1000.
     seed: of that bootstrap, by default 0.
 
@@ -99,7 +99,7 @@ def bootstrap_macro_auroc(
         targets (`np.ndarray` of shape `(n, labels)`): As in [`macro_auroc`].
         scores (`np.ndarray` of shape `(n, labels)`, or a list of them): A list, say of one fit a seed, gives the mean
             of their macro AUROCs on the same resample.
-        patients (`Sequence` of length `n`): Whose film each row is.
+        patients (`Sequence` of length `n`): Whose image each row is.
         resamples (`int`, *optional*, defaults to 1000): How many resamples.
         seed (`int`, *optional*, defaults to 0): Of the draw.
 
@@ -125,7 +125,7 @@ def patient_draws(patients: Sequence, resamples: int, seed: int) -> np.ndarray:
     """Bootstrap resamples of whole patients.
 
     Args:
-        patients (`Sequence` of length `n`): Whose film each row is.
+        patients (`Sequence` of length `n`): Whose image each row is.
         resamples (`int`): How many.
         seed (`int`): Equal seeds draw equal resamples of equal patients.
 

@@ -8,6 +8,8 @@ import zlib
 
 from PIL import Image
 
+from medsyn.errors import UserError
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _CHANNELS = {0: 1, 2: 3}  # colour type -> channels: grey, RGB
@@ -28,7 +30,7 @@ def image_format(content: bytes) -> str:
         `str`: `png` or `jpeg`.
 
     Raises:
-        ValueError: It is neither, is broken, or holds something beside its pixels; says what, never the content.
+        UserError: It is neither, is broken, or holds something beside its pixels; says what, never the content.
     """
     if content.startswith(_PNG):
         _check_png(content)
@@ -37,12 +39,12 @@ def image_format(content: bytes) -> str:
         _check_jpeg(content)
         found = "jpeg"
     else:
-        raise ValueError("it is neither PNG nor JPEG")
+        raise UserError("it is neither PNG nor JPEG")
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError("it cannot be decoded") from None
+        raise UserError("it cannot be decoded") from None
     return found
 
 
@@ -50,35 +52,35 @@ def _check_png(content: bytes) -> None:
     place, names, data = len(_PNG), [], []
     while place < len(content) and names[-1:] != [b"IEND"]:
         if place + 12 > len(content):
-            raise ValueError("it is cut short")
+            raise UserError("it is cut short")
         length, name = struct.unpack_from(">I4s", content, place)
         body, check = content[place + 8 : place + 8 + length], content[place + 8 + length : place + 12 + length]
         if len(check) != 4 or zlib.crc32(name + body) != int.from_bytes(check, "big"):
-            raise ValueError("it is cut short or damaged")
+            raise UserError("it is cut short or damaged")
         if name not in (b"IHDR", b"IDAT", b"IEND"):
-            raise ValueError("it holds a chunk beside its pixels, such as text or EXIF")
+            raise UserError("it holds a chunk beside its pixels, such as text or EXIF")
         if name == b"IDAT":
             data.append(body)
         elif name == b"IHDR":
             width, height, depth, colour, *_, interlaced = struct.unpack(">IIBBBBB", body) if length == 13 else [0] * 7
         elif length:
-            raise ValueError("its last chunk is not empty")
+            raise UserError("its last chunk is not empty")
         names.append(name)
         place += 12 + length
     if names[:1] != [b"IHDR"] or names.count(b"IHDR") != 1 or names[-1] != b"IEND" or not data:
-        raise ValueError("its chunks are not those of an image")
+        raise UserError("its chunks are not those of an image")
     if place != len(content):
-        raise ValueError("something follows the end of the image")
+        raise UserError("something follows the end of the image")
     if colour not in _CHANNELS or interlaced:
-        raise ValueError("it is not plain grey or RGB")
+        raise UserError("it is not plain grey or RGB")
     size = height * (1 + -(-width * _CHANNELS[colour] * depth // 8))
     stream = zlib.decompressobj()
     try:
         pixels = stream.decompress(b"".join(data), size + 1)
     except zlib.error:
-        raise ValueError("its pixels are damaged") from None
+        raise UserError("its pixels are damaged") from None
     if len(pixels) != size or not stream.eof or stream.unused_data:
-        raise ValueError("its data hold more or less than its pixels")
+        raise UserError("its data hold more or less than its pixels")
 
 
 def _check_jpeg(content: bytes) -> None:
@@ -89,11 +91,11 @@ def _check_jpeg(content: bytes) -> None:
             or place + 4 > len(content)
             and content[place + 1 : place + 2] != b"\xd9"
         ):
-            raise ValueError("it is cut short or damaged")
+            raise UserError("it is cut short or damaged")
         marker = content[place + 1]
         if marker == 0xD9:
             if place + 2 != len(content):
-                raise ValueError("something follows the end of the image")
+                raise UserError("something follows the end of the image")
             return
         length = int.from_bytes(content[place + 2 : place + 4], "big")
         body = content[place + 4 : place + 2 + length]
@@ -103,7 +105,7 @@ def _check_jpeg(content: bytes) -> None:
         elif marker == 0xE0 and len(body) == 14 and body.startswith(b"JFIF\0") and body.endswith(b"\0\0"):
             continue  # version and density, no thumbnail
         elif marker not in _NEEDED:
-            raise ValueError("it holds a segment beside its pixels, such as a comment or EXIF")
+            raise UserError("it holds a segment beside its pixels, such as a comment or EXIF")
 
 
 def _end_of_scan(content: bytes, place: int) -> int:
@@ -113,4 +115,4 @@ def _end_of_scan(content: bytes, place: int) -> int:
         if following and following != b"\0" and not b"\xd0" <= following <= b"\xd7":
             return place
         place += 2
-    raise ValueError("it is cut short")
+    raise UserError("it is cut short")

@@ -7,9 +7,9 @@
 | `credentialed` | only some may read them | to a private and gated repository, with their text |
 
 Impressions repeat so much (the 20 commonest are 38 % of Open-i's) that any plain function of one is a dictionary: its
-hash, its seed, the film drawn from it with a known seed, the fact that two films are equal. So without the text leave
-only identifiers, films drawn with a secret seed, and a hash keyed by the whole report. No message here holds text of a
-report. docs/policy.md says what this cannot protect.
+hash, its seed, the image drawn from it with a known seed, the fact that two images are equal. So without the text
+leave only identifiers, images drawn with a secret seed, and a hash keyed by the whole report. No message here holds
+text of a report. docs/policy.md says what this cannot protect.
 """
 
 from __future__ import annotations
@@ -152,17 +152,17 @@ def ids_only_problems(name: str, entry: dict) -> list[str]:
         )
     if settings.get("seed") != SECRET:
         problems.append(
-            f"the base seed of config {name!r} can be guessed: whoever knows it draws the film of every likely "
+            f"the base seed of config {name!r} can be guessed: whoever knows it draws the image of every likely "
             f"impression and compares pixels; {again}, or with --seed secret"
         )
     if settings["seed_mode"] != "study":
         problems.append(
-            f"config {name!r} was built with --seed-mode {settings['seed_mode']}, so equal films tell of equal texts; "
+            f"config {name!r} was built with --seed-mode {settings['seed_mode']}, so equal images reveal equal texts; "
             f"{again} --seed-mode study"
         )
     if images["num_distinct"] < images["num_rows"]:
         problems.append(
-            f"{images['num_rows'] - images['num_distinct']} films of config {name!r} repeat others, which may tell "
+            f"{images['num_rows'] - images['num_distinct']} images of config {name!r} repeat others, which may tell "
             f"of equal texts; {again}, with a generator that heeds its seed"
         )
     if "report_hashes" not in entry:

@@ -6,14 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from hub_medsyn.publishing.hub_errors import in_words
 from hub_medsyn.publishing.staging_dataset import DatasetStaging
 from hub_medsyn.publishing.staging_generator import stage_generator
 from hub_medsyn.publishing.staging_model import encoder_folders, stage_encoder, stage_model
 from hub_medsyn.publishing.staging_space import SpaceStaging
 from hub_medsyn.publishing.upload import Published, Staging, rehearse, upload
+from medsyn.errors import add_debug_option, command
 
 KINDS = {
     "dataset": "what `medsyn build` wrote",
@@ -130,7 +129,7 @@ def publish_generator(
     message: str | None = None,
 ) -> Published:
     """
-    Publishes a generator of films; options, result and errors as of [`publish_dataset`].
+    Publishes a generator of images; options, result and errors as of [`publish_dataset`].
 
     Args:
         folder (`str` or `Path`): A diffusers pipeline, or LoRA weights: a `.safetensors` file or a folder with one.
@@ -194,6 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
         each.add_argument(
             "--dry-run", action="store_true", help="print files, sizes, card and verdict; create and send nothing"
         )
+        add_debug_option(each)
     return parser
 
 
@@ -241,13 +241,14 @@ def outcome(published: Published) -> str:
     return f"{name}\n{done}: {where}\n{' '.join(published.verdict.reasons)}"
 
 
+@command("medsyn publish", interrupted="run the same command again, what arrived is not sent again")
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn publish` and returns its exit code: 0 done, 1 failed with a sentence on stderr.
 
     Bad usage exits with 2, as `argparse` does.
     """
     args = vars(build_parser().parse_args(argv))
-    kind, folder, repo_id = args.pop("kind"), args.pop("folder"), args.pop("repo")
+    kind, folder, repo_id, _ = (args.pop(name) for name in ("kind", "folder", "repo", "debug"))
     publish = {
         "dataset": publish_dataset,
         "model": publish_model,
@@ -255,15 +256,7 @@ def main(argv: list[str] | None = None) -> int:
         "generator": publish_generator,
         "space": publish_space,
     }[kind]
-    try:
-        published = publish(folder, repo_id, **args)
-    except (ValueError, OSError) as error:
-        tqdm.write(f"medsyn publish: {error}", file=sys.stderr)  # not into the bar of a file that was on its way
-        return 1
-    except KeyboardInterrupt:
-        said = "medsyn publish: interrupted; run the same command again, what arrived is not sent again"
-        tqdm.write(said, file=sys.stderr)
-        return 1
+    published = publish(folder, repo_id, **args)
     repositories = published if isinstance(published, list) else [published]
     for each in repositories:
         print(rehearsal(each) if args["dry_run"] else outcome(each))

@@ -13,6 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hub_medsyn.publishing.hub_errors import PublishError
+from medsyn.errors import UserError
 
 GATED = "manual"  # "auto" lets everybody in who asks
 
@@ -57,14 +58,14 @@ class Repository:
 def check_repo_id(repo_id: str) -> None:
     """
     Raises:
-        ValueError: If it is not `<org>/<name>`, in letters that the Hub takes.
+        UserError: If it is not `<org>/<name>`, in letters that the Hub takes.
     """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"--repo {repo_id!r} cannot be on the Hub: {error}") from None
+        raise UserError(f"--repo {repo_id!r} cannot be on the Hub: {error}") from None
     if "/" not in repo_id:
-        raise ValueError(f"--repo {repo_id!r} names no owner; write <org>/<name>, such as your-name/{repo_id}")
+        raise UserError(f"--repo {repo_id!r} names no owner; write <org>/<name>, such as your-name/{repo_id}")
 
 
 def check_token(api: HfApi, repo_id: str, create_pr: bool) -> None:

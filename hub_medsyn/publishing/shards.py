@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from hub_medsyn.policy.verdict import PolicyError, ids_only_table
+from medsyn.errors import UserError
 
 SHARD_BYTES = 500_000_000
 ROW_GROUP_BYTES = 300_000_000  # above this the Hub's viewer shows no rows
@@ -38,7 +39,7 @@ def find_shards(folder: Path, name: str, entry: dict) -> list[Path]:
 
     Raises:
         FileNotFoundError: If one is missing.
-        ValueError: If they hold other numbers of rows than the manifest says, are too large, or are cut into row
+        UserError: If they hold other numbers of rows than the manifest says, are too large, or are cut into row
             groups that the Hub's viewer does not read.
     """
     data, shards = folder / "data" / name, []
@@ -51,14 +52,14 @@ def find_shards(folder: Path, name: str, entry: dict) -> list[Path]:
             )
         rows = sum(check_shard(path) for path in paths)
         if rows != counts["num_examples"]:
-            raise ValueError(
+            raise UserError(
                 f"{data} holds {rows:,} rows of {split} and the manifest says {counts['num_examples']:,}; build the "
                 f"config {name} again"
             )
         shards += paths
     strangers = sorted({path.name for path in data.iterdir()} - {path.name for path in shards})
     if strangers:
-        raise ValueError(f"{data} holds {strangers[0]}, which is no shard of the config {name}; move it elsewhere")
+        raise UserError(f"{data} holds {strangers[0]}, which is no shard of the config {name}; move it elsewhere")
     return shards
 
 
@@ -67,20 +68,20 @@ def check_shard(path: Path) -> int:
     The number of rows of a shard.
 
     Raises:
-        ValueError: If the Hub's viewer would not show it, or it is no Parquet file.
+        UserError: If the Hub's viewer would not show it, or it is no Parquet file.
     """
     size = path.stat().st_size
     if size > SHARD_BYTES:
-        raise ValueError(f"{path} has {size / 1e6:.0f} MB; shards stay below {SHARD_BYTES / 1e6:.0f} MB: {REWRITE}")
+        raise UserError(f"{path} has {size / 1e6:.0f} MB; shards stay below {SHARD_BYTES / 1e6:.0f} MB: {REWRITE}")
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid:
-        raise ValueError(f"{path} is no Parquet file, or cut short; build the config again, or copy it anew") from None
+        raise UserError(f"{path} is no Parquet file, or cut short; build the config again, or copy it anew") from None
     with file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             if group.total_byte_size > ROW_GROUP_BYTES or group.num_rows > ROW_GROUP_ROWS:
-                raise ValueError(
+                raise UserError(
                     f"row group {number} of {path} has {group.num_rows:,} rows and {group.total_byte_size / 1e6:.0f} "
                     f"MB; the Hub's viewer and streaming readers need at most {ROW_GROUP_ROWS:,} rows and "
                     f"{ROW_GROUP_BYTES / 1e6:.0f} MB: {REWRITE}"

@@ -19,11 +19,12 @@ from hub_medsyn.policy.report_texts import ReportTexts
 from hub_medsyn.policy.verdict import PolicyError, Verdict, ids_only_entry, ids_only_problems, judge
 from hub_medsyn.publishing.repository import Repository
 from hub_medsyn.publishing.shards import find_shards, parquet_notes, report_texts, table_bytes, write_ids_only
+from medsyn.errors import UserError
 from medsyn.files import scratch_folder
 from medsyn.schema import FORMAT, MANIFEST, parse_manifest, strictest
 
 CARD = "README.md"
-SECRET_SEED = "secret_seed"  # a setting that stays in the folder: whoever knows it can draw the films of likely texts
+SECRET_SEED = "secret_seed"  # a setting that stays in the folder: whoever knows it can draw the images of likely texts
 # What may not take the place of a config that was published with its text: the repository's history would keep it.
 WITHDRAWS = {"credentialed": ("public", "ids-only"), "public": ("ids-only",), "ids-only": ()}
 
@@ -44,7 +45,7 @@ class DatasetStaging:
 
     Raises:
         FileNotFoundError: If it is no dataset folder, or lacks a shard.
-        ValueError: If shards and manifest do not agree, the Hub's viewer would not read the shards, or a config cannot
+        UserError: If shards and manifest do not agree, the Hub's viewer would not read the shards, or a config cannot
             be published without its text.
     """
 
@@ -56,21 +57,17 @@ class DatasetStaging:
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is no dataset: it holds no {MANIFEST}; `medsyn build` writes one")
         if text_policy not in (None, "ids-only"):
-            raise ValueError(
-                f"text policy {text_policy!r}: only ids-only can be asked for; the manifest says the rest"
-            )
+            raise UserError(f"text policy {text_policy!r}: only ids-only can be asked for; the manifest says the rest")
         self.manifest = parse_manifest(path.read_text(encoding="utf-8"), str(path))
         if not self.manifest["configs"]:
-            raise ValueError(f"{path} lists no config; the build did not come to its end: run it again")
+            raise UserError(f"{path} lists no config; the build did not come to its end: run it again")
         self.policies, self.shards, problems = {}, {}, []
         for name, entry in self.manifest["configs"].items():
             self.policies[name] = text_policy or entry["settings"]["text_policy"]
             self.shards[name] = find_shards(self.folder, name, entry)
             if self.policies[name] == "ids-only":
                 if "seed" not in entry["settings"]:
-                    raise ValueError(
-                        f"{folder} was published without its text before; name the folder it was built in"
-                    )
+                    raise UserError(f"{folder} was published without its text before; name the folder it was built in")
                 problems += ids_only_problems(name, entry)
         if problems:
             raise PolicyError("; ".join(problems))
@@ -122,7 +119,7 @@ class DatasetStaging:
                 )
         script = f"{there.repo_id.rpartition('/')[2]}.py"
         if script in there.files:
-            raise ValueError(
+            raise UserError(
                 f"{there.repo_id} holds {script}, for which load_dataset refuses the whole repository; delete it there"
             )
         shards = self._published_shards
@@ -163,7 +160,7 @@ class DatasetStaging:
         return entry
 
     def _grid(self, name: str) -> bytes:
-        """The samples of a config: those in the folder, or films without words where no text is to leave."""
+        """The samples of a config: those in the folder, or images without words where no text is to leave."""
         path = self.folder / grid_path(name)
         if self.policies[name] != "ids-only" and path.is_file():
             return path.read_bytes()

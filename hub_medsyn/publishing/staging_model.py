@@ -16,6 +16,7 @@ from hub_medsyn.cards.render import keep_what_people_wrote, renamed_in_code
 from hub_medsyn.checkpoints.remote_code import add_remote_code
 from hub_medsyn.policy.verdict import Verdict, judge_model
 from hub_medsyn.publishing.repository import Repository
+from medsyn.errors import UserError
 
 CARD = "README.md"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -53,7 +54,7 @@ def check_weights(folder: Path, files: dict[str, Path]) -> None:
     """
     Raises:
         FileNotFoundError: If there are no safetensors among the files, or not all that their index lists.
-        ValueError: If there are words beside the weights.
+        UserError: If there are words beside the weights.
     """
     if not any(name.endswith(".safetensors") for name in files):
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
@@ -66,7 +67,7 @@ def check_weights(folder: Path, files: dict[str, Path]) -> None:
             with safe_open(path, framework="numpy") as file:
                 notes = sorted(set(file.metadata() or {}) - WEIGHT_NOTES)
             if notes:
-                raise ValueError(
+                raise UserError(
                     f"{path} holds the note {notes[0]!r} beside its weights, where some trainers put their captions; "
                     "save the weights anew with safetensors' `save_file`, which writes none"
                 )
@@ -79,12 +80,12 @@ def check_weights(folder: Path, files: dict[str, Path]) -> None:
 def read_json(path: Path) -> dict:
     """
     Raises:
-        ValueError: If it is no JSON.
+        UserError: If it is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise UserError(f"{path} is not JSON: {error}") from None
 
 
 class ModelRepository:
@@ -158,7 +159,7 @@ def stage_model(folder: str | Path, message: str | None = None) -> ModelReposito
 
     Raises:
         FileNotFoundError: If weights or card are missing.
-        ValueError: If it is no checkpoint of this package with its processor.
+        UserError: If it is no checkpoint of this package with its processor.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -172,7 +173,7 @@ def stage_model(folder: str | Path, message: str | None = None) -> ModelReposito
         try:
             add_remote_code(scratch)
         except ValueError as error:
-            raise ValueError(str(error).replace(scratch, str(folder))) from None
+            raise UserError(str(error).replace(scratch, str(folder))) from None
         small = {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir())}
     files = {**small, **weights, **allowed_files(folder, TELLING)}
     replaces = (*WEIGHTS, *PROCESSING, *TELLING, "configuration_*.py", "modeling_*.py", "loss_*.py")
@@ -210,11 +211,11 @@ def stage_encoder(folder: Path, message: str | None = None) -> ModelRepository:
 
     Raises:
         FileNotFoundError: If weights or card are missing.
-        ValueError: If it is a whole model.
+        UserError: If it is a whole model.
     """
     config = read_json(folder / "config.json")
     if "vision_config" in config:
-        raise ValueError(
+        raise UserError(
             f"{folder} is a whole {config.get('model_type')} model; publish it as `model`, or its encoders after "
             "`medsyn export-encoders`"
         )

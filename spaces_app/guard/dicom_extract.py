@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from medsyn.errors import UserError
+
 MAX_ELEMENTS = 50_000  # with those in sequences and the fragments of compressed pixels
 MAX_SCANS = 32  # of a JPEG frame: each costs the time of the whole picture
 _SYNTAX, _FRAMES, _PHOTOMETRIC = 0x00020010, 0x00280008, 0x00280004
@@ -32,7 +34,7 @@ NEEDED: dict[int, tuple[bytes, int]] = {
 
 
 class NotUnderstood(ValueError):
-    """A DICOM file that is broken, or built in a way that films are not."""
+    """A DICOM file that is broken, or built in a way that images are not."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def pixel_file(content: bytes) -> PixelFile:
         content (`bytes`): With `DICM` at byte 128.
 
     Raises:
-        NotUnderstood: It is broken, has no pixels, or has more elements than a film.
+        NotUnderstood: It is broken, has no pixels, or has more elements than an image.
     """
     try:
         meta, at = _walk(content, 132, _EXPLICIT, stop_at_group=2)
@@ -78,7 +80,7 @@ def pixel_file(content: bytes) -> PixelFile:
         grey = elements[_PHOTOMETRIC].strip(b"\0 ") in (b"MONOCHROME1", b"MONOCHROME2")
         pixels = elements[_PIXELS]
     except (struct.error, UnicodeDecodeError, ValueError, KeyError) as error:
-        raise NotUnderstood(f"the header is not that of a film ({type(error).__name__})") from None
+        raise NotUnderstood(f"the header is not that of an image ({type(error).__name__})") from None
     if syntax.startswith(_COMPRESSED) and pixels.count(b"\xff\xda") > MAX_SCANS:
         raise NotUnderstood("a compressed frame has too many scans")
     return PixelFile(_written(syntax, elements), rows, columns, frames, grey, known=True)
@@ -107,7 +109,7 @@ def _walk(content: bytes, at: int, syntax: str, stop_at_group: int = 0) -> tuple
             if tag == _SEQUENCE_END:
                 depth -= 1
                 if depth < 0:
-                    raise ValueError("a sequence ends that did not begin")
+                    raise UserError("a sequence ends that did not begin")
                 if depth == 0 and begun:
                     found[begun[0]], begun = content[begun[1] : at - 8], None
             continue
@@ -128,16 +130,16 @@ def _walk(content: bytes, at: int, syntax: str, stop_at_group: int = 0) -> tuple
         else:
             end = at + length
         if end > len(content):
-            raise ValueError("an element goes on behind the end of the file")
+            raise UserError("an element goes on behind the end of the file")
         if depth == 0 and (tag in NEEDED or tag == _SYNTAX):
             most = NEEDED.get(tag, (b"UI", 64))[1]
             if end - at > most:
-                raise ValueError("an element is longer than it has reason to be")
+                raise UserError("an element is longer than it has reason to be")
             found[tag] = content[at:end]
             if tag == _PIXELS:
                 return found, end
         at = end
-    raise ValueError("there are too many elements")
+    raise UserError("there are too many elements")
 
 
 def _end_of_fragments(content: bytes, at: int) -> int:
@@ -150,7 +152,7 @@ def _end_of_fragments(content: bytes, at: int) -> int:
         if group << 16 | element != _ITEM:
             break
         at += length
-    raise ValueError("compressed pixels without an end")
+    raise UserError("compressed pixels without an end")
 
 
 def _written(syntax: str, elements: dict[int, bytes]) -> bytes:

@@ -11,7 +11,7 @@ from gradio import processing_utils, route_utils
 class Apart(route_utils.GradioUploadFile):
     """An uploaded file whose place is of its own.
 
-    Gradio names the place after the content: two people who upload one film then share a file, and when the first is
+    Gradio names the place after the content: two people who upload one image then share a file, and when the first is
     answered the second's is gone.
     """
 
@@ -21,7 +21,7 @@ class Apart(route_utils.GradioUploadFile):
 
 
 async def refuse_address(url: str, cache_dir: str) -> str:
-    """Refuses an address where gradio would fetch what lies there, as a film or as any other value."""
+    """Refuses an address where gradio would fetch what lies there, as an image or as any other value."""
     raise gr.Error("Give the file itself: this page fetches nothing from other servers.", print_exception=False)
 
 

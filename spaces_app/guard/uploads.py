@@ -1,4 +1,4 @@
-"""What people hand in: a file or a text of any content, taken as a film or a prompt or refused with one sentence.
+"""What people hand in: a file or a text of any content, taken as an image or a prompt or refused with one sentence.
 
 A file is told by its content, never by its name. What a decoder would allocate is bounded before it is asked to
 decode, and files are decoded one at a time, so that the memory of any number of people at once is that of one file. A
@@ -25,14 +25,15 @@ from PIL import Image, ImageOps
 from dataset_builder.radiographs.codestream import check_jpeg_is_whole, jpeg_size
 from dataset_builder.radiographs.dicom import DicomError, DicomSupportMissing, read_dicom
 from hub_medsyn.image_processing_medsyn import to_grey
+from medsyn.errors import UserError
 from spaces_app.guard.dicom_extract import NotUnderstood, pixel_file
 
 MAX_BYTES = 40 * 2**20
 MAX_PIXELS = 25_000_000
 MAX_SIDE = 10_000  # pixels
 MIN_SIDE = 32
-LONGEST = 4  # how many times as long as wide a film may be
-DISPLAY_SIDE = 1024  # what larger films are shrunk to
+LONGEST = 4  # how many times as long as wide an image may be
+DISPLAY_SIDE = 1024  # what larger images are shrunk to
 MIN_SPREAD = 8  # grey levels between the darkest and the brightest pixel
 MAX_PNG_CHUNKS = 20_000
 MAX_JPEG_SCANS = 32
@@ -52,23 +53,23 @@ _OTHER_KINDS = (
 )
 # What Pillow raises on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-_WANTED = "Choose a PNG, JPEG or DICOM file of a chest film."
+_WANTED = "Choose a PNG, JPEG or DICOM file of a chest radiograph."
 # What word processors leave in texts: soft hyphens, zero widths and form feeds.
 _INVISIBLE = {0xAD: None, 0x200B: None, 0x2060: None, 0xFEFF: None, 0x0B: "\n", 0x0C: "\n"}
 _DECODING = threading.Lock()
 
 
-class Refused(ValueError):
+class Refused(UserError):
     """One plain sentence for the person who handed something in."""
 
 
 @dataclass(frozen=True)
-class Film:
-    """A film to look at and to read.
+class Upload:
+    """An image to look at and to read.
 
     Args:
         pixels (`np.ndarray` of shape `(height, width)`): uint8, air dark.
-        name (`str`): `your film`, or the id of a sample.
+        name (`str`): `your image`, or the id of a sample.
         note (`str`, *optional*, defaults to `""`): What was done to it, as `shrunk from 3000 x 2500 pixels`.
     """
 
@@ -82,18 +83,19 @@ def upload_folder() -> Path:
     return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
 
 
-def read_upload(path: str | None, folder: str | Path | None = None) -> Film:
-    """A film out of a file that somebody uploaded.
+def read_upload(path: str | None, folder: str | Path | None = None) -> Upload:
+    """An image out of a file that somebody uploaded.
 
     Args:
         path (`str`, *optional*): The file; `None` where nothing was chosen.
         folder (`str` or `Path`, *optional*, defaults to gradio's): What the file has to lie in.
 
     Returns:
-        [`Film`]: At most `DISPLAY_SIDE` pixels a side; colour and alpha are gone, and what a camera turned is upright.
+        [`Image`]: At most `DISPLAY_SIDE` pixels a side; colour and alpha are gone, and what a camera turned is
+        upright.
 
     Raises:
-        Refused: It is no film that can be read; the message says why in a sentence.
+        Refused: It is no image that can be read; the message says why in a sentence.
     """
     with _DECODING:
         content = _content(path, Path(folder) if folder is not None else upload_folder())
@@ -107,10 +109,12 @@ def read_upload(path: str | None, folder: str | Path | None = None) -> Film:
             else:
                 raise Refused(_no_picture(content))
         except MemoryError:
-            raise Refused("This film is too large for the memory that is free right now; try a smaller one.") from None
+            raise Refused(
+                "This image is too large for the memory that is free right now; try a smaller one."
+            ) from None
     if int(pixels.max()) - int(pixels.min()) < MIN_SPREAD:
         raise Refused("This picture is one shade of grey all over, so there is nothing to read.")
-    return Film(pixels, "your film", "; ".join(notes))
+    return Upload(pixels, "your image", "; ".join(notes))
 
 
 def checked_text(text: str | None, what: str, limit: int = 2000) -> str:
@@ -179,19 +183,19 @@ def _inside(path: str | None, folder: Path) -> Path:
     """The path of a file in `folder`, with no link between the two.
 
     Raises:
-        ValueError: It leads elsewhere.
+        UserError: It leads elsewhere.
         OSError, TypeError: It is no path.
     """
     real = Path(os.path.realpath(folder)) / Path(os.path.abspath(path)).relative_to(os.path.abspath(folder))
     if os.path.realpath(real) != str(real):
-        raise ValueError("a link leads elsewhere")
+        raise UserError("a link leads elsewhere")
     return real
 
 
 def _content(path: str | None, folder: Path) -> bytes:
     """The bytes of a regular file that lies in `folder`, no link among what leads to it."""
     if not path:
-        raise Refused("There is no film yet: upload one, or pick a sample.")
+        raise Refused("There is no image yet: upload one, or pick a sample.")
     elsewhere = Refused("This file is not one that was uploaded here; upload it again.")
     try:
         handle = os.open(_inside(path, folder), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -202,7 +206,7 @@ def _content(path: str | None, folder: Path) -> bytes:
         if not stat.S_ISREG(about.st_mode):
             raise elsewhere
         if about.st_size > MAX_BYTES:
-            raise Refused(f"This file has over {MAX_BYTES // 2**20} MB; a film has less. Choose a smaller one.")
+            raise Refused(f"This file has over {MAX_BYTES // 2**20} MB; an image has less. Choose a smaller one.")
         with os.fdopen(handle, "rb", closefd=False) as file:
             content = file.read(MAX_BYTES)
     finally:
@@ -223,13 +227,13 @@ def _no_picture(content: bytes) -> str:
 def _check_size(width: int, height: int) -> None:
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
         raise Refused(
-            f"This picture says it has {width:,} x {height:,} pixels, and a film may have {MAX_PIXELS // 10**6} "
+            f"This picture says it has {width:,} x {height:,} pixels, and an image may have {MAX_PIXELS // 10**6} "
             "million; choose a smaller one."
         )
     if min(width, height) < MIN_SIDE:
-        raise Refused(f"This picture has {width} x {height} pixels; a film needs {MIN_SIDE} a side at least.")
+        raise Refused(f"This picture has {width} x {height} pixels; an image needs {MIN_SIDE} a side at least.")
     if max(width, height) > LONGEST * min(width, height):
-        raise Refused(f"This picture has {width} x {height} pixels, and no film is so long; choose another.")
+        raise Refused(f"This picture has {width} x {height} pixels, and no image is so long; choose another.")
 
 
 def _checked_png(content: bytes) -> bytes:
@@ -330,8 +334,8 @@ def _shrunk(image: Image.Image) -> Image.Image:
 def _colour_notes(image: Image.Image) -> list[str]:
     """Nothing for a grey picture, a word on a tint.
 
-    The colours of a tinted film, such as a photograph of one on a light box, lie along a line; those of other pictures
-    do not.
+    The colours of a tinted image, such as a photograph of one on a light box, lie along a line; those of other
+    pictures do not.
 
     Raises:
         Refused: It is a picture of many colours.
@@ -348,7 +352,7 @@ def _colour_notes(image: Image.Image) -> list[str]:
 
 
 def _from_dicom(content: bytes) -> tuple[np.ndarray, list[str]]:
-    broken = Refused("This DICOM file is broken, cut short, or built in a way that films are not; get it anew.")
+    broken = Refused("This DICOM file is broken, cut short, or built in a way that images are not; get it anew.")
     try:
         taken = pixel_file(content)
     except NotUnderstood:
@@ -358,9 +362,9 @@ def _from_dicom(content: bytes) -> tuple[np.ndarray, list[str]]:
             "This DICOM file packs its pixels in a way that is not read here; save it uncompressed, or as PNG."
         )
     if taken.frames != 1:
-        raise Refused("This DICOM file holds several pictures; choose a single film.")
+        raise Refused("This DICOM file holds several pictures; choose a single image.")
     if not taken.grey:
-        raise Refused("This DICOM file is no grey film; choose a radiograph.")
+        raise Refused("This DICOM file is no grey image; choose a radiograph.")
     _check_size(taken.columns, taken.rows)
     try:
         pixels = read_dicom(taken.content)

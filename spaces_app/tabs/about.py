@@ -16,22 +16,23 @@ PAPER = "https://arxiv.org/abs/2310.07027"
 WHAT = f"""
 <h2>What this is</h2>
 <p>Reports go in; synthetic chest radiographs come out, and image-text encoders (ConVIRT, GLoRIA, MGCA) learn from the
-pairs. This page lets you look at both: ask the encoders about a film, see where they find a word, search by film or by
-words, and draw films from words. It is an open implementation of
+pairs. This page lets you look at both: ask the encoders about an image, see where they find a word, search by image or
+by words, and generate images from words. It is an open implementation of
 <a href="{PAPER}" rel="noopener noreferrer">Liu, Shah, Bai and Arcucci, 2023</a>.</p>
 <h2>What it is not</h2>
 <p><b class="standing">{STANDING}</b> Nothing here may inform a decision about a patient. No radiologist has read its
-films or checked its answers. {MEANING} Models that learnt from synthetic films alone know one anatomy in many poses;
-real films look partly alike to them.</p>
-<h2>Your films</h2>
-<p>A file that you open is deleted as soon as it is read; the film stays in this process's memory until you leave, and
+images or checked its answers. {MEANING} Models that learnt from synthetic radiographs alone know one anatomy in many
+poses; real radiographs look partly alike to them.</p>
+<h2>Your images</h2>
+<p>A file that you open is deleted as soon as it is read; the image stays in this process's memory until you leave, and
 nothing of it is logged. Pictures that a program gets from an endpoint lie in a folder of the server for some ten
 minutes. The page loads nothing from other servers and counts no visitors.</p>
 """
 MEASURED = (
-    "Macro AUROC on real films of other patients, with the 95 % bootstrap interval by patient; chance is .5. The "
-    "first three columns are a linear probe on the frozen image encoder, which learns from a share of the labels of "
-    "Open-i; the last two are prompts alone, without any label. Encoders “on phantoms” saw no real film. One run each."
+    "Macro AUROC on real radiographs of other patients, with the 95 % bootstrap interval by patient; chance is .5. "
+    "The first three columns are a linear probe on the frozen image encoder, which learns from a share of Open-i's "
+    "labels; the last two are prompts alone, without any label. Encoders “on phantoms” saw no real radiograph. "
+    "One run each."
 )
 USE = """
 <h2>Use it from a program</h2>
@@ -39,7 +40,7 @@ USE = """
 <pre><code>from gradio_client import Client, handle_file
 
 client = Client("http://127.0.0.1:7860")
-client.predict(handle_file("film.png"), api_name="/read_film")</code></pre>
+client.predict(handle_file("image.png"), api_name="/read_film")</code></pre>
 """
 
 
@@ -54,7 +55,7 @@ def results_html() -> str:
             )
     columns = list(dict.fromkeys(name for row in cells.values() for name in row))
     rows = [[encoder, *(row.get(name, "") for name in columns)] for encoder, row in cells.items()]
-    return plain_table("Macro AUROC on real films", ["Encoder", *columns], rows, "about-result-table")
+    return plain_table("Macro AUROC on real radiographs", ["Encoder", *columns], rows, "about-result-table")
 
 
 def _bare(number: str) -> str:
@@ -74,14 +75,14 @@ def add(desk: Desk) -> None:
         gr.HTML(f'<div class="about">{WHAT}</div>')
         gr.HTML(f'<h2>What was measured</h2><p class="quiet">{MEASURED}</p>{results_html()}', elem_id="about-results")
         loaded = [
-            [name, model.about, "yes" if model.grounds else "no: it compares whole films with whole texts"]
+            [name, model.about, "yes" if model.grounds else "no: it compares whole images with whole texts"]
             for name, model in bench.models.items()
         ]
         gr.HTML(
             "<h2>What is loaded</h2>" + plain_table("Models", ["Name", "What it is", "Can point at places"], loaded)
         )
         gr.HTML(
-            f'<p class="quiet">{len(desk.samples)} films of the dataset, none of a patient if it is the bundled one. '
+            f'<p class="quiet">{len(desk.samples)} images of the dataset, none of a patient if it is the bundled one. '
             f"Generators: {', '.join(bench.generators) or 'none'}.</p>"
         )
         for number, (name, model) in enumerate(bench.models.items(), 1):

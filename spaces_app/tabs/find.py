@@ -1,4 +1,4 @@
-"""Find: the reports nearest to a film, and the films nearest to a report."""
+"""Find: the reports nearest to an image, and the images nearest to a report."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image
 
 from spaces_app.guard.uploads import Refused, checked_text
 from spaces_app.session import Chosen, Desk, sentence
-from spaces_app.view.controls import WITH_MODELS, chips, chosen_chip, film_area, film_picker, standing
-from spaces_app.view.viewer import data_url, empty_film, message
+from spaces_app.view.controls import WITH_MODELS, chips, chosen_chip, image_area, image_picker, standing
+from spaces_app.view.viewer import data_url, empty_image, message
 from spaces_app.workbench import MAX_NEIGHBOURS
 
 EXAMPLES = (
@@ -27,11 +27,11 @@ CARD = 300  # pixels
 
 
 def reports_html(found: Sequence, own: str, name: str) -> str:
-    """Found reports as a numbered list; the film's own is marked."""
+    """Found reports as a numbered list; the image's own is marked."""
     items = "".join(
         f"<li>{escape(sample.impression)}"
         f'<p class="about">{place}. cosine {score:.3f} · {escape(sample.id)}'
-        f"{' · <b>this film’s own impression</b>' if own and sample.impression == own else ''}</p></li>"
+        f"{' · <b>this image’s own impression</b>' if own and sample.impression == own else ''}</p></li>"
         for place, (sample, score) in enumerate(found, 1)
     )
     return (
@@ -39,19 +39,19 @@ def reports_html(found: Sequence, own: str, name: str) -> str:
     )
 
 
-def films_html(found: Sequence, name: str) -> str:
-    """Found films as cards."""
+def images_html(found: Sequence, name: str) -> str:
+    """Found images as cards."""
     cards = []
     for place, (sample, score) in enumerate(found, 1):
-        small = Image.fromarray(sample.film.pixels)
+        small = Image.fromarray(sample.image.pixels)
         small.thumbnail((CARD, CARD))
         cards.append(
             f'<li><img src="{data_url(small, 85)}" width="{CARD}" height="{CARD}" '
-            f'alt="Film {place}, {escape(sample.id)}. Its report: {escape(sample.impression)}">'
+            f'alt="Image {place}, {escape(sample.id)}. Its report: {escape(sample.impression)}">'
             f"<p>{place}. cosine {score:.3f}<br>{escape(sample.impression)}</p></li>"
         )
     lead = f'<p class="quiet">Nearest first, by {escape(name)}.</p>'
-    return f'{lead}<ol class="cards" id="find-film-list">{"".join(cards)}</ol>'
+    return f'{lead}<ol class="cards" id="find-image-list">{"".join(cards)}</ol>'
 
 
 def add(desk: Desk, state: gr.State) -> None:
@@ -59,13 +59,13 @@ def add(desk: Desk, state: gr.State) -> None:
     with gr.Tab("Find", id="find", elem_id="tab-find") as tab:
         seen = gr.State(None)
         gr.HTML(
-            f'<p class="lead">Search {many} films and their reports: from a film to reports, from words to films.</p>'
+            f'<p class="lead">Search {many} images and their reports: from image to reports, from words to images.</p>'
         )
         with gr.Row(equal_height=False):
-            first = desk.film_html(desk.first) if desk.first else empty_film("Open a film to begin.")
+            first = desk.image_html(desk.first) if desk.first else empty_image("Open an image to begin.")
             with gr.Column(scale=6, min_width=320):
-                film = film_area("find", first)
-                _, changed = film_picker("find", desk, state)
+                image = image_area("find", first)
+                _, changed = image_picker("find", desk, state)
             with gr.Column(scale=5, min_width=320):
                 model = gr.Radio(
                     names,
@@ -77,16 +77,16 @@ def add(desk: Desk, state: gr.State) -> None:
                 number = gr.Slider(
                     1, MAX_NEIGHBOURS, AT_FIRST, step=1, label="How many answers", elem_id="find-number"
                 )
-                gr.HTML("<h2>Reports for this film</h2>")
+                gr.HTML("<h2>Reports for this image</h2>")
                 to_reports = gr.Button("Find reports", variant="primary", elem_id="find-reports-go")
                 reports = gr.HTML("", elem_id="find-reports", elem_classes="room")
-                gr.HTML("<h2>Films for these words</h2>")
+                gr.HTML("<h2>Images for these words</h2>")
                 words = gr.Textbox(
                     EXAMPLES[0], label="A report, or a sentence of one", lines=2, max_lines=6, elem_id="find-words"
                 )
                 examples = chips("find-examples", "Example reports", EXAMPLES)
-                to_films = gr.Button("Find films", variant="primary", elem_id="find-films-go")
-                films = gr.HTML("", elem_id="find-films", elem_classes="room")
+                to_images = gr.Button("Find images", variant="primary", elem_id="find-images-go")
+                images = gr.HTML("", elem_id="find-images", elem_classes="room")
         gr.HTML(
             '<p class="quiet">The cosine tells how alike model and words are; it ranks answers and measures no truth. '
             "Stock phrases stand in many reports, so equal impressions are shown once.</p>"
@@ -97,32 +97,32 @@ def add(desk: Desk, state: gr.State) -> None:
         try:
             one = desk.one(chosen)
             name = desk.known_model(model)
-            found = desk.bench.nearest_reports(one.film, name, number)
-            return desk.film_html(one), reports_html(found, one.impression, name), one.key
+            found = desk.bench.nearest_reports(one.image, name, number)
+            return desk.image_html(one), reports_html(found, one.impression, name), one.key
         except Refused as refusal:
             return gr.skip(), message(sentence(refusal)), gr.skip()
 
-    def find_films(words: str, model: str | None, number: float):
+    def find_images(words: str, model: str | None, number: float):
         try:
             name = desk.known_model(model)
-            return films_html(desk.bench.nearest_films(checked_text(words, "report", LONGEST), name, number), name)
+            return images_html(desk.bench.nearest_images(checked_text(words, "report", LONGEST), name, number), name)
         except Refused as refusal:
             return message(sentence(refusal))
 
     def begin(chosen: Chosen | None, model: str | None, number: float, words: str, seen: str | None):
-        """Fills the tab when it is first opened, and follows the film of the other tabs."""
+        """Fills the tab when it is first opened, and follows the image of the other tabs."""
         key = (chosen or desk.first).key if chosen or desk.first else None
         if key == seen:
             return tuple(gr.skip() for _ in range(4))
-        film, reports, now = find_reports(chosen, model, number)
-        return film, reports, now, find_films(words, model, number) if seen is None else gr.skip()
+        image, reports, now = find_reports(chosen, model, number)
+        return image, reports, now, find_images(words, model, number) if seen is None else gr.skip()
 
     hidden = {"api_visibility": "private", **WITH_MODELS}
-    inputs, outputs = [state, model, number], [film, reports, seen]
-    changed(begin, [*inputs, words, seen], [*outputs, films])
+    inputs, outputs = [state, model, number], [image, reports, seen]
+    changed(begin, [*inputs, words, seen], [*outputs, images])
     to_reports.click(find_reports, inputs, outputs, **hidden)
-    tab.select(begin, [*inputs, words, seen], [*outputs, films], **hidden)
+    tab.select(begin, [*inputs, words, seen], [*outputs, images], **hidden)
     text_inputs = [words, model, number]
-    to_films.click(find_films, text_inputs, films, **hidden)
+    to_images.click(find_images, text_inputs, images, **hidden)
     taken = examples.click(chosen_chip, None, words, api_visibility="private", show_progress="hidden")
-    taken.then(find_films, text_inputs, films, **hidden)
+    taken.then(find_images, text_inputs, images, **hidden)

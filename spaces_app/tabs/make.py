@@ -1,4 +1,4 @@
-"""Make: an impression in words, films drawn to match it, what was drawn where, and what a model reads in them."""
+"""Make: an impression in words, images drawn to match it, what was drawn where, and what a model reads in them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import gradio as gr
 
 from dataset_builder.findings import CHEXPERT_LABELS
 from spaces_app.guard.uploads import Refused, checked_text
-from spaces_app.session import FILM_SIDE, MEANING, STANDING, Chosen, Desk, sentence
+from spaces_app.session import IMAGE_SIDE, MEANING, STANDING, Chosen, Desk, sentence
 from spaces_app.view.controls import WITH_MODELS, chips, chosen_chip
-from spaces_app.view.pictures import film_picture, mask_overlay
+from spaces_app.view.pictures import image_picture, mask_overlay
 from spaces_app.view.tables import score_table
-from spaces_app.view.viewer import empty_film, film_html, message, toolbar
+from spaces_app.view.viewer import empty_image, image_html, message, toolbar
 from spaces_app.workbench import MAX_MADE, MAX_SEED, PHANTOM
 
 EXAMPLES = (
@@ -27,23 +27,23 @@ EXAMPLES = (
 LONGEST = 1000  # characters
 
 
-def films_html(made: Sequence) -> str:
-    """The films side by side, each with the outlines of its findings over it where they are known."""
+def images_html(made: Sequence) -> str:
+    """The images side by side, each with the outlines of its findings over it where they are known."""
     figures = []
     for place, one in enumerate(made, 1):
         drawn = ", ".join(dict.fromkeys(name for name, _ in (*one.masks, *one.boxes)))
-        over = mask_overlay(one.film, one.masks, one.boxes, side=FILM_SIDE) if drawn else None
+        over = mask_overlay(one.image, one.masks, one.boxes, side=IMAGE_SIDE) if drawn else None
         shown = f"drawn in it: {drawn}" if drawn else "nothing outlined"
         figures.append(
-            film_html(
-                film_picture(one.film, FILM_SIDE),
-                f"Synthetic film {place}, seed {one.seed}; {shown}",
-                f"Film {place} · seed {one.seed}{f' · {one.view}' if one.view else ''} · {shown}",
+            image_html(
+                image_picture(one.image, IMAGE_SIDE),
+                f"Synthetic image {place}, seed {one.seed}; {shown}",
+                f"Image {place} · seed {one.seed}{f' · {one.view}' if one.view else ''} · {shown}",
                 over=over,
-                over_alt=f"The same film with the outlines of {drawn}" if drawn else "",
+                over_alt=f"The same image with the outlines of {drawn}" if drawn else "",
             )
         )
-    return f'<div class="made" id="make-film-list">{"".join(figures)}</div>'
+    return f'<div class="made" id="make-image-list">{"".join(figures)}</div>'
 
 
 def told_html(made: Sequence) -> str:
@@ -51,8 +51,8 @@ def told_html(made: Sequence) -> str:
     first = made[0]
     if first.labels is None:
         return message(
-            "A diffusion pipeline draws from the words as they are: what of them is in the film is not known, so that "
-            "nothing is outlined and nothing is compared.",
+            "A diffusion pipeline draws from the words as they are. What it drew is not known, so nothing is outlined "
+            "and nothing is compared.",
             "note",
         )
     told = [f"<p class='quiet'><b>Understood:</b> {escape('; '.join(first.understood) or 'no finding')}.</p>"]
@@ -69,22 +69,26 @@ def told_html(made: Sequence) -> str:
 
 
 def reading_html(desk: Desk, made: Sequence, name: str) -> str:
-    """A model's scores, a column a film."""
+    """A model's scores, a column an image."""
     columns = {}
     for place, one in enumerate(made, 1):
-        columns[f"Film {place}"] = {
-            reading.finding: reading.score for reading in desk.bench.read(one.film, [name], list(CHEXPERT_LABELS))
+        columns[f"Image {place}"] = {
+            reading.finding: reading.score for reading in desk.bench.read(one.image, [name], list(CHEXPERT_LABELS))
         }
     labels = made[0].labels
     return score_table(
-        f"What {name} reads in them", columns, truth=labels, truth_head="Drawn in film 1", elem_id="make-reading-table"
+        f"What {name} reads in them",
+        columns,
+        truth=labels,
+        truth_head="Drawn in image 1",
+        elem_id="make-reading-table",
     )
 
 
 def draw(
     desk: Desk, impression: str, generator: str | None, number: float, seed: float, progress: gr.Progress | None = None
 ) -> list:
-    """Films, after everything that was asked for was checked; `progress` is told of every step."""
+    """Images, after everything that was asked for was checked; `progress` is told of every step."""
     impression = checked_text(impression, "impression", LONGEST)
     generator = generator or next(iter(desk.bench.generators))
     told = (lambda *at: progress(at[:2], desc=at[2])) if progress is not None else None
@@ -93,12 +97,12 @@ def draw(
 
 def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
     names, generators = list(desk.bench.models), list(desk.bench.generators)
-    # The tab opens with a film, which the phantom draws at once; a pipeline would keep the page waiting.
+    # The tab opens with an image, which the phantom draws at once; a pipeline would keep the page waiting.
     begun = draw(desk, EXAMPLES[0], PHANTOM, 1, desk.seed) if PHANTOM in generators else []
     with gr.Tab("Make", id="make", elem_id="tab-make"):
         made_state = gr.State(begun or None, time_to_live=3600)
         gr.HTML(
-            '<p class="lead">Write an impression and get radiographs drawn to match it. Every film is synthetic.</p>'
+            '<p class="lead">Write an impression and get radiographs drawn to match it. Every image is synthetic.</p>'
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
@@ -114,12 +118,12 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
                     filterable=False,
                     elem_id="make-generator",
                 )
-                number = gr.Slider(1, MAX_MADE, 1, step=1, label="How many films", elem_id="make-number")
+                number = gr.Slider(1, MAX_MADE, 1, step=1, label="How many images", elem_id="make-number")
                 with gr.Row(equal_height=False, elem_id="make-seed-row"):
                     seed = gr.Number(
                         desk.seed,
                         label="Seed",
-                        info="Equal words and seed give the same film.",
+                        info="Equal words and seed give the same image.",
                         elem_id="make-seed",
                         min_width=140,
                     )
@@ -128,11 +132,11 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
                 said = gr.HTML("", elem_id="make-message", elem_classes="message-slot")
                 told = gr.HTML(told_html(begun) if begun else "", elem_id="make-told")
             with gr.Column(scale=6, min_width=320, elem_id="make-viewer", elem_classes="viewer"):
-                films = gr.HTML(
-                    films_html(begun) if begun else empty_film("Your films appear here."), elem_id="make-films"
+                images = gr.HTML(
+                    images_html(begun) if begun else empty_image("Your images appear here."), elem_id="make-images"
                 )
                 gr.HTML(toolbar("make", over="Outlines", start=100), elem_id="make-tools")
-                carry = gr.Button("Use film 1 in the other tabs", elem_id="make-carry", interactive=bool(begun))
+                carry = gr.Button("Use image 1 in the other tabs", elem_id="make-carry", interactive=bool(begun))
         gr.HTML("<h2>What a model reads in them</h2>")
         model = gr.Radio(
             names,
@@ -142,13 +146,13 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
             visible=len(names) > 1,
         )
         reading = gr.HTML(
-            reading_html(desk, begun, names[0]) if begun and names else '<p class="quiet">Make a film first.</p>',
+            reading_html(desk, begun, names[0]) if begun and names else '<p class="quiet">Make an image first.</p>',
             elem_id="make-reading",
             elem_classes="room",
         )
         gr.HTML(f'<p class="quiet">{MEANING}</p><p class="standing">{STANDING}</p>')
 
-    def make_films(
+    def make_images(
         impression: str,
         generator: str,
         number: float,
@@ -161,7 +165,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
             read = reading_html(desk, made, desk.known_model(model)) if names else ""
         except Refused as refusal:
             return gr.skip(), message(sentence(refusal)), gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        return films_html(made), "", told_html(made), read, made, gr.update(interactive=True)
+        return images_html(made), "", told_html(made), read, made, gr.update(interactive=True)
 
     def read_again(made: list | None, model: str | None):
         if not made:
@@ -175,13 +179,13 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
         if not made:
             return gr.skip(), gr.skip()
         one = made[0]
-        chosen = Chosen(one.film, f"made {secrets.token_hex(8)}", "", dict(one.labels or {}), tuple(one.boxes))
+        chosen = Chosen(one.image, f"made {secrets.token_hex(8)}", "", dict(one.labels or {}), tuple(one.boxes))
         return chosen, gr.update(selected="read")
 
     making = {"api_visibility": "private", "concurrency_id": "make", "concurrency_limit": 1, "show_progress": "full"}
     inputs = [impression, generator, number, seed, model]
-    outputs = [films, said, told, reading, made_state, carry]
-    go.click(make_films, inputs, outputs, show_progress_on=films, **making)
+    outputs = [images, said, told, reading, made_state, carry]
+    go.click(make_images, inputs, outputs, show_progress_on=images, **making)
     fresh.click(
         lambda: secrets.randbelow(MAX_SEED + 2 - MAX_MADE),
         None,
@@ -190,7 +194,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
         show_progress="hidden",
     )
     taken = examples.click(chosen_chip, None, impression, api_visibility="private", show_progress="hidden")
-    taken.then(make_films, inputs, outputs, show_progress_on=films, **making)
+    taken.then(make_images, inputs, outputs, show_progress_on=images, **making)
     model.input(read_again, [made_state, model], reading, api_visibility="private", **WITH_MODELS)
     used = carry.click(use, made_state, [state, tabs], api_visibility="private", show_progress="hidden")
     used.success(None, js="() => medsynPress(null)")

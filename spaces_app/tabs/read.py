@@ -1,4 +1,4 @@
-"""Read a film: findings by prompts, the signs behind them, and prompts of one's own, several models side by side."""
+"""Read an image: findings by prompts, the signs behind them, and prompts of one's own, several models side by side."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataset_builder.findings import CHEXPERT_LABELS
 from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS
 from spaces_app.guard.uploads import Refused, checked_text
 from spaces_app.session import MEANING, Chosen, Desk, sentence
-from spaces_app.view.controls import WITH_MODELS, film_area, film_picker, standing
+from spaces_app.view.controls import WITH_MODELS, image_area, image_picker, standing
 from spaces_app.view.tables import score_table, similarity_table
-from spaces_app.view.viewer import empty_film, message
+from spaces_app.view.viewer import empty_image, message
 
 LONGEST = 300  # characters of a prompt
 EXAMPLES = "left pleural effusion\nno pleural effusion\nnormal chest\ncardiac pacemaker"
@@ -21,14 +21,14 @@ EXAMPLES = "left pleural effusion\nno pleural effusion\nnormal chest\ncardiac pa
 def scores(desk: Desk, chosen: Chosen, names: list[str], findings=CHEXPERT_LABELS) -> dict[str, dict[str, float]]:
     """Model -> finding -> score."""
     table: dict[str, dict[str, float]] = {name: {} for name in names}
-    for reading in desk.bench.read(chosen.film, names, list(findings)):
+    for reading in desk.bench.read(chosen.image, names, list(findings)):
         table[reading.model][reading.finding] = reading.score
     return table
 
 
 def signs(desk: Desk, chosen: Chosen, names: list[str], finding: str) -> dict[str, dict[str, float]]:
     """Model -> sign -> score, all models in the first one's order."""
-    told = {name: dict(desk.bench.explain(chosen.film, name, finding)) for name in names}
+    told = {name: dict(desk.bench.explain(chosen.image, name, finding)) for name in names}
     order = list(next(iter(told.values())))
     return {name: {sign: found[sign] for sign in order} for name, found in told.items()}
 
@@ -41,13 +41,13 @@ def lines(text: str | None) -> list[str]:
 
 def similarities(desk: Desk, chosen: Chosen, names: list[str], texts: list[str]) -> dict[str, list[tuple[str, float]]]:
     """Model -> (text, similarity) in the order of `texts`."""
-    found = desk.bench.free_text(chosen.film, names, texts)
+    found = desk.bench.free_text(chosen.image, names, texts)
     return {name: [(text, dict(pairs)[text]) for text in texts] for name, pairs in found.items()}
 
 
 def scores_html(desk: Desk, chosen: Chosen, names: list[str]) -> str:
     return score_table(
-        f"Findings in {chosen.film.name}, by prompts for and against each",
+        f"Findings in {chosen.image.name}, by prompts for and against each",
         scores(desk, chosen, names),
         truth=chosen.labels or None,
         elem_id="read-score-table",
@@ -78,14 +78,16 @@ def add(desk: Desk, state: gr.State) -> None:
     start = names[:3]
     likely = _likely(desk.first)
     begun = bool(desk.first and start)
-    with gr.Tab("Read a film", id="read", elem_id="tab-read") as tab:
+    with gr.Tab("Read an image", id="read", elem_id="tab-read") as tab:
         seen = gr.State(desk.first.key if begun else None)
-        gr.HTML('<p class="lead">Pick a film or open your own. Each model is asked, in words, about each finding.</p>')
+        gr.HTML(
+            '<p class="lead">Pick an image or open your own. Each model is asked, in words, about each finding.</p>'
+        )
         with gr.Row(equal_height=False):
-            first = desk.film_html(desk.first) if desk.first else empty_film("Open a film to begin.")
+            first = desk.image_html(desk.first) if desk.first else empty_image("Open an image to begin.")
             with gr.Column(scale=6, min_width=320):
-                film = film_area("read", first)
-                refused, changed = film_picker("read", desk, state)
+                image = image_area("read", first)
+                refused, changed = image_picker("read", desk, state)
             with gr.Column(scale=5, min_width=320):
                 models = gr.CheckboxGroup(
                     names, value=start, label="Models, side by side", elem_id="read-models", visible=len(names) > 1
@@ -109,7 +111,7 @@ def add(desk: Desk, state: gr.State) -> None:
                 texts = gr.Textbox(
                     EXAMPLES,
                     label="Prompts, one a line",
-                    info="How similar is the film to each? Compare within a column; models use different scales.",
+                    info="How similar is the image to each? Compare within a column; models use different scales.",
                     lines=4,
                     max_lines=8,
                     elem_id="read-texts",
@@ -123,7 +125,7 @@ def add(desk: Desk, state: gr.State) -> None:
             one = desk.one(chosen)
             models = desk.known_models(models)
             reasons = signs_html(desk, one, models, finding) + prompts_html(finding)
-            return desk.film_html(one), scores_html(desk, one, models), reasons, "", one.key, ""
+            return desk.image_html(one), scores_html(desk, one, models), reasons, "", one.key, ""
         except Refused as refusal:
             return gr.skip(), gr.skip(), gr.skip(), message(sentence(refusal)), gr.skip(), gr.skip()
 
@@ -144,20 +146,20 @@ def add(desk: Desk, state: gr.State) -> None:
             found = similarities(desk, one, desk.known_models(models), lines(texts))
         except Refused as refusal:
             return message(sentence(refusal))
-        return similarity_table(f"Similarity of {one.film.name} to your words", found, "read-similarity-table")
+        return similarity_table(f"Similarity of {one.image.name} to your words", found, "read-similarity-table")
 
     hidden = {"api_visibility": "private", **WITH_MODELS}
-    outputs = [film, table, why, refused, seen, answer]
+    outputs = [image, table, why, refused, seen, answer]
     changed(read_if_new, [state, models, finding, seen], outputs)
     models.input(read, [state, models, finding], outputs, **hidden)
-    # It runs when the page opens, too, and must not dim the film then.
+    # It runs when the page opens, too, and must not dim the image then.
     tab.select(read_if_new, [state, models, finding, seen], outputs, **(hidden | {"show_progress": "hidden"}))
     finding.input(show_signs, [state, models, finding], why, **hidden)
     compare.click(in_own_words, [state, models, texts], answer, **hidden)
 
 
 def _likely(chosen: Chosen | None) -> str:
-    """The finding to begin with: the most telling one that a film's report names."""
+    """The finding to begin with: the most telling one that an image's report names."""
     for name in ("Pleural Effusion", "Pneumothorax", "Cardiomegaly", "Edema", "Consolidation", "Lung Opacity"):
         if chosen and chosen.labels.get(name) == 1:
             return name

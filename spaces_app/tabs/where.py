@@ -1,4 +1,4 @@
-"""Where: a word or phrase as a heat map over the film, for models that compare words with regions."""
+"""Where: a word or phrase as a heat map over the image, for models that compare words with regions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from hub_medsyn.inference.grounding import HeatMap
 from spaces_app.guard.uploads import Refused, checked_text
-from spaces_app.session import FILM_SIDE, OBVIOUS, Chosen, Desk, sentence
-from spaces_app.view.controls import WITH_MODELS, chips, chosen_chip, film_area, film_picker, standing
+from spaces_app.session import IMAGE_SIDE, OBVIOUS, Chosen, Desk, sentence
+from spaces_app.view.controls import WITH_MODELS, chips, chosen_chip, image_area, image_picker, standing
 from spaces_app.view.pictures import heat_overlay
-from spaces_app.view.viewer import empty_film, message
+from spaces_app.view.viewer import empty_image, message
 
 PHRASES = ("cardiomegaly", "pneumothorax", "pacemaker", "consolidation", "pleural effusion")
 LONGEST = 200  # characters
@@ -21,8 +21,8 @@ LACKING = "None of the loaded models can point at places: load a GLoRIA or MGCA 
 HINT = (
     "The brighter, the nearer a place is to the words. The colours run from the median of this map, which is clear, "
     "to its highest value; the white line is half-way. So something is always bright, also when the words are not "
-    "true of the film: the scale tells how much the values differ. Boxes show what was drawn into a synthetic film, "
-    "its ground truth; a film of your own has none."
+    "true of the image: the scale tells how much the values differ. Boxes show what was drawn into a synthetic image, "
+    "its ground truth; an image of your own has none."
 )
 
 
@@ -46,7 +46,7 @@ def in_words(heat: HeatMap, boxes: Sequence) -> str:
     across, down = peak(heat)
     height = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else "middle"
     side = "left" if across < 0.42 else "right" if across > 0.58 else "centre"
-    patient = {"left": ", the patient's right as films hang", "right": ", the patient's left as films hang"}
+    patient = {"left": ", the patient's right as images hang", "right": ", the patient's left as images hang"}
     told = f"Highest at the {height} {side} of the picture{patient.get(side, '')}"
     inside = [name for name, box in boxes if hit(heat, box)]
     if inside:
@@ -66,7 +66,7 @@ def where(desk: Desk, chosen: Chosen, name: str | None, phrase: str | None) -> t
     """Model, phrase as it was read, and its heat map."""
     phrase = checked_text(phrase, "phrase", LONGEST)
     name = desk.known_model(name, grounding=True)
-    return name, phrase, desk.bench.where(chosen.film, name, phrase)
+    return name, phrase, desk.bench.where(chosen.image, name, phrase)
 
 
 def add(desk: Desk, state: gr.State) -> None:
@@ -74,7 +74,7 @@ def add(desk: Desk, state: gr.State) -> None:
     start = _phrase(desk.first)
     with gr.Tab("Where", id="where", elem_id="tab-where") as tab:
         seen = gr.State(None)
-        gr.HTML('<p class="lead">Name something and see where in the film a model finds it.</p>')
+        gr.HTML('<p class="lead">Name something and see where in the image a model finds it.</p>')
         with gr.Row(equal_height=False, elem_id="where-ask", elem_classes="ask"):
             phrase = gr.Textbox(start, label="Word or phrase", max_lines=1, elem_id="where-phrase", scale=4)
             go = gr.Button(
@@ -82,9 +82,11 @@ def add(desk: Desk, state: gr.State) -> None:
             )
         examples = chips("where-examples", "Example phrases", PHRASES)
         with gr.Row(equal_height=False):
-            first = desk.film_html(desk.first, boxes=desk.first.boxes) if desk.first else empty_film("Open a film.")
+            first = (
+                desk.image_html(desk.first, boxes=desk.first.boxes) if desk.first else empty_image("Open an image.")
+            )
             with gr.Column(scale=6, min_width=320):
-                film = film_area("where", first, over="Heat map", boxes=True)
+                image = image_area("where", first, over="Heat map", boxes=True)
             with gr.Column(scale=5, min_width=320):
                 told = gr.HTML(
                     message("" if names else LACKING, "note"), elem_id="where-told", elem_classes="message-slot tall"
@@ -102,8 +104,8 @@ def add(desk: Desk, state: gr.State) -> None:
                     elem_id="where-model",
                     visible=len(names) > 1,
                 )
-                gr.HTML("<h2>Another film</h2>")
-                _, changed = film_picker("where", desk, state)
+                gr.HTML("<h2>Another image</h2>")
+                _, changed = image_picker("where", desk, state)
         standing()
 
     def show(chosen: Chosen | None, model: str | None, phrase: str):
@@ -112,15 +114,15 @@ def add(desk: Desk, state: gr.State) -> None:
         except Refused as refusal:
             return gr.skip(), message(sentence(refusal)), gr.skip()
         if not names:
-            return desk.film_html(one, boxes=one.boxes), gr.skip(), one.key
+            return desk.image_html(one, boxes=one.boxes), gr.skip(), one.key
         try:
             name, words, heat = where(desk, one, model, phrase)
         except Refused as refusal:
-            return desk.film_html(one, boxes=one.boxes), message(sentence(refusal)), one.key
+            return desk.image_html(one, boxes=one.boxes), message(sentence(refusal)), one.key
         said = in_words(heat, one.boxes)
-        html = desk.film_html(
+        html = desk.image_html(
             one,
-            over=heat_overlay(one.film, heat, 1.0, side=FILM_SIDE),
+            over=heat_overlay(one.image, heat, 1.0, side=IMAGE_SIDE),
             over_alt=f"Heat map of “{words}” by {name}. {said}",
             boxes=one.boxes,
         )
@@ -133,7 +135,7 @@ def add(desk: Desk, state: gr.State) -> None:
         return show(chosen, model, phrase)
 
     hidden = {"api_visibility": "private", **WITH_MODELS}
-    inputs, outputs = [state, model, phrase], [film, told, seen]
+    inputs, outputs = [state, model, phrase], [image, told, seen]
     changed(show_if_new, [*inputs, seen], outputs)
     tab.select(show_if_new, [*inputs, seen], outputs, **hidden)
     for event in (go.click, phrase.submit, model.input):

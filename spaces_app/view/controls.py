@@ -1,4 +1,4 @@
-"""Parts that several tabs are built of: the film with its view, the samples and the upload, rows of examples."""
+"""Parts that several tabs are built of: the image with its view, the samples and the upload, rows of examples."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ element.addEventListener('click', event => {
 """
 
 
-def film_area(tab: str, first: str, over: str = "", boxes: bool = False) -> gr.HTML:
+def image_area(tab: str, first: str, over: str = "", boxes: bool = False) -> gr.HTML:
     """
-    A film and its view, in a column.
+    An image and its view, in a column.
 
     Args:
         tab (`str`): Name of the tab, which opens the ids of all elements.
-        first (`str`): HTML of the film to begin with.
+        first (`str`): HTML of the image to begin with.
         over, boxes: As in [`~spaces_app.view.viewer.toolbar`].
 
     Returns:
-        `gr.HTML`: To write films into.
+        `gr.HTML`: To write images into.
     """
     with gr.Column(elem_id=f"{tab}-viewer", elem_classes="viewer", min_width=0):
-        film = gr.HTML(first, elem_id=f"{tab}-film")
+        image = gr.HTML(first, elem_id=f"{tab}-image")
         gr.HTML(viewer.toolbar(tab, over, boxes=boxes), elem_id=f"{tab}-tools")
-    return film
+    return image
 
 
-def film_picker(tab: str, desk: Desk, state: gr.State) -> tuple[gr.HTML, Callable]:
+def image_picker(tab: str, desk: Desk, state: gr.State) -> tuple[gr.HTML, Callable]:
     """
-    Samples to pick from and a place to drop one's own film.
+    Samples to pick from and a place to drop one's own image.
 
     Args:
-        tab (`str`): As in [`film_area`].
+        tab (`str`): As in [`image_area`].
         desk ([`Desk`]): Whose samples.
-        state (`gr.State`): Takes the [`~spaces_app.session.Chosen`] film.
+        state (`gr.State`): Takes the [`~spaces_app.session.Chosen`] image.
 
     Returns:
         `tuple[gr.HTML, Callable]`: Where refusals stand, and `changed(function, inputs, outputs)`, which runs a
-        function after a film was chosen or refused here; it has to see by itself whether the film is another.
+        function after an image was chosen or refused here; it has to see by itself whether the image is another.
     """
-    said = gr.HTML("", elem_id=f"{tab}-film-message", elem_classes="message-slot")
-    pressed = desk.first.film.name if desk.first else None
+    said = gr.HTML("", elem_id=f"{tab}-image-message", elem_classes="message-slot")
+    pressed = desk.first.image.name if desk.first else None
     strip = gr.HTML(
         viewer.sample_strip(tab, desk.shown, pressed),
         elem_id=f"{tab}-samples",
@@ -67,15 +67,15 @@ def film_picker(tab: str, desk: Desk, state: gr.State) -> tuple[gr.HTML, Callabl
         visible=bool(desk.shown),
     )
     upload = gr.File(
-        label="Open your own film: PNG, JPEG or DICOM",
+        label="Open your own image: PNG, JPEG or DICOM",
         type="filepath",
         height=92,
         elem_id=f"{tab}-upload",
         elem_classes="upload",
     )
     gr.HTML(
-        '<p class="quiet">Your file is deleted as soon as it is read. The film stays in memory until you leave. '
-        "Do not upload films of patients that you may not share.</p>"
+        '<p class="quiet">Your file is deleted as soon as it is read. The image stays in memory until you leave. '
+        "Do not upload radiographs of patients that you may not share.</p>"
     )
 
     def pick(event: gr.EventData):

@@ -1,7 +1,7 @@
-"""Films as pictures for a dark page: the film alone, with a heat map, or with the outlines of findings.
+"""Images as pictures for a dark page: the image alone, with a heat map, or with the outlines of findings.
 
-A film lies in the middle of a black square, as an SVG of its size does in a square on the page, so that what the page
-draws over it meets it.
+An image lies in the middle of a black square, as an SVG of its size does in a square on the page, so that what the
+page draws over it meets it.
 """
 
 from __future__ import annotations
@@ -12,56 +12,58 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hub_medsyn.inference.grounding import HeatMap
-from spaces_app.guard.uploads import Film
+from medsyn.errors import UserError
+from spaces_app.guard.uploads import Upload
 
 SIDE = 768
-# Okabe and Ito's colours that are bright enough on a film: told apart by colour-blind readers too.
+# Okabe and Ito's colours that are bright enough on an image: told apart by colour-blind readers too.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 # Heat from its half-way value up: each brighter than the one before it, so that the order holds without colour too.
 HEAT = np.array([(110, 20, 110), (190, 40, 90), (235, 105, 45), (250, 180, 50), (255, 245, 160)], dtype=np.float32)
-KEPT = 0.45  # of the film's own light and dark, where the heat is opaque
+KEPT = 0.45  # of the image's own light and dark, where the heat is opaque
 Box = tuple[str, tuple[float, float, float, float]]
 Place = tuple[int, int, int, int]
 
 
-def film_picture(film: Film, side: int = SIDE) -> Image.Image:
-    """A film in the middle of a black square, `(side, side)` RGB."""
+def image_picture(image: Upload, side: int = SIDE) -> Image.Image:
+    """An image in the middle of a black square, `(side, side)` RGB."""
     square = Image.new("RGB", (side, side))
-    width, height, left, top = _place(film, side)
-    square.paste(Image.fromarray(film.pixels).resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    width, height, left, top = _place(image, side)
+    square.paste(Image.fromarray(image.pixels).resize((width, height), Image.Resampling.BICUBIC), (left, top))
     return square
 
 
 def heat_overlay(
-    film: Film, heat_map: HeatMap, opacity: float = 0.6, boxes: Sequence[Box] = (), side: int = SIDE
+    image: Upload, heat_map: HeatMap, opacity: float = 0.6, boxes: Sequence[Box] = (), side: int = SIDE
 ) -> Image.Image:
-    """A heat map over its film, with a scale.
+    """A heat map over its image, with a scale.
 
     What the colours mean: they run from the median of this map, which is clear, to its largest value, which is pale
     yellow; a white line runs half-way between. Cosines have no zero that means `not there` (a model may give negative
-    ones everywhere), so a map is compared with itself alone, and its largest value is yellow whether the film shows
+    ones everywhere), so a map is compared with itself alone, and its largest value is yellow whether the image shows
     what was asked for or not: the scale gives both cosines, and how they differ tells how much the map says.
 
     Args:
-        film ([`Film`]): The film that was asked.
-        heat_map ([`HeatMap`]): Of the film's own size.
-        opacity (`float`, *optional*, defaults to 0.6): Of the largest value, 0 to 1; even at 1 the film shows through.
-        boxes (`Sequence[tuple]`, *optional*): Names and x0, y0, x1, y1 in pixels of the film.
+        image ([`Image`]): The image that was asked.
+        heat_map ([`HeatMap`]): Of the image's own size.
+        opacity (`float`, *optional*, defaults to 0.6): Of the largest value, 0 to 1; even at 1 the image shows
+            through.
+        boxes (`Sequence[tuple]`, *optional*): Names and x0, y0, x1, y1 in pixels of the image.
         side (`int`, *optional*, defaults to 768): Of the picture.
 
     Returns:
         `PIL.Image.Image`: `(side, side)` RGB.
 
     Raises:
-        ValueError: If the map has another size than the film, or `opacity` is out of range.
+        UserError: If the map has another size than the image, or `opacity` is out of range.
     """
     values = np.asarray(heat_map.values, dtype=np.float32)  # (height, width)
-    if values.shape != film.pixels.shape:
-        raise ValueError(f"a heat map of shape {values.shape} is not one of a film of shape {film.pixels.shape}")
+    if values.shape != image.pixels.shape:
+        raise UserError(f"a heat map of shape {values.shape} is not one of an image of shape {image.pixels.shape}")
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity={opacity!r} is not between 0 and 1")
-    picture = film_picture(film, side)
-    width, height, left, top = _place(film, side)
+        raise UserError(f"opacity={opacity!r} is not between 0 and 1")
+    picture = image_picture(image, side)
+    width, height, left, top = _place(image, side)
     middle, most = float(np.median(values)), float(values.max())
     share = np.clip((values - middle) / (most - middle), 0, 1) if most > middle else np.zeros_like(values)
     share = np.asarray(Image.fromarray(share).resize((width, height), Image.Resampling.BILINEAR))  # (height, width)
@@ -73,19 +75,19 @@ def heat_overlay(
     mixed[line] = 255 * opacity + under[line] * (1 - opacity)
     picture.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (left, top))
     _draw_scale(picture, middle, most)
-    _draw_boxes(picture, boxes, _colours(boxes), _place(film, side), film)
+    _draw_boxes(picture, boxes, _colours(boxes), _place(image, side), image)
     return picture
 
 
 def mask_overlay(
-    film: Film, masks: Sequence[tuple[str, np.ndarray]] = (), boxes: Sequence[Box] = (), side: int = SIDE
+    image: Upload, masks: Sequence[tuple[str, np.ndarray]] = (), boxes: Sequence[Box] = (), side: int = SIDE
 ) -> Image.Image:
-    """A film with the outlines of findings, each finding in a colour and named.
+    """An image with the outlines of findings, each finding in a colour and named.
 
     Args:
-        film ([`Film`]): The film.
+        image ([`Image`]): The image.
         masks (`Sequence[tuple[str, np.ndarray]]`, *optional*): Names and `(height, width)` bool masks.
-        boxes (`Sequence[tuple]`, *optional*): Names and x0, y0, x1, y1 in pixels of the film; drawn where there is no
+        boxes (`Sequence[tuple]`, *optional*): Names and x0, y0, x1, y1 in pixels of the image; drawn where there is no
             mask of that name, and where there is one the outline says more.
         side (`int`, *optional*, defaults to 768): Of the picture.
 
@@ -93,15 +95,15 @@ def mask_overlay(
         `PIL.Image.Image`: `(side, side)` RGB.
 
     Raises:
-        ValueError: If a mask has another size than the film; it is named.
+        UserError: If a mask has another size than the image; it is named.
     """
-    picture = film_picture(film, side)
-    width, height, left, top = place = _place(film, side)
+    picture = image_picture(image, side)
+    width, height, left, top = place = _place(image, side)
     colours = _colours((*masks, *boxes))
     pixels, labels = np.array(picture), []
     for name, mask in masks:
-        if mask.shape != film.pixels.shape:
-            raise ValueError(f"the mask of {name} has shape {mask.shape}, its film {film.pixels.shape}")
+        if mask.shape != image.pixels.shape:
+            raise UserError(f"the mask of {name} has shape {mask.shape}, its image {image.pixels.shape}")
         # Enlarged as a grey image and cut at its middle, an outline has no stairs.
         smooth = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).resize((width, height))
         inside = np.zeros((side, side), bool)
@@ -115,7 +117,7 @@ def mask_overlay(
         labels.append((name, (int(columns.min()), int(rows.min()))))
     picture = Image.fromarray(pixels)
     outlined = {name for name, _ in masks}
-    _draw_boxes(picture, [box for box in boxes if box[0] not in outlined], colours, place, film, labels)
+    _draw_boxes(picture, [box for box in boxes if box[0] not in outlined], colours, place, image, labels)
     return picture
 
 
@@ -125,9 +127,9 @@ def heat_colour(share: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], axis=-1).astype(np.float32)
 
 
-def _place(film: Film, side: int) -> Place:
-    """Width, height, left and top of a film in the square."""
-    rows, columns = film.pixels.shape
+def _place(image: Upload, side: int) -> Place:
+    """Width, height, left and top of an image in the square."""
+    rows, columns = image.pixels.shape
     scale = side / max(rows, columns)
     width, height = max(1, round(columns * scale)), max(1, round(rows * scale))
     return width, height, (side - width) // 2, (side - height) // 2
@@ -160,13 +162,13 @@ def _draw_boxes(
     boxes: Sequence[Box],
     colours: dict[str, tuple[int, int, int]],
     place: Place,
-    film: Film,
+    image: Upload,
     labels: Sequence[tuple[str, tuple[int, int]]] = (),
 ) -> None:
     """Draws boxes, and the names of these and of `labels`, names and the points that they stand above."""
     draw = ImageDraw.Draw(picture)
     width, height, left, top = place
-    across, down = width / film.pixels.shape[1], height / film.pixels.shape[0]
+    across, down = width / image.pixels.shape[1], height / image.pixels.shape[0]
     labels, line = list(labels), max(2, picture.width // 256)
     for name, (x0, y0, x1, y1) in boxes:
         corners = (left + x0 * across, top + y0 * down, left + x1 * across - 1, top + y1 * down - 1)
@@ -210,7 +212,7 @@ def _draw_scale(picture: Image.Image, low: float, high: float) -> None:
     draw.text((x + gap, y + tall), texts[0], fill="white", font=font, anchor="lm")
     start = x + 2 * gap + lengths[0]
     share = np.linspace(0, 1, bar, dtype=np.float32)
-    strip = heat_colour(share) * np.sqrt(share)[:, None]  # as over a black film
+    strip = heat_colour(share) * np.sqrt(share)[:, None]  # as over a black image
     strip = np.broadcast_to(np.rint(strip).astype(np.uint8), (tall, bar, 3))
     picture.paste(Image.fromarray(np.ascontiguousarray(strip)), (start, y + tall // 2))
     draw.text((start + bar + gap, y + tall), texts[1], fill="white", font=font, anchor="lm")

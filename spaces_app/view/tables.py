@@ -31,7 +31,7 @@ def score_table(
         caption (`str`): Stands above the table.
         scores (`Mapping[str, Mapping[str, float]]`): Model, then finding, then score; all models the same findings.
         head (`str`, *optional*, defaults to `"Finding"`): Of the first column.
-        truth (`Mapping[str, int | None]`, *optional*): What is known of the film: 1, 0, -1 or `None` a finding.
+        truth (`Mapping[str, int | None]`, *optional*): What is known of the image: 1, 0, -1 or `None` a finding.
         truth_head (`str`, *optional*, defaults to `"Report"`): Of that column.
         elem_id (`str`, *optional*): Of the table.
     """

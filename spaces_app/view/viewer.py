@@ -1,7 +1,7 @@
-"""The film area: a dark square of fixed size that holds a film, what is laid over it, and the controls beneath it.
+"""The image area: a dark square of fixed size that holds an image, what is laid over it, and the controls beneath it.
 
-All of it is plain HTML. Pictures travel inside the page as data URLs, so that no film of a visitor is ever written
-into a folder that is served; brightness, contrast, zoom and the opacity of what is laid over the film act in the
+All of it is plain HTML. Pictures travel inside the page as data URLs, so that no image of a visitor is ever written
+into a folder that is served; brightness, contrast, zoom and the opacity of what is laid over the image act in the
 browser alone (`page.js`).
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 from spaces_app.view.pictures import COLOURS
 
 THUMBNAIL = 112  # pixels
-STRIP = 18  # films to pick from
+STRIP = 18  # images to pick from
 
 
 def data_url(picture: Image.Image, quality: int = 90) -> str:
@@ -27,7 +27,7 @@ def data_url(picture: Image.Image, quality: int = 90) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
 
 
-def film_html(
+def image_html(
     picture: Image.Image,
     alt: str,
     caption: str = "",
@@ -37,28 +37,29 @@ def film_html(
     size: tuple[int, int] | None = None,
 ) -> str:
     """
-    A film with what is laid over it.
+    An image with what is laid over it.
 
     Args:
-        picture (`PIL.Image.Image`): The film.
+        picture (`PIL.Image.Image`): The image.
         alt (`str`): What it is, for people who do not see it.
         caption (`str`, *optional*): A line beneath it.
-        over (`PIL.Image.Image`, *optional*): The same film with a heat map or masks in full strength; the page blends.
+        over (`PIL.Image.Image`, *optional*): The same image with a heat map or masks in full strength; the page
+            blends.
         over_alt (`str`, *optional*): What `over` shows.
-        boxes (`Sequence[tuple[str, Sequence[float]]]`, *optional*): Names and xyxy corners in pixels of the film.
+        boxes (`Sequence[tuple[str, Sequence[float]]]`, *optional*): Names and xyxy corners in pixels of the image.
         size (`tuple[int, int]`, *optional*, defaults to that of `picture`): Width and height that the boxes refer to.
 
     Returns:
         `str`: A `<figure>`; every text in it is escaped.
     """
-    layers = [f'<img class="film-base" src="{data_url(picture)}" alt="{escape(alt)}">']
+    layers = [f'<img class="image-base" src="{data_url(picture)}" alt="{escape(alt)}">']
     if over is not None:
-        layers.append(f'<img class="film-over" src="{data_url(over)}" alt="{escape(over_alt)}">')
+        layers.append(f'<img class="image-over" src="{data_url(over)}" alt="{escape(over_alt)}">')
     if boxes:
         layers.append(_boxes_svg(boxes, size or picture.size))
     return (
-        '<figure class="film"><div class="film-stage" tabindex="0" role="group" aria-label="Film. When zoomed in, '
-        f'scroll it with the arrow keys."><div class="film-layers">{"".join(layers)}</div></div>'
+        '<figure class="image"><div class="image-stage" tabindex="0" role="group" aria-label="Image. When zoomed in, '
+        f'scroll it with the arrow keys."><div class="image-layers">{"".join(layers)}</div></div>'
         f"<figcaption>{escape(caption) or '&nbsp;'}</figcaption></figure>"
     )
 
@@ -84,22 +85,22 @@ def _boxes_svg(boxes: Sequence[tuple[str, Sequence[float]]], size: tuple[int, in
         )
     named = "Drawn here: " + ", ".join(name for name, _ in boxes)
     return (
-        f'<svg class="film-boxes" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(named)}">'
+        f'<svg class="image-boxes" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(named)}">'
         f"{''.join(shapes)}</svg>"
     )
 
 
-def empty_film(sentence: str) -> str:
-    return f'<figure class="film"><div class="film-stage film-empty"><p>{escape(sentence)}</p></div></figure>'
+def empty_image(sentence: str) -> str:
+    return f'<figure class="image"><div class="image-stage image-empty"><p>{escape(sentence)}</p></div></figure>'
 
 
 def toolbar(tab: str, over: str = "", start: int = 60, boxes: bool = False) -> str:
     """
-    The controls beneath a film, which act in the browser.
+    The controls beneath an image, which act in the browser.
 
     Args:
-        tab (`str`): Its films are those inside the element `<tab>-viewer`.
-        over (`str`, *optional*): What is laid over the film, such as "Heat map"; adds a slider for its opacity.
+        tab (`str`): Its images are those inside the element `<tab>-viewer`.
+        over (`str`, *optional*): What is laid over the image, such as "Heat map"; adds a slider for its opacity.
         start (`int`, *optional*, defaults to 60): Where that slider begins, in percent; the style sheet says the same.
         boxes (`bool`, *optional*, defaults to `False`): Adds a box to tick, "Show boxes".
     """
@@ -117,7 +118,7 @@ def toolbar(tab: str, over: str = "", start: int = 60, boxes: bool = False) -> s
         controls.append(tick(f"{tab}-boxes", "Show boxes", "no-boxes", "off"))
     controls.append(f'<button type="button" class="plain" id="{tab}-reset" data-reset>Reset view</button>')
     return (
-        f'<div class="film-tools" role="group" aria-label="View" data-viewer="{tab}-viewer">{"".join(controls)}</div>'
+        f'<div class="image-tools" role="group" aria-label="View" data-viewer="{tab}-viewer">{"".join(controls)}</div>'
     )
 
 
@@ -131,10 +132,10 @@ def tick(elem_id: str, label: str, name: str, when: str) -> str:
 
 
 def sample_strip(tab: str, samples: Sequence, pressed: str | None) -> str:
-    """A row of buttons, one a sample film, of which `pressed` is shown."""
+    """A row of buttons, one a sample image, of which `pressed` is shown."""
     buttons = []
     for number, sample in enumerate(samples, 1):
-        small = Image.fromarray(sample.film.pixels)
+        small = Image.fromarray(sample.image.pixels)
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         name = sample.impression or "no impression"
         buttons.append(
@@ -142,7 +143,7 @@ def sample_strip(tab: str, samples: Sequence, pressed: str | None) -> str:
             f'aria-pressed="{"true" if sample.id == pressed else "false"}" id="{tab}-sample-{number}">'
             f'<img src="{data_url(small, 80)}" width="72" height="72" alt="Sample {number}: {escape(name)}"></button>'
         )
-    return f'<div class="strip" role="group" aria-label="Sample films">{"".join(buttons)}</div>'
+    return f'<div class="strip" role="group" aria-label="Sample images">{"".join(buttons)}</div>'
 
 
 def varied(samples: Sequence, number: int = STRIP) -> list:

@@ -33,7 +33,7 @@ def held_while_staged(folder: Path) -> float:
 
 @pytest.mark.parametrize("policy", ["ids-only", "credentialed"])
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch, policy):
-    monkeypatch.setattr(publish_memory, "SIDE", 128)  # 16 kB a image, 1.6 MB a row group
+    monkeypatch.setattr(publish_memory, "SIDE", 128)  # 16 kB an image, 1.6 MB a row group
     held = {}
     for rows in (300, 1200):
         folder = publish_memory.write_dataset(tmp_path / str(rows), rows)

@@ -8,7 +8,7 @@ from transformers import VisionTextDualEncoderProcessor
 
 from benchmarks.real_alignment import OPENI_LABELS, main
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_tokenizer
-from tests.trainers.data.pairs_of_films import film
+from tests.trainers.data.image_pairs import draw_image
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def real_data(tmp_path):
         folder.mkdir(parents=True)
         rows = []
         for number in range(60):
-            film(number, side=40).save(folder / f"{number}.png")
+            draw_image(number, side=40).save(folder / f"{number}.png")
             label = labels[number % len(labels)]
             box = json.dumps([{"label": label, "x": 0.25, "y": 0.25, "w": 0.5, "h": 0.5}])
             rows.append(

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from benchmarks.real_input import LABELS, encoders_of, parse, write_report
-from tests.trainers.downstream.films import write_csv
+from tests.trainers.downstream.image_tables import write_csv
 from trainers.downstream.images.labelled_images import images_from_csv
 from trainers.downstream.results.probe import ProbeRun, result_rows, results_table, write_results
 

@@ -24,7 +24,7 @@ def studies(changed: int | None = None, absent: int | None = None) -> dict:
         findings = "Clear." if number >= STUDIES - 2 else long_findings(number)
         if number == changed:
             findings = findings.replace(" ", "  ", 1)  # a byte more in the report
-        text = report(f"1. Small effusion, film {number} today.\n 2. Stable heart.", findings)
+        text = report(f"1. Small effusion, image {number} today.\n 2. Stable heart.", findings)
         there[(10000000 + number // 2, 50000000 + number)] = (None if number == absent else text, ["PA"])
     return there
 
@@ -113,7 +113,7 @@ def test_what_does_not_match_is_counted_and_left_without_text(published, tmp_pat
             name for name in TEXT_COLUMNS if name != "labels"
         )
         assert set(rows[study]["labels"].values()) == {None}
-    assert rows["50000005"]["prompt"] == "Small effusion, film 5 today. Stable heart."
+    assert rows["50000005"]["prompt"] == "Small effusion, image 5 today. Stable heart."
 
     command = [str(hub), "--reports", str(other), "--out", str(tmp_path / "joined")]
     assert main([*command, "--strict"]) == 1
@@ -191,7 +191,7 @@ def test_bad_input_is_one_sentence(published, tmp_path, capsys):
     (tmp_path / "plain").mkdir()
     table = tmp_path / "reports.jsonl"
     table.write_text(
-        json.dumps({"study_id": 50000000, "impression": "Small effusion, film 0 today. Stable heart."}) + "\n"
+        json.dumps({"study_id": 50000000, "impression": "Small effusion, image 0 today. Stable heart."}) + "\n"
     )
     for dataset, reports, out, named in (
         (built, mimic, "new", "has a column 'prompt' already"),
@@ -212,7 +212,7 @@ def test_bad_input_is_one_sentence(published, tmp_path, capsys):
 
 
 def test_what_is_joined_trains_a_model(published, tmp_path):
-    """The folder has what `medsyn pretrain` reads: pairs of film and prompt, none without text."""
+    """The folder has what `medsyn pretrain` reads: pairs of image and prompt, none without text."""
     from trainers.data.dataset_by_name import load_splits
     from trainers.training_card import read_origin
 

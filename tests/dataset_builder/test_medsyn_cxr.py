@@ -31,7 +31,7 @@ def test_rows_are_those_of_the_build(tmp_path, num_proc):
     assert [row["image_id"] for row in stream] == there["train"]["image_id"]
 
 
-def test_shared_films_are_equal(tmp_path):
+def test_shared_images_are_equal(tmp_path):
     options = {"seed_mode": "prompt", "allow_cross_split_repeats": True}
     build(fake_records(50, repeated=30), FakeGenerator(), tmp_path / "d", **options)
     builder = MedSynCXR(
@@ -97,7 +97,7 @@ def test_report_folders_are_recognised(tmp_path):
         MedSynCXR(reports=tmp_path / "absent", **common)
 
 
-def test_films_of_other_versions_are_not_taken_from_the_cache(tmp_path, monkeypatch):
+def test_images_of_other_versions_are_not_taken_from_the_cache(tmp_path, monkeypatch):
     options = {"generator": FakeGenerator(), "cache_dir": str(tmp_path)}
     before = MedSynCXR(**options).cache_dir
     assert MedSynCXR(**options).cache_dir == before

@@ -9,7 +9,7 @@ from torch import distributed as dist
 from transformers import VisionTextDualEncoderProcessor
 
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_mgca, tiny_tokenizer
-from tests.trainers.data.pairs_of_films import film_pairs
+from tests.trainers.data.image_pairs import image_pairs
 from trainers.arguments import VLPTrainingArguments
 from trainers.vlp_trainer import VLPTrainer
 
@@ -55,8 +55,8 @@ def one_step(kind: str, processes: int, out: Path, **settings) -> None:
     trainer = GradientKeeper(
         model=MODELS[kind](text_changes=still, freeze_batch_norm=True),
         args=args,
-        train_dataset=film_pairs(),
-        eval_dataset=film_pairs(16, repeats=2, augmentation="none"),
+        train_dataset=image_pairs(),
+        eval_dataset=image_pairs(16, repeats=2, augmentation="none"),
         processor=VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()),
     )
     trainer.train()

@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from tests.hub.server import StandInHub
 
-NAME = "your-org/films"
+NAME = "your-org/images"
 DATASET = {"repo_id": NAME, "repo_type": "dataset"}
 COMMIT = f"/api/datasets/{NAME}/commit/main"
 

@@ -31,8 +31,8 @@ def api(hub) -> HfApi:
 
 
 @pytest.fixture
-def films(api) -> HfApi:
-    """An API after `your-org/films`, a dataset, was created."""
+def images(api) -> HfApi:
+    """An API after `your-org/images`, a dataset, was created."""
     api.create_repo(**DATASET)
     return api
 
@@ -62,8 +62,8 @@ def test_repositories_are_created_moved_listed_and_deleted(hub, api):
     assert api.dataset_info(NAME).private and not api.model_info("you/mine").private
     assert [one.id for one in api.list_datasets(author="your-org")] == [NAME]
     assert not list(HfApi(token=hub.somebody_elses_token).list_datasets())
-    status, said = post(hub, "/api/repos/create", {"name": "films.git"})
-    assert (status, said) == (400, "'films.git' cannot be the name of a repository")
+    status, said = post(hub, "/api/repos/create", {"name": "images.git"})
+    assert (status, said) == (400, "'images.git' cannot be the name of a repository")
     api.move_repo(NAME, "your-org/moved", repo_type="dataset")
     assert not api.repo_exists(NAME, repo_type="dataset") and api.dataset_info("your-org/moved").private
     api.delete_repo("your-org/moved", repo_type="dataset")
@@ -72,8 +72,8 @@ def test_repositories_are_created_moved_listed_and_deleted(hub, api):
         api.delete_repo("your-org/moved", repo_type="dataset")
 
 
-def test_what_is_missing_or_private_is_not_found(hub, films):
-    films.update_repo_settings(**DATASET, private=True)
+def test_what_is_missing_or_private_is_not_found(hub, images):
+    images.update_repo_settings(**DATASET, private=True)
     stranger, nobody = HfApi(token=hub.somebody_elses_token), HfApi(token=False)
     for name in (NAME, "your-org/nothing", "bert"):
         for api, status in ((stranger, 404), (nobody, 401)):
@@ -87,47 +87,47 @@ def test_what_is_missing_or_private_is_not_found(hub, films):
         upload(HfApi(token=hub.read_only_token), {"a.txt": b"a"})
     assert status_of(error) == 403
     assert HfApi(token=hub.read_only_token).dataset_info(NAME).private
-    films.auth_check(**DATASET, write=True)
+    images.auth_check(**DATASET, write=True)
     with pytest.raises(HfHubHTTPError):
         HfApi(token=hub.read_only_token).auth_check(**DATASET, write=True)
 
 
-def test_commits_are_those_of_git(hub, films, tmp_path):
+def test_commits_are_those_of_git(hub, images, tmp_path):
     picture = io.BytesIO()
     Image.new("L", (4, 4)).save(picture, "png")
-    first = upload(films, {"a/film.png": picture.getvalue(), "notes.txt": b"plain", "b/c/d.txt": b"deep"})
+    first = upload(images, {"a/image.png": picture.getvalue(), "notes.txt": b"plain", "b/c/d.txt": b"deep"})
     assert str(first) == f"{hub.endpoint}/datasets/{NAME}/commit/{first.oid}"
-    assert films.dataset_info(NAME).sha == first.oid
-    files = {one.rfilename: one for one in films.dataset_info(NAME, files_metadata=True).siblings}
-    assert sorted(files) == [".gitattributes", "a/film.png", "b/c/d.txt", "notes.txt"]
-    assert files["a/film.png"].lfs.sha256 == hashlib.sha256(picture.getvalue()).hexdigest()
-    assert files["a/film.png"].size == len(picture.getvalue()) and files["notes.txt"].lfs is None
+    assert images.dataset_info(NAME).sha == first.oid
+    files = {one.rfilename: one for one in images.dataset_info(NAME, files_metadata=True).siblings}
+    assert sorted(files) == [".gitattributes", "a/image.png", "b/c/d.txt", "notes.txt"]
+    assert files["a/image.png"].lfs.sha256 == hashlib.sha256(picture.getvalue()).hexdigest()
+    assert files["a/image.png"].size == len(picture.getvalue()) and files["notes.txt"].lfs is None
     assert files["notes.txt"].blob_id == hashlib.sha1(b"blob 5\0plain").hexdigest()
 
-    second = films.create_commit(
+    second = images.create_commit(
         **DATASET,
         operations=[
             CommitOperationDelete("b/"),
             CommitOperationDelete("notes.txt"),
-            CommitOperationCopy("a/film.png", "a/copy.png"),
+            CommitOperationCopy("a/image.png", "a/copy.png"),
         ],
         commit_message="tidy",
         commit_description="two went",
     )
-    assert films.list_repo_files(**DATASET) == [".gitattributes", "a/copy.png", "a/film.png"]
-    told = [(one.commit_id, one.title, one.message) for one in films.list_repo_commits(**DATASET)]
+    assert images.list_repo_files(**DATASET) == [".gitattributes", "a/copy.png", "a/image.png"]
+    told = [(one.commit_id, one.title, one.message) for one in images.list_repo_commits(**DATASET)]
     assert told[:2] == [(second.oid, "tidy", "two went"), (first.oid, "more", "")] and told[2][1] == "initial commit"
     folder = hub.repository("dataset", NAME).folder
     git = ["git", f"--git-dir={folder}", "fsck", "--strict"]
     assert subprocess.run(git, capture_output=True).returncode == 0
     with pytest.raises(EntryNotFoundError, match="with this name doesn't exist"):
-        films.delete_file("nothing.txt", **DATASET)
+        images.delete_file("nothing.txt", **DATASET)
     header = {"key": "header", "value": {"summary": "bad"}}
     for path in ("../up.txt", ".git/config", 'a"b\n.txt', "/root.txt", "folder/"):
         status, said = post(hub, COMMIT, header, {"key": "file", "value": {"path": path, "content": "x"}})
         assert (status, said) == (400, f"{path!r} cannot be a path in a repository")
     assert post(hub, COMMIT, {"key": "file", "value": {"path": "a.txt", "content": "x"}})[0] == 400
-    assert films.dataset_info(NAME).sha == second.oid
+    assert images.dataset_info(NAME).sha == second.oid
 
 
 def test_a_listing_comes_in_pages(tmp_path):
@@ -152,67 +152,67 @@ def test_a_listing_comes_in_pages(tmp_path):
         assert sorted(f"folder/{path.name}" for path in folder.glob("folder/*")) == inside
 
 
-def test_revisions_branches_and_tags(hub, films):
-    first = upload(films, {"a.txt": b"one"}).oid
-    films.create_tag(tag="v1", **DATASET)
-    films.create_branch(branch="try/it", **DATASET)
-    upload(films, {"a.txt": b"two"}, revision="try/it")
-    second = upload(films, {"a.txt": b"three"}).oid
+def test_revisions_branches_and_tags(hub, images):
+    first = upload(images, {"a.txt": b"one"}).oid
+    images.create_tag(tag="v1", **DATASET)
+    images.create_branch(branch="try/it", **DATASET)
+    upload(images, {"a.txt": b"two"}, revision="try/it")
+    second = upload(images, {"a.txt": b"three"}).oid
 
     def read(revision=None) -> bytes:
-        return open(films.hf_hub_download(filename="a.txt", revision=revision, **DATASET), "rb").read()
+        return open(images.hf_hub_download(filename="a.txt", revision=revision, **DATASET), "rb").read()
 
     found = [read(), read("v1"), read("try/it"), read(first), read(first[:8])]
     assert found == [b"three", b"one", b"two", b"one", b"one"]
-    refs = films.list_repo_refs(**DATASET)
+    refs = images.list_repo_refs(**DATASET)
     assert {one.name: one.ref for one in refs.branches} == {"main": "refs/heads/main", "try/it": "refs/heads/try/it"}
     assert {one.name: one.target_commit for one in refs.tags} == {"v1": first}
-    for again, name in ((films.create_tag, {"tag": "v1"}), (films.create_branch, {"branch": "main"})):
+    for again, name in ((images.create_tag, {"tag": "v1"}), (images.create_branch, {"branch": "main"})):
         with pytest.raises(HfHubHTTPError, match="already exists") as error:
             again(**name, **DATASET)
         assert status_of(error) == 409
-    films.delete_tag(tag="v1", **DATASET)
-    films.delete_branch(branch="try/it", **DATASET)
+    images.delete_tag(tag="v1", **DATASET)
+    images.delete_branch(branch="try/it", **DATASET)
     for missing in ("v1", "try/it", "0" * 40):
         with pytest.raises(RevisionNotFoundError):
-            films.dataset_info(NAME, revision=missing)
+            images.dataset_info(NAME, revision=missing)
     with pytest.raises(RevisionNotFoundError):
-        upload(films, {"a.txt": b"x"}, revision="nowhere")
+        upload(images, {"a.txt": b"x"}, revision="nowhere")
     with pytest.raises(EntryNotFoundError):
-        films.hf_hub_download(filename="b.txt", **DATASET)
-    assert films.dataset_info(NAME, revision="main").sha == second
+        images.hf_hub_download(filename="b.txt", **DATASET)
+    assert images.dataset_info(NAME, revision="main").sha == second
 
 
-def test_a_stale_parent_is_refused(hub, films):
-    before = films.dataset_info(NAME).sha
+def test_a_stale_parent_is_refused(hub, images):
+    before = images.dataset_info(NAME).sha
     hub.before_next("POST", "/commit/", lambda: hub.push("dataset", NAME, {"other.txt": b"mine"}))
     with pytest.raises(HfHubHTTPError, match="A commit has happened since") as error:
-        upload(films, {"a.txt": b"x"}, parent_commit=before)
+        upload(images, {"a.txt": b"x"}, parent_commit=before)
     assert status_of(error) == 412
-    assert films.list_repo_files(**DATASET) == [".gitattributes", "other.txt"]
-    upload(films, {"a.txt": b"x"}, parent_commit=films.dataset_info(NAME).sha)
-    assert "a.txt" in films.list_repo_files(**DATASET)
+    assert images.list_repo_files(**DATASET) == [".gitattributes", "other.txt"]
+    upload(images, {"a.txt": b"x"}, parent_commit=images.dataset_info(NAME).sha)
+    assert "a.txt" in images.list_repo_files(**DATASET)
 
 
-def test_pull_requests_leave_main_alone(hub, films):
-    made = upload(films, {"a.txt": b"one"}, create_pr=True)
+def test_pull_requests_leave_main_alone(hub, images):
+    made = upload(images, {"a.txt": b"one"}, create_pr=True)
     assert made.pr_num == 1 and made.pr_revision == "refs/pr/1"
-    assert films.list_repo_files(**DATASET) == [".gitattributes"]
-    assert films.list_repo_files(revision="refs/pr/1", **DATASET) == [".gitattributes", "a.txt"]
-    upload(films, {"b.txt": b"two"}, revision="refs/pr/1")
-    assert "b.txt" in films.list_repo_files(revision="refs/pr/1", **DATASET)
+    assert images.list_repo_files(**DATASET) == [".gitattributes"]
+    assert images.list_repo_files(revision="refs/pr/1", **DATASET) == [".gitattributes", "a.txt"]
+    upload(images, {"b.txt": b"two"}, revision="refs/pr/1")
+    assert "b.txt" in images.list_repo_files(revision="refs/pr/1", **DATASET)
     stranger = HfApi(token=hub.somebody_elses_token)
     assert upload(stranger, {"a.parquet": b"three"}, create_pr=True).pr_num == 2
-    requests = films.list_repo_refs(include_pull_requests=True, **DATASET).pull_requests
+    requests = images.list_repo_refs(include_pull_requests=True, **DATASET).pull_requests
     assert [one.name for one in requests] == ["1", "2"]
     with pytest.raises(HfHubHTTPError, match="403"):
         upload(stranger, {"a.txt": b"four"})
 
 
-def test_gated_repositories_are_for_those_who_were_let_in(hub, films):
-    upload(films, {"a.txt": b"one", "a.parquet": b"two"})
-    films.update_repo_settings(**DATASET, gated="manual")
-    assert films.dataset_info(NAME).gated == "manual"
+def test_gated_repositories_are_for_those_who_were_let_in(hub, images):
+    upload(images, {"a.txt": b"one", "a.parquet": b"two"})
+    images.update_repo_settings(**DATASET, gated="manual")
+    assert images.dataset_info(NAME).gated == "manual"
     stranger, nobody = HfApi(token=hub.somebody_elses_token), HfApi(token=False)
     assert "a.txt" in stranger.list_repo_files(**DATASET)  # names are for everybody, files are not
     for api, status in ((stranger, 403), (nobody, 401)):
@@ -222,10 +222,10 @@ def test_gated_repositories_are_for_those_who_were_let_in(hub, films):
             assert status_of(error) == status
         with pytest.raises(GatedRepoError):
             api.auth_check(**DATASET)
-    films.grant_access(user="somebody-else", **DATASET)
+    images.grant_access(user="somebody-else", **DATASET)
     assert open(stranger.hf_hub_download(filename="a.parquet", **DATASET), "rb").read() == b"two"
-    films.update_repo_settings(**DATASET, gated=False)
-    told = films.dataset_info(NAME, expand=["gated"])  # nothing else
+    images.update_repo_settings(**DATASET, gated=False)
+    told = images.dataset_info(NAME, expand=["gated"])  # nothing else
     assert told.gated is False and told.sha is None
 
 
@@ -252,25 +252,25 @@ def test_cards_that_the_hub_would_refuse(kind, card, said, api):
     assert said in str(error.value)
 
 
-def test_a_card_becomes_metadata(hub, films):
-    card = b"---\nlicense: cc-by-4.0\ntags: [films]\npretty_name: Films\n---\n# Films\n"
-    upload(films, {"README.md": card})
-    info = films.dataset_info(NAME)
-    assert info.card_data.pretty_name == "Films" and info.tags == ["films", "license:cc-by-4.0"]
+def test_a_card_becomes_metadata(hub, images):
+    card = b"---\nlicense: cc-by-4.0\ntags: [images]\npretty_name: Images\n---\n# Images\n"
+    upload(images, {"README.md": card})
+    info = images.dataset_info(NAME)
+    assert info.card_data.pretty_name == "Images" and info.tags == ["images", "license:cc-by-4.0"]
     with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
-        upload(films, {"README.md": b"# Films\n"})
-    films.create_repo("a-space", repo_type="space", space_sdk="gradio")
-    assert films.space_info("you/a-space").sdk == "gradio"
-    assert films.list_repo_files("you/a-space", repo_type="space") == [".gitattributes", "README.md"]
+        upload(images, {"README.md": b"# Images\n"})
+    images.create_repo("a-space", repo_type="space", space_sdk="gradio")
+    assert images.space_info("you/a-space").sdk == "gradio"
+    assert images.list_repo_files("you/a-space", repo_type="space") == [".gitattributes", "README.md"]
     config = CommitOperationAdd("config.json", b'{"model_type": "bert", "secret": 1}')
     readme = CommitOperationAdd("README.md", b"---\nlibrary_name: timm\npipeline_tag: image-classification\n---\n")
-    films.create_repo("a-model")
-    films.create_commit("you/a-model", [config, readme], commit_message="model")
-    model = films.model_info("you/a-model")
+    images.create_repo("a-model")
+    images.create_commit("you/a-model", [config, readme], commit_message="model")
+    model = images.model_info("you/a-model")
     assert (model.library_name, model.pipeline_tag) == ("timm", "image-classification")
     assert model.config == {"model_type": "bert"}
     page = fetch(f"{hub.endpoint}/datasets/{NAME}")[2].decode()
-    assert "# Films" in page and f"{hub.endpoint}/datasets/{NAME}/resolve/main/README.md" in page
+    assert "# Images" in page and f"{hub.endpoint}/datasets/{NAME}/resolve/main/README.md" in page
 
 
 def test_the_folder_outlives_the_server(tmp_path):

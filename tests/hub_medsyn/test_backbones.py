@@ -14,7 +14,7 @@ TEXTS = ["small left pleural effusion.", "no pneumothorax. heart normal", "cardi
 
 
 def take_statistics(model, inputs):
-    """Gives every BatchNorm those of the inputs: on its first ones a random MobileNet tells no film from another."""
+    """Gives every BatchNorm those of the inputs: on its first ones a random MobileNet tells no image from another."""
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0
@@ -29,8 +29,8 @@ def take_statistics(model, inputs):
 def test_saved_and_reloaded_bit_for_bit(method, kind, channels, tmp_path):
     model = MAKERS[method](kind, channels=channels)
     side = side_of(kind)
-    films = torch.randn(3, channels, side, side, generator=torch.Generator().manual_seed(0))
-    inputs = {**tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt"), "pixel_values": films}
+    images = torch.randn(3, channels, side, side, generator=torch.Generator().manual_seed(0))
+    inputs = {**tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt"), "pixel_values": images}
     take_statistics(model, inputs)
     model.save_pretrained(tmp_path)
     # Copied, since sums may differ in the last bit with where in the mapped file a weight lies.
@@ -43,4 +43,4 @@ def test_saved_and_reloaded_bit_for_bit(method, kind, channels, tmp_path):
         assert all(torch.equal(expected[name], got[name]) for name in expected)
         assert not torch.allclose(expected.image_embeds[0], expected.image_embeds[1], atol=1e-3)
     with pytest.raises(ValueError, match=f"num_channels={channels}"):
-        loaded.get_image_features(films.repeat(1, 2, 1, 1))
+        loaded.get_image_features(images.repeat(1, 2, 1, 1))

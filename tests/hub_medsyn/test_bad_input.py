@@ -34,13 +34,13 @@ from tests.fixtures.tiny_models import (
 )
 
 MAKERS = {"convirt": tiny_convirt, "gloria": tiny_gloria, "mgca": tiny_mgca}
-FILM = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
 
 
-def inputs_of(texts, films=2, side=32):
+def inputs_of(texts, images=2, side=32):
     generator = torch.Generator().manual_seed(0)
     text = tiny_tokenizer()(texts, padding=True, return_tensors="pt")
-    return {**text, "pixel_values": torch.randn(films, 3, side, side, generator=generator)}
+    return {**text, "pixel_values": torch.randn(images, 3, side, side, generator=generator)}
 
 
 @pytest.mark.parametrize("method", MAKERS)
@@ -65,7 +65,7 @@ def test_equal_captions_are_fine_for_inference(method):
 @pytest.mark.parametrize("method", MAKERS)
 def test_a_batch_of_one_pair_has_no_loss(method):
     with pytest.raises(ValueError, match="this batch holds 1; use a batch size of 2"):
-        MAKERS[method]().eval()(**inputs_of(["no edema"], films=1), return_loss=True)
+        MAKERS[method]().eval()(**inputs_of(["no edema"], images=1), return_loss=True)
 
 
 @pytest.mark.parametrize("method", MAKERS)
@@ -133,7 +133,7 @@ def test_pipeline_refuses_a_label_of_two_thousand_words(method, tmp_path):
     VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()).save_pretrained(tmp_path)
     classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
     with pytest.raises(ValueError, match="2002 tokens, and the text encoder takes 64: shorten the text"):
-        classify(Image.fromarray(FILM), candidate_labels=["edema " * 2000, "no edema"], hypothesis_template="{}")
+        classify(Image.fromarray(IMAGE), candidate_labels=["edema " * 2000, "no edema"], hypothesis_template="{}")
 
 
 def test_a_tokenizer_of_another_model_is_named():
@@ -176,21 +176,21 @@ def test_a_switch_that_does_not_exist_is_refused():
 
 
 def test_sixteen_bit_files_are_scaled_and_not_clipped(tmp_path):
-    deep = FILM.astype(np.uint16) * 257
-    Image.fromarray(deep).save(tmp_path / "film.png")
-    assert Image.open(tmp_path / "film.png").mode == "I;16"
+    deep = IMAGE.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "image.png")
+    assert Image.open(tmp_path / "image.png").mode == "I;16"
     processor = MedSynImageProcessor(size=40)
-    scaled = (FILM.astype(float) - FILM.min()) / (FILM.max() - FILM.min())
-    for given in (tmp_path / "film.png", str(tmp_path / "film.png"), Image.open(tmp_path / "film.png"), deep):
+    scaled = (IMAGE.astype(float) - IMAGE.min()) / (IMAGE.max() - IMAGE.min())
+    for given in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.open(tmp_path / "image.png"), deep):
         pixels = processor(given)["pixel_values"][0, 0, :, 5:35] * 0.5 + 0.5
         np.testing.assert_allclose(pixels, scaled, atol=1 / 255)
 
 
-def test_the_pipeline_takes_a_sixteen_bit_film_once_it_is_grey(tmp_path):
+def test_the_pipeline_takes_a_sixteen_bit_image_once_it_is_grey(tmp_path):
     tiny_convirt().save_pretrained(tmp_path)
     VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()).save_pretrained(tmp_path)
     classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
-    deep = Image.fromarray(FILM.astype(np.uint16) * 257)
+    deep = Image.fromarray(IMAGE.astype(np.uint16) * 257)
 
     def scores(image):
         found = classify(image, candidate_labels=["edema", "no edema"], hypothesis_template="{}")
@@ -204,10 +204,13 @@ def test_the_pipeline_takes_a_sixteen_bit_film_once_it_is_grey(tmp_path):
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "LA", "1", "I;16", "F"])
 def test_files_of_every_mode_are_read(mode, tmp_path):
-    grey = Image.fromarray(FILM)
-    made = {"I;16": lambda: Image.fromarray(FILM.astype(np.uint16)), "CMYK": lambda: grey.convert("RGB").convert(mode)}
+    grey = Image.fromarray(IMAGE)
+    made = {
+        "I;16": lambda: Image.fromarray(IMAGE.astype(np.uint16)),
+        "CMYK": lambda: grey.convert("RGB").convert(mode),
+    }
     image = made.get(mode, lambda: grey.convert(mode))()
-    path = tmp_path / ("film.tif" if mode in ("CMYK", "F") else "film.png")
+    path = tmp_path / ("image.tif" if mode in ("CMYK", "F") else "image.png")
     image.save(path)
     pixels = MedSynImageProcessor(size=40)([path, image])["pixel_values"]
     assert np.isfinite(pixels[0]).all() and pixels[0].std() > 0.1
@@ -215,7 +218,7 @@ def test_files_of_every_mode_are_read(mode, tmp_path):
 
 
 def test_files_that_are_no_images_are_named(tmp_path):
-    (tmp_path / "notes.png").write_text("no film")
+    (tmp_path / "notes.png").write_text("no image")
     processor = MedSynImageProcessor(size=16)
     with pytest.raises(OSError, match="notes.png"):
         processor(tmp_path / "notes.png")
@@ -229,11 +232,11 @@ def test_no_image_at_all_is_named():
 
 
 @pytest.mark.parametrize(
-    ("image", "message"), [(np.full((8, 8), np.nan, np.float32), "NaN"), (FILM[:1, :1], "1 x 1 pixels")]
+    ("image", "message"), [(np.full((8, 8), np.nan, np.float32), "NaN"), (IMAGE[:1, :1], "1 x 1 pixels")]
 )
-def test_nan_and_one_pixel_films_are_named_by_their_place(image, message):
+def test_nan_and_one_pixel_images_are_named_by_their_place(image, message):
     with pytest.raises(ValueError, match=f"image 2 of 3: .*{message}"):
-        MedSynImageProcessor(size=16)([FILM, FILM, image])
+        MedSynImageProcessor(size=16)([IMAGE, IMAGE, image])
 
 
 @pytest.mark.parametrize("method", ["gloria", "mgca"])
@@ -258,7 +261,7 @@ def test_convirt_has_no_local_features():
 @pytest.mark.parametrize("method", MAKERS)
 def test_a_plain_trainer_can_evaluate_batches_of_unequal_size(method, tmp_path):
     model = MAKERS[method]()
-    inputs = inputs_of(["no edema", "edema", "mass", "small nodule", "tube"], films=5)
+    inputs = inputs_of(["no edema", "edema", "mass", "small nodule", "tube"], images=5)
     rows = datasets.Dataset.from_dict({"row": list(range(5))})
 
     def collate(items):

@@ -91,13 +91,13 @@ def test_one_image_and_one_text(batch):
 def test_zero_shot_pipeline_and_processor(tmp_path):
     tiny_convirt().save_pretrained(tmp_path)
     VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()).save_pretrained(tmp_path)
-    film = Image.linear_gradient("L")
+    image = Image.linear_gradient("L")
     labels = ["left pleural effusion", "no effusion"]
     classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
     scores = {
-        item["label"]: item["score"] for item in classify(film, candidate_labels=labels, hypothesis_template="{}")
+        item["label"]: item["score"] for item in classify(image, candidate_labels=labels, hypothesis_template="{}")
     }
-    inputs = AutoProcessor.from_pretrained(tmp_path)(text=labels, images=film, padding=True, return_tensors="pt")
+    inputs = AutoProcessor.from_pretrained(tmp_path)(text=labels, images=image, padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = AutoModel.from_pretrained(tmp_path).eval()(**inputs).logits_per_image
     assert logits.shape == (1, 2)
@@ -218,10 +218,10 @@ def test_from_encoders_reads_torchvision_weights_by_order(tmp_path):
         image_weights=tmp_path / "weights.pth",
         image_size=32,
     ).eval()
-    films = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = source.features(films).mean((2, 3))
-        torch.testing.assert_close(model.vision_model(films).pooler_output, expected, rtol=1e-5, atol=1e-6)
+        expected = source.features(images).mean((2, 3))
+        torch.testing.assert_close(model.vision_model(images).pooler_output, expected, rtol=1e-5, atol=1e-6)
     assert model.config.vision_config.pretrained_cfg["mean"] == [0.485, 0.456, 0.406]
     assert model.config.frozen_text_layers == 0  # random text weights are not frozen
 

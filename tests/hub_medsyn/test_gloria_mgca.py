@@ -139,12 +139,12 @@ def test_patch_context_is_scaled_for_maps_always_and_for_a_vit_by_the_switch():
 def test_zero_shot_pipeline(method, tmp_path):
     MAKERS[method]().save_pretrained(tmp_path)
     VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()).save_pretrained(tmp_path)
-    film, labels = Image.linear_gradient("L"), ["left pleural effusion", "no effusion"]
+    image, labels = Image.linear_gradient("L"), ["left pleural effusion", "no effusion"]
     classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
     scores = {
-        item["label"]: item["score"] for item in classify(film, candidate_labels=labels, hypothesis_template="{}")
+        item["label"]: item["score"] for item in classify(image, candidate_labels=labels, hypothesis_template="{}")
     }
-    inputs = AutoProcessor.from_pretrained(tmp_path)(text=labels, images=film, padding=True, return_tensors="pt")
+    inputs = AutoProcessor.from_pretrained(tmp_path)(text=labels, images=image, padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = AutoModel.from_pretrained(tmp_path).eval()(**inputs).logits_per_image
     assert [scores[label] for label in labels] == pytest.approx(logits.softmax(-1)[0].tolist(), rel=1e-5)

@@ -121,17 +121,17 @@ def test_byte_level_vocabularies_mark_what_begins_a_word():
 )
 def test_regions_of_each_family(kind, stage, regions, width):
     model = tiny_gloria(kind).eval()
-    films = torch.randn(2, 3, side_of(kind), side_of(kind), generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, side_of(kind), side_of(kind), generator=torch.Generator().manual_seed(0))
     assert (model.region_stage, model.region_width) == (stage, width)
     with torch.no_grad():
-        pooled, found, attention = model.encode_regions(films)
+        pooled, found, attention = model.encode_regions(images)
         assert found.shape == (2, regions, width) and (attention is not None) == (kind == "vit")
-        torch.testing.assert_close(pooled, model.vision_model(films).pooler_output)
+        torch.testing.assert_close(pooled, model.vision_model(images).pooler_output)
         if stage is not None:
-            maps = model.vision_model(films, output_hidden_states=True).hidden_states
+            maps = model.vision_model(images, output_hidden_states=True).hidden_states
             assert torch.equal(found[:, 1], maps[stage][:, :, 0, 1])  # row by row
         else:
-            assert torch.equal(found, model.vision_model(films).last_hidden_state[:, 1:])
+            assert torch.equal(found, model.vision_model(images).last_hidden_state[:, 1:])
 
 
 def test_an_encoder_that_is_too_coarse_is_refused():
@@ -139,10 +139,10 @@ def test_an_encoder_that_is_too_coarse_is_refused():
         region_stage(torch.nn.Linear(2, 2))
 
 
-def test_films_are_enlarged_where_the_switch_says_so():
-    films = torch.randn(2, 3, 32, 32)
-    assert tiny_gloria(upsample_size=96).encode_regions(films)[1].shape == (2, 36, 32)
-    assert tiny_gloria("vit", upsample_size=96).encode_regions(films)[1].shape == (2, 16, 32)
+def test_images_are_enlarged_where_the_switch_says_so():
+    images = torch.randn(2, 3, 32, 32)
+    assert tiny_gloria(upsample_size=96).encode_regions(images)[1].shape == (2, 36, 32)
+    assert tiny_gloria("vit", upsample_size=96).encode_regions(images)[1].shape == (2, 16, 32)
 
 
 def test_class_token_attention_is_that_of_the_last_block():
@@ -161,12 +161,12 @@ def test_class_token_attention_is_that_of_the_last_block():
 
 def test_vit_patches_count_by_the_class_tokens_attention():
     model = tiny_mgca("vit").eval()
-    films = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
     tokens = {}
     model.vision_model.timm_model.blocks[-1].register_forward_pre_hook(
         lambda module, inputs: tokens.update(last=inputs[0])
     )
-    attention = model.encode_regions(films)[2]
+    attention = model.encode_regions(images)[2]
     torch.testing.assert_close(attention, class_token_attention(model.vision_model.timm_model, tokens["last"]))
 
 

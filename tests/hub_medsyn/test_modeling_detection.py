@@ -169,10 +169,10 @@ def test_a_saved_detector_is_an_object_detection_pipeline(tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert AutoImageProcessor.from_pretrained(tmp_path).resize == "stretch"
-    film = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120), dtype=np.uint8))
-    detections = pipeline("object-detection", model=str(tmp_path))(film, threshold=0.5)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120), dtype=np.uint8))
+    detections = pipeline("object-detection", model=str(tmp_path))(image, threshold=0.5)
     with torch.no_grad():
-        output = model(**processor([film], return_tensors="pt"))
+        output = model(**processor([image], return_tensors="pt"))
     expected = processor.post_process_object_detection(output, 0.5, [(90, 120)])[0]
     assert len(detections) == len(expected["boxes"]) > 1
     for found, box, score in zip(detections, expected["boxes"], expected["scores"], strict=True):

@@ -65,7 +65,7 @@ def test_the_example_runs(make, tmp_path, monkeypatch):
     make().save_pretrained(tmp_path / "encoder")
     processor = VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer())
     processor.save_pretrained(tmp_path / "encoder")
-    Image.linear_gradient("L").save(tmp_path / "film.png")
+    Image.linear_gradient("L").save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
     example = re.search(r"<!-- tested: .*?-->\n```python\n(.*?)```", DOCUMENT, re.DOTALL)[1]
     names: dict = {}

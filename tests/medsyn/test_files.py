@@ -10,19 +10,19 @@ def hidden(place) -> list[str]:
 
 
 def test_it_is_gone_in_the_end(tmp_path):
-    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "films") as folder:
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "images") as folder:
         (folder / "copy.parquet").write_bytes(b"1")
-        assert hidden(tmp_path) == [folder.name] and folder.name.startswith(".films-scratch-")
+        assert hidden(tmp_path) == [folder.name] and folder.name.startswith(".images-scratch-")
         raise KeyboardInterrupt
     assert hidden(tmp_path) == []
 
 
 def test_what_a_killed_process_left_is_removed_and_no_other(tmp_path):
-    with scratch_folder(tmp_path / "films") as at_work:
-        for name in (".films-scratch-killed", ".films-scratch-early", ".films-2-scratch-x", ".films-mine"):
+    with scratch_folder(tmp_path / "images") as at_work:
+        for name in (".images-scratch-killed", ".images-scratch-early", ".images-2-scratch-x", ".images-mine"):
             (tmp_path / name).mkdir()
-        (tmp_path / ".films-scratch-killed" / ".lock").touch()  # "early" had not come to that
-        with scratch_folder(tmp_path / "films") as mine:
-            kept = sorted([at_work.name, mine.name, ".films-2-scratch-x", ".films-mine"])
+        (tmp_path / ".images-scratch-killed" / ".lock").touch()  # "early" had not come to that
+        with scratch_folder(tmp_path / "images") as mine:
+            kept = sorted([at_work.name, mine.name, ".images-2-scratch-x", ".images-mine"])
             assert hidden(tmp_path) == kept
-    assert hidden(tmp_path) == [".films-2-scratch-x", ".films-mine"]
+    assert hidden(tmp_path) == [".images-2-scratch-x", ".images-mine"]

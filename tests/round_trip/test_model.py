@@ -35,30 +35,30 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoProcessor, pipeline
 
-name, film, out, *labels = sys.argv[1:]
+name, radiograph, out, *labels = sys.argv[1:]
 model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
-film = Image.open(film)
+radiograph = Image.open(radiograph)
 with torch.no_grad():
-    logits = model(**processor(text=labels, images=[film], padding=True, return_tensors="pt")).logits_per_image
+    logits = model(**processor(text=labels, images=[radiograph], padding=True, return_tensors="pt")).logits_per_image
 classify = pipeline("zero-shot-image-classification", model=name, trust_remote_code=True)
-found = {row["label"]: row["score"] for row in classify(film, candidate_labels=labels, hypothesis_template="{}")}
+found = {row["label"]: row["score"] for row in classify(radiograph, candidate_labels=labels, hypothesis_template="{}")}
 save_file({"logits": logits.contiguous(), "scores": torch.tensor([found[label] for label in labels])}, out)
 """
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def radiograph(tmp_path_factory):
     pixels = torch.randint(0, 256, (40, 30), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
-    path = tmp_path_factory.mktemp("film") / "film.png"
+    path = tmp_path_factory.mktemp("radiograph") / "radiograph.png"
     Image.fromarray(pixels.numpy()).save(path)
     return path
 
 
 @torch.no_grad()
-def logits_of(name, film, kind=AutoModel) -> torch.Tensor:
+def logits_of(name, radiograph, kind=AutoModel) -> torch.Tensor:
     batch = AutoProcessor.from_pretrained(name)(
-        text=LABELS, images=[Image.open(film)], padding=True, return_tensors="pt"
+        text=LABELS, images=[Image.open(radiograph)], padding=True, return_tensors="pt"
     )
     return kind.from_pretrained(name).eval()(**batch).logits_per_image
 
@@ -77,26 +77,26 @@ def test_the_card_knows_the_published_dataset(dataset, trained, model):
     assert {"trainer_state.json", "training_args.bin"}.isdisjoint(one.rfilename for one in info.siblings)
 
 
-def test_the_package_loads_it_by_its_name(model, trained, film):
-    expected = logits_of(trained, film)
+def test_the_package_loads_it_by_its_name(model, trained, radiograph):
+    expected = logits_of(trained, radiograph)
     for kind in (AutoModel, AutoModelForZeroShotImageClassification):
-        torch.testing.assert_close(logits_of(model, film, kind), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(logits_of(model, radiograph, kind), expected, rtol=1e-6, atol=1e-6)
     classify = pipeline("zero-shot-image-classification", model=model)
-    rows = classify(str(film), candidate_labels=LABELS, hypothesis_template="{}")
+    rows = classify(str(radiograph), candidate_labels=LABELS, hypothesis_template="{}")
     scores = {row["label"]: row["score"] for row in rows}
     assert [scores[label] for label in LABELS] == pytest.approx(expected.softmax(-1)[0].tolist(), rel=1e-5)
 
 
-def test_a_process_without_the_package_loads_it_with_its_code(hub, model, trained, film, tmp_path):
+def test_a_process_without_the_package_loads_it_with_its_code(hub, model, trained, radiograph, tmp_path):
     out = tmp_path / "answer.safetensors"
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN")}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-P", "-c", STRANGER, model, str(film), str(out), *LABELS]
+    command = [sys.executable, "-P", "-c", STRANGER, model, str(radiograph), str(out), *LABELS]
     hub.log.clear()
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert hub.asked("GET", "resolve/.*/modeling_convirt.py") and not any(seen.token for seen in hub.log)
-    answer, expected = load_file(out), logits_of(trained, film)
+    answer, expected = load_file(out), logits_of(trained, radiograph)
     torch.testing.assert_close(answer["logits"], expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(answer["scores"], expected.softmax(-1)[0], rtol=1e-5, atol=1e-6)
 
@@ -130,9 +130,9 @@ def test_the_second_time_sends_nothing(hub, model, trained, capsys):
     assert "nothing to do" in capsys.readouterr().out and hub.uploads == []
 
 
-def test_a_private_model_is_for_its_owners(hub, trained, film):
+def test_a_private_model_is_for_its_owners(hub, trained, radiograph):
     name = "your-org/private-tiny"
     assert publish_model(trained, name, private=True).private
-    assert logits_of(name, film).shape == (1, 3)
+    assert logits_of(name, radiograph).shape == (1, 3)
     with pytest.raises(OSError, match="not a valid model identifier|is not a local folder"):
         AutoModel.from_pretrained(name, token=hub.somebody_elses_token, force_download=True)

@@ -1,4 +1,4 @@
-"""Credentialed reports on the whole way: films leave without them, and whoever holds them joins them back."""
+"""Credentialed reports on the whole way: images leave without them, and whoever holds them joins them back."""
 
 import PIL.Image
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ from tests.fixtures.ids_only import long_findings
 from tests.fixtures.report_trees import report, write_mimic_cxr
 from tests.hub.repositories import Repository
 
-FILMS = "your-org/films-without-text"
+IMAGES = "your-org/films-without-text"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def mimic(tmp_path_factory):
     """Ten studies of five patients, whose reports are long enough to key a hash."""
     told = {
         (10000000 + number // 2, 50000000 + number): (
-            report(f"1. Small effusion, film {number} today.\n 2. Stable heart.", long_findings(number)),
+            report(f"1. Small effusion, image {number} today.\n 2. Stable heart.", long_findings(number)),
             ["PA"],
         )
         for number in range(10)
@@ -38,7 +38,7 @@ def folders(mimic, tmp_path_factory):
     made = {}
     for policy in ("credentialed", "ids-only"):
         records, source = open_reports(mimic)
-        made[policy] = tmp_path_factory.mktemp(policy) / "films"
+        made[policy] = tmp_path_factory.mktemp(policy) / "images"
         build(records, FakeGenerator(localizes=False), made[policy], text_policy=policy, source=source)
     return made
 
@@ -60,10 +60,10 @@ def encoded(rows) -> list[dict]:
     return rows.cast_column("image", Image(decode=False)).to_list()
 
 
-def test_films_go_without_text_and_text_comes_back(hub, mimic, folders, tmp_path, capsys):
+def test_images_go_without_text_and_text_comes_back(hub, mimic, folders, tmp_path, capsys):
     built = folders["ids-only"]
-    assert main(["dataset", str(built), "--repo", FILMS]) == 0
-    there, here = load_dataset(FILMS, token=False), load_dataset(str(built))
+    assert main(["dataset", str(built), "--repo", IMAGES]) == 0
+    there, here = load_dataset(IMAGES, token=False), load_dataset(str(built))
     columns = ["image", "image_id", "study_id", "subject_id", "report_hash"]
     assert there["train"].column_names == columns
     assert encoded(there["test"]) == encoded(here["test"].select_columns(columns))
@@ -71,11 +71,11 @@ def test_films_go_without_text_and_text_comes_back(hub, mimic, folders, tmp_path
     words = {word for split in here.values() for row in split for word in row["findings"].lower().split()}
     hidden = [word for word in words if len(word) == 6]  # made up, so that they stand nowhere else
     assert len(hidden) > 100
-    kept = everything(hub.repository("dataset", FILMS)).lower()
-    assert "50000003" in kept and not [word for word in (*hidden, "effusion, film") if word in kept]
+    kept = everything(hub.repository("dataset", IMAGES)).lower()
+    assert "50000003" in kept and not [word for word in (*hidden, "effusion, image") if word in kept]
 
     capsys.readouterr()
-    assert attach([FILMS, "--reports", str(mimic), "--out", str(tmp_path / "joined"), "--strict"]) == 0
+    assert attach([IMAGES, "--reports", str(mimic), "--out", str(tmp_path / "joined"), "--strict"]) == 0
     joined = load_dataset(str(tmp_path / "joined"))
     for split in here:
         assert encoded(joined[split]) == encoded(here[split].select_columns(joined[split].column_names))
@@ -95,7 +95,7 @@ def test_text_goes_to_a_closed_repository_alone(hub, folders, capsys):
         with pytest.raises(DatasetNotFoundError):
             load_dataset(name, token=token)
     assert load_dataset(name, split="train")["prompt"][0].startswith("Small effusion")
-    assert "effusion, film" in everything(hub.repository("dataset", name)).lower()
+    assert "effusion, image" in everything(hub.repository("dataset", name)).lower()
 
 
 def test_a_gated_dataset_is_for_those_who_were_let_in(hub, built):

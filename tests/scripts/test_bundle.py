@@ -1,4 +1,4 @@
-"""What the Space starts with: whole, small, of clean origin, and better than guessing on films it has not seen."""
+"""What the Space starts with: whole, small, of clean origin, and better than guessing on images it has not seen."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_a_bundle_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch):
         bundle_paths(tmp_path)
 
 
-def test_films_are_public_phantoms_of_many_findings(rows):
+def test_images_are_public_phantoms_of_many_findings(rows):
     manifest = json.loads((BUNDLE / "medsyn-cxr" / "manifest.json").read_text())
     entry = manifest["configs"]["phantom"]
     assert manifest["text_policy"] == "public" and entry["reports"]["sources"] == ["grammar"]
-    assert len(rows) == make_bundle.FILMS and rows[0]["image"].size == (256, 256)
+    assert len(rows) == make_bundle.IMAGES and rows[0]["image"].size == (256, 256)
     assert sum(any(labels[name] == 1 for name in labels if name != "No Finding") for labels in rows["labels"]) > 70
     kinds = [{box["finding"] for box in boxes} for boxes in rows["boxes"]]
     for kind in ("pleural effusion", "pneumothorax", "consolidation", "cardiomegaly", "edema", "pacemaker"):
@@ -66,10 +66,10 @@ def test_films_are_public_phantoms_of_many_findings(rows):
 
 
 def test_no_report_of_the_bundle_was_learnt_from(rows):
-    learnt = {(one.findings, one.impression) for one in write_reports(make_bundle.TRAINING_FILMS, seed=1)}
+    learnt = {(one.findings, one.impression) for one in write_reports(make_bundle.TRAINING_IMAGES, seed=1)}
     assert not learnt & set(zip(rows["findings"], rows["impression"], strict=True))
     assert all(re.fullmatch(r"b\d+", study) for study in rows["study_id"])  # the grammar's are g...
-    wanted = make_bundle.varied_reports(make_bundle.FILMS, 0, 1)
+    wanted = make_bundle.varied_reports(make_bundle.IMAGES, 0, 1)
     assert [one.impression for one in wanted] == list(rows["impression"])
 
 
@@ -100,9 +100,9 @@ def test_a_model_is_stored_in_halves_and_beats_guessing_as_its_card_says(name, r
 def test_the_whole_command_from_nothing(tmp_path, monkeypatch, capsys):
     small = make_bundle.Small("mgca", 1, (8, 8, 16, 16), (1, 1, 1, 1), 64, {"head_dim": 16, "num_prototypes": 8})
     monkeypatch.setattr(make_bundle, "MODELS", {"tiny": small})
-    monkeypatch.setattr(make_bundle, "FILMS", 8)
-    monkeypatch.setattr(make_bundle, "TRAINING_FILMS", 60)
-    monkeypatch.setattr(make_bundle, "FILM_SIZE", 64)
+    monkeypatch.setattr(make_bundle, "IMAGES", 8)
+    monkeypatch.setattr(make_bundle, "TRAINING_IMAGES", 60)
+    monkeypatch.setattr(make_bundle, "IMAGE_SIZE", 64)
     arguments = ["--out", tmp_path / "bundle", "--work", tmp_path / "work", "--num-proc", 1]
     arguments = [str(argument) for argument in arguments]
     assert make_bundle.main(arguments) == 0

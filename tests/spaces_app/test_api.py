@@ -18,7 +18,7 @@ from dataset_builder.findings import CHEXPERT_LABELS
 from spaces_app.interface import build
 from spaces_app.serving import serving
 from tests.fixtures.radiograph_trees import dicom_bytes
-from tests.spaces_app.tiny_page import HOSTILE, film_bytes, workbench
+from tests.spaces_app.tiny_page import HOSTILE, image_bytes, workbench
 
 ENDPOINTS = {
     "/read_film",
@@ -58,8 +58,8 @@ def client(page, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    path = tmp_path_factory.mktemp("films") / "Jane Doe.png"
-    path.write_bytes(film_bytes(9, 64))
+    path = tmp_path_factory.mktemp("images") / "Jane Doe.png"
+    path.write_bytes(image_bytes(9, 64))
     return handle_file(str(path))
 
 
@@ -86,15 +86,15 @@ def test_endpoints_are_named_typed_and_told(client):
     ]
 
 
-def test_films_are_read(client, film, uploads):
+def test_images_are_read(client, film, uploads):
     told = client.predict(film=film, models=["pointing", "plain"], findings=[], api_name="/read_film")
-    assert list(told["scores"]) == ["pointing", "plain"] and told["film"] == "your film"
+    assert list(told["scores"]) == ["pointing", "plain"] and told["film"] == "your image"
     assert set(told["scores"]["plain"]) == set(CHEXPERT_LABELS)
     assert all(0 <= score <= 1 for score in told["scores"]["plain"].values())
     assert "no probability" in told["meaning"] and told["report_says"] == {}
     again = client.predict(film=film, findings=["Edema"], api_name="/read_film")
     assert again["scores"] == {"plain": {"Edema": told["scores"]["plain"]["Edema"]}}
-    sample = client.predict(sample="film-0", api_name="/read_film")
+    sample = client.predict(sample="image-0", api_name="/read_film")
     assert sample["report_says"] == {"Pleural Effusion": 1, "Pneumothorax": 0, "Edema": -1}
     assert not [path for path in uploads.rglob("*") if path.is_file() and "Jane" in path.name]
 
@@ -104,31 +104,31 @@ def test_dicom_is_read_by_content_without_its_header(client, tmp_path):
     path = tmp_path / "film"
     path.write_bytes(dicom_bytes(pixels, PatientName="Doe^Jane", PatientID="12345"))
     told = client.predict(film=handle_file(str(path)), api_name="/read_film")
-    assert told["film"] == "your film" and "Doe" not in json.dumps(told) and "12345" not in json.dumps(told)
+    assert told["film"] == "your image" and "Doe" not in json.dumps(told) and "12345" not in json.dumps(told)
 
 
 def test_signs_and_texts(client, film):
     signs = client.predict(film=film, finding="Pneumothorax", models=["plain", "pointing"], api_name="/explain")
     assert list(signs) == ["plain", "pointing"] and "visible pleural line" in signs["pointing"]
-    found = client.predict(sample="film-1", texts=f"clear lungs\n{HOSTILE}", api_name="/compare_texts")
+    found = client.predict(sample="image-1", texts=f"clear lungs\n{HOSTILE}", api_name="/compare_texts")
     assert [one["text"] for one in found["plain"]] == ["clear lungs", HOSTILE]
 
 
 def test_where_answers_with_a_picture_and_a_place(client):
-    picture, told = client.predict(sample="film-0", phrase="pleural effusion", opacity=0.8, api_name="/where")
+    picture, told = client.predict(sample="image-0", phrase="pleural effusion", opacity=0.8, api_name="/where")
     assert Image.open(picture).size == (768, 768)
     assert told["model"] == "pointing" and 0 <= told["highest"]["x"] <= 1
     assert told["boxes"][0]["finding"] == "pleural effusion" and told["in_words"].startswith("Highest at the")
 
 
-def test_films_and_reports_are_found(client, film):
+def test_images_and_reports_are_found(client, film):
     reports = client.predict(film=film, number=3, api_name="/nearest_reports")
     assert len(reports) == 3 and reports[0]["cosine"] >= reports[1]["cosine"] and reports[0]["impression"]
-    films = client.predict(text="Right pneumothorax.", model="pointing", number=2, api_name="/nearest_films")
-    assert len(films) == 2 and films[0]["sample"].startswith("film-")
+    images = client.predict(text="Right pneumothorax.", model="pointing", number=2, api_name="/nearest_films")
+    assert len(images) == 2 and images[0]["sample"].startswith("image-")
 
 
-def test_films_are_made_and_made_again(client):
+def test_images_are_made_and_made_again(client):
     asked = {"impression": "Large left pleural effusion.", "number": 2, "seed": 5, "api_name": "/make"}
     pictures, told = client.predict(**asked)
     again, _ = client.predict(**asked)
@@ -144,24 +144,24 @@ def test_what_there_is(client):
     assert about["models"]["pointing"]["grounds"] and not about["models"]["plain"]["grounds"]
     assert about["generators"] == ["phantom"] and about["use"] == "Research only. Not for clinical use."
     samples = client.predict(api_name="/samples")
-    assert [one["sample"] for one in samples] == [f"film-{row}" for row in range(4)]
-    picture, told = client.predict(sample="film-0", api_name="/sample_film")
+    assert [one["sample"] for one in samples] == [f"image-{row}" for row in range(4)]
+    picture, told = client.predict(sample="image-0", api_name="/sample_film")
     assert Image.open(picture).size == (768, 768) and (told["width"], told["height"]) == (48, 48)
 
 
 BAD = [
-    ("/read_film", {}, "There is no film"),
+    ("/read_film", {}, "There is no image"),
     ("/read_film", {"sample": "nobody"}, "There is no sample of that name"),
-    ("/read_film", {"sample": "film-0", "models": ["other"]}, "there are: plain, pointing"),
-    ("/read_film", {"sample": "film-0", "findings": ["Gout"]}, "no such finding"),
-    ("/explain", {"sample": "film-0", "finding": "Gout"}, "no such finding"),
-    ("/compare_texts", {"sample": "film-0", "texts": ""}, "is empty"),
-    ("/compare_texts", {"sample": "film-0", "texts": "x" * 1_000_000}, "characters"),
-    ("/compare_texts", {"sample": "film-0", "texts": "\n".join(map(str, range(40)))}, "40 texts"),
-    ("/where", {"sample": "film-0", "phrase": "..."}, "holds no word"),
-    ("/where", {"sample": "film-0", "phrase": "heart", "model": "plain"}, "there are: pointing"),
-    ("/where", {"sample": "film-0", "phrase": "heart", "opacity": 7}, "from 0 to 1"),
-    ("/nearest_reports", {"sample": "film-0", "number": 0}, "whole number"),
+    ("/read_film", {"sample": "image-0", "models": ["other"]}, "there are: plain, pointing"),
+    ("/read_film", {"sample": "image-0", "findings": ["Gout"]}, "no such finding"),
+    ("/explain", {"sample": "image-0", "finding": "Gout"}, "no such finding"),
+    ("/compare_texts", {"sample": "image-0", "texts": ""}, "is empty"),
+    ("/compare_texts", {"sample": "image-0", "texts": "x" * 1_000_000}, "characters"),
+    ("/compare_texts", {"sample": "image-0", "texts": "\n".join(map(str, range(40)))}, "40 texts"),
+    ("/where", {"sample": "image-0", "phrase": "..."}, "holds no word"),
+    ("/where", {"sample": "image-0", "phrase": "heart", "model": "plain"}, "there are: pointing"),
+    ("/where", {"sample": "image-0", "phrase": "heart", "opacity": 7}, "from 0 to 1"),
+    ("/nearest_reports", {"sample": "image-0", "number": 0}, "whole number"),
     ("/nearest_films", {"text": "heart", "number": 10_000}, "whole number"),
     ("/nearest_films", {"text": " "}, "is empty"),
     ("/make", {"impression": ""}, "is empty"),
@@ -180,7 +180,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(client, name, asked, told):
     assert told in said and said.endswith(".") and "Traceback" not in said and "/" not in said.replace("e.g.", "")
 
 
-def test_files_that_are_no_films_are_refused_and_deleted(client, uploads, tmp_path):
+def test_files_that_are_no_images_are_refused_and_deleted(client, uploads, tmp_path):
     path = tmp_path / "Jane Doe.png"
     path.write_bytes(b"<svg onload=alert(1)>")
     with pytest.raises(AppError, match="SVG"):
@@ -201,9 +201,9 @@ def test_nothing_of_a_visitor_outlives_the_visit(client, film, page, monkeypatch
     assert visitor.session_hash not in sessions and client.session_hash in sessions
 
 
-def test_people_who_upload_one_film_do_not_share_a_file(client, tmp_path):
+def test_people_who_upload_one_image_do_not_share_a_file(client, tmp_path):
     asked = {"data": [None, "", [], ["Edema"]]}
-    files = {"files": ("film.png", film_bytes(8, 64), "image/png")}
+    files = {"files": ("image.png", image_bytes(8, 64), "image/png")}
     paths = [httpx.post(f"{client.src}gradio_api/upload", files=files, timeout=60).json()[0] for _ in range(2)]
     assert paths[0] != paths[1]
     for path in paths:
@@ -214,7 +214,7 @@ def test_people_who_upload_one_film_do_not_share_a_file(client, tmp_path):
 
 @pytest.mark.parametrize("place", ["film", "sample"])
 def test_nothing_is_fetched_for_a_visitor(client, place):
-    elsewhere = {"path": "https://example.org/film.png", "meta": {"_type": "gradio.FileData"}}
+    elsewhere = {"path": "https://example.org/image.png", "meta": {"_type": "gradio.FileData"}}
     asked = {"data": [elsewhere if place == "film" else None, elsewhere if place == "sample" else "", [], []]}
     assert "fetches nothing from other servers" in answer(client, "read_film", json.dumps(asked))
 
@@ -225,7 +225,7 @@ def test_nothing_is_fetched_for_a_visitor(client, place):
         ("make", '["Edema.", "", 1, NaN, false]'),
         ("make", '["Edema.", "", Infinity, 0, false]'),
         ("make", '["Edema.", "", 1, 1.5, false]'),
-        ("where", '[null, "film-0", "effusion", "", NaN]'),
+        ("where", '[null, "image-0", "effusion", "", NaN]'),
         ("nearest_films", '["normal chest", "", 1e400]'),
         ("nearest_films", '["normal chest", "", 21]'),
     ],

@@ -1,4 +1,4 @@
-"""Every tab in headless Chromium, used as a person would, on the models and films that come with the page.
+"""Every tab in headless Chromium, used as a person would, on the models and images that come with the page.
 
 Screenshots stay in the folder that MEDSYN_SCREENSHOTS names, or in pytest's own for the run.
 """
@@ -115,14 +115,14 @@ def go(page, tab: str) -> None:
 
 
 def shown(page, tab: str, alt: str | re.Pattern):
-    """The film of a tab, once it is the one with this alternative text."""
-    film = page.locator(f"#{tab}-film").get_by_alt_text(alt)
-    film.first.wait_for()
-    return film.first
+    """The image of a tab, once it is the one with this alternative text."""
+    image = page.locator(f"#{tab}-image").get_by_alt_text(alt)
+    image.first.wait_for()
+    return image.first
 
 
 def pick(page, tab: str, number: int) -> str:
-    """Presses a sample and waits for its film; gives its impression."""
+    """Presses a sample and waits for its image; gives its impression."""
     button = page.locator(f"#{tab}-sample-{number}")
     button.click()
     impression = button.get_attribute("title")
@@ -154,9 +154,9 @@ def slide(page, elem_id: str, value: int) -> None:
 
 
 def phantom_png() -> bytes:
-    film = PhantomGenerator(image_size=256).render([Finding("pneumothorax", "right", None, "severe")], 3, view="PA")
+    image = PhantomGenerator(image_size=256).render([Finding("pneumothorax", "right", None, "severe")], 3, view="PA")
     held = io.BytesIO()
-    Image.fromarray(np.asarray(film.image)).save(held, "PNG")
+    Image.fromarray(np.asarray(image.image)).save(held, "PNG")
     return held.getvalue()
 
 
@@ -167,15 +167,15 @@ def hand_in(page, tab: str, name: str, content: bytes) -> None:
 
 def test_read_a_sample_its_signs_and_ones_own_words(visit, shots):
     page = visit()
-    frame = place(page, "#read-film .film-stage")
+    frame = place(page, "#read-image .image-stage")
     before = column(page, "read-score-table")
     assert len(before) == 14 and all(0 <= score <= 1 for score in before.values())
     assert page.locator("#read-samples [aria-pressed=true]").count() == 1
     impression = pick(page, "read", 10)
     page.get_by_text("Findings in phantom-b00010").wait_for()
-    assert impression in page.locator("#read-film figcaption").inner_text()
+    assert impression in page.locator("#read-image figcaption").inner_text()
     assert column(page, "read-score-table") != before
-    assert place(page, "#read-film .film-stage") == frame  # nothing jumped
+    assert place(page, "#read-image .image-stage") == frame  # nothing jumped
     assert page.locator("#read-samples [aria-pressed=true]").get_attribute("id") == "read-sample-10"
 
     page.locator("#read-finding input").click()
@@ -194,18 +194,18 @@ def test_read_a_sample_its_signs_and_ones_own_words(visit, shots):
     assert "gloria-small" not in page.locator("#read-score-table").inner_text()
 
 
-def test_the_film_is_never_dimmed_while_the_page_opens(visit):
+def test_the_image_is_never_dimmed_while_the_page_opens(visit):
     watch = """new MutationObserver(() => {
-      if (document.querySelector('.pending #read-score-table, .pending .film-base')) window.dimmed = true;
+      if (document.querySelector('.pending #read-score-table, .pending .image-base')) window.dimmed = true;
     }).observe(document, {subtree: true, childList: true, attributes: true, attributeFilter: ['class']})"""
     page = visit(before=watch)
     page.wait_for_timeout(1000)
     assert page.evaluate("window.dimmed") is None
 
 
-def test_the_view_of_a_film_changes_in_the_browser(visit):
+def test_the_view_of_an_image_changes_in_the_browser(visit):
     page = visit()
-    stage = page.locator("#read-film .film-stage")
+    stage = page.locator("#read-image .image-stage")
     plain = picture(stage)
     slide(page, "read-brightness", 150)
     assert picture(stage).mean() > plain.mean() + 10
@@ -219,11 +219,11 @@ def test_the_view_of_a_film_changes_in_the_browser(visit):
     assert inner == pytest.approx(3 * width, abs=4)
 
 
-def test_a_film_of_ones_own_is_read_in_every_tab(visit, uploads, shots):
+def test_an_image_of_ones_own_is_read_in_every_tab(visit, uploads, shots):
     page = visit()
     hand_in(page, "read", "Jane Doe.png", phantom_png())
-    shown(page, "read", "Chest film, your film")
-    page.get_by_text("Findings in your film").wait_for()
+    shown(page, "read", "Chest image, your image")
+    page.get_by_text("Findings in your image").wait_for()
     assert len(column(page, "read-score-table")) == 14
     assert "Jane" not in page.locator("body").inner_text()
     assert page.locator("#read-samples [aria-pressed=true]").count() == 0
@@ -231,39 +231,39 @@ def test_a_film_of_ones_own_is_read_in_every_tab(visit, uploads, shots):
     page.screenshot(path=shots / "read_upload.png")
     for tab in ("where", "find"):
         go(page, tab)
-        shown(page, tab, "Chest film, your film")
+        shown(page, tab, "Chest image, your image")
     assert page.locator("#find-report-list li").count() > 0
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("kind", ["jpeg", "dicom"])
-def test_a_real_film_is_read(visit, real_data, shots, kind):
+def test_a_real_image_is_read(visit, real_data, shots, kind):
     folder, name = (real_data / "openi_iu" / "images", "*.jpg") if kind == "jpeg" else (real_data / "dicom", "*.dcm")
     file = min(folder.glob(name))
     page = visit()
     hand_in(page, "read", file.name, file.read_bytes())
-    shown(page, "read", "Chest film, your film")
-    page.get_by_text("Findings in your film").wait_for()
+    shown(page, "read", "Chest image, your image")
+    page.get_by_text("Findings in your image").wait_for()
     assert file.stem not in page.locator("body").inner_text()
-    pixels = picture(page.locator("#read-film .film-stage"))
-    assert pixels.std() > 20  # a film, no blank
+    pixels = picture(page.locator("#read-image .image-stage"))
+    assert pixels.std() > 20  # an image, no blank
     page.screenshot(path=shots / f"read_real_{kind}.png")
 
 
-def test_what_is_no_film_is_refused_in_a_sentence(visit, uploads, shots):
+def test_what_is_no_image_is_refused_in_a_sentence(visit, uploads, shots):
     page = visit()
-    first = page.locator("#read-film .film-base").get_attribute("src")
+    first = page.locator("#read-image .image-base").get_attribute("src")
     hand_in(page, "read", "Jane Doe.png", b"This is a letter.")
-    alert = page.locator("#read-film-message [role=alert]")
+    alert = page.locator("#read-image-message [role=alert]")
     alert.wait_for()
     told = alert.inner_text()
     assert "no picture" in told and told.endswith(".") and "Jane" not in told
-    assert page.locator("#read-film .film-base").get_attribute("src") == first
+    assert page.locator("#read-image .image-base").get_attribute("src") == first
     assert not [path for path in uploads.rglob("*") if "Jane" in path.name and path.is_file()]
     page.screenshot(path=shots / "refused.png")
-    hand_in(page, "read", "film.png", phantom_png())
-    shown(page, "read", "Chest film, your film")
-    assert page.locator("#read-film-message [role=alert]").count() == 0
+    hand_in(page, "read", "image.png", phantom_png())
+    shown(page, "read", "Chest image, your image")
+    assert page.locator("#read-image-message [role=alert]").count() == 0
 
 
 def ask(page, phrase: str) -> None:
@@ -278,9 +278,9 @@ def test_where_a_phrase_is(visit, shots):
     pick(page, "where", 10)
     ask(page, "pleural effusion")
     heat = shown(page, "where", re.compile("^Heat map of “pleural effusion” by gloria-small. Highest at the"))
-    stage = page.locator("#where-film .film-stage")
+    stage = page.locator("#where-image .image-stage")
     page.locator("#where-boxes").uncheck()
-    assert page.locator("#where-film svg").is_hidden()
+    assert page.locator("#where-image svg").is_hidden()
     slide(page, "where-over", 0)
     bare = picture(stage)
     slide(page, "where-over", 50)
@@ -288,7 +288,7 @@ def test_where_a_phrase_is(visit, shots):
     slide(page, "where-over", 100)
     assert abs(picture(stage) - bare).mean() > 1.5 * abs(half - bare).mean() > 1
     page.locator("#where-boxes").check()
-    assert page.locator("#where-film svg").get_attribute("aria-label") == "Drawn here: pleural effusion"
+    assert page.locator("#where-image svg").get_attribute("aria-label") == "Drawn here: pleural effusion"
     page.screenshot(path=shots / "where.png")
 
     old = heat.get_attribute("src")
@@ -301,7 +301,7 @@ def test_where_a_phrase_is(visit, shots):
     page.locator("#where-told [role=alert]").get_by_text("is empty").wait_for()
 
 
-def test_find_reports_for_a_film_and_films_for_words(visit, shots):
+def test_find_reports_for_an_image_and_images_for_words(visit, shots):
     page = visit()
     go(page, "find")
     page.locator("#find-report-list").wait_for()
@@ -312,38 +312,38 @@ def test_find_reports_for_a_film_and_films_for_words(visit, shots):
     cosines = [float(one) for one in re.findall(r"cosine (-?\d\.\d+)", page.locator("#find-reports").inner_text())]
     assert len(cosines) == 4 and cosines == sorted(cosines, reverse=True)
     page.locator("#find-words textarea").fill("Left upper zone pneumonia.")
-    page.locator("#find-films-go").click()
-    page.wait_for_function("document.querySelectorAll('#find-film-list li').length === 4")
-    assert all("Its report" in one.get_attribute("alt") for one in page.locator("#find-film-list img").all())
+    page.locator("#find-images-go").click()
+    page.wait_for_function("document.querySelectorAll('#find-image-list li').length === 4")
+    assert all("Its report" in one.get_attribute("alt") for one in page.locator("#find-image-list img").all())
     page.screenshot(path=shots / "find.png", full_page=True)
     page.locator("#find-words textarea").fill("x" * 5000)
-    page.locator("#find-films-go").click()
-    page.locator("#find-films [role=alert]").get_by_text("characters").wait_for()
+    page.locator("#find-images-go").click()
+    page.locator("#find-images [role=alert]").get_by_text("characters").wait_for()
 
 
-def test_make_films_again_and_carry_one_over(visit, shots):
+def test_make_images_again_and_carry_one_over(visit, shots):
     page = visit()
     go(page, "make")
 
     def make(words: str, seed: int, number: int) -> list[str]:
-        """Sources of the films, once those of before are gone."""
-        page.locator("#make-films").evaluate("one => one.querySelector('#make-film-list').dataset.old = 1")
+        """Sources of the images, once those of before are gone."""
+        page.locator("#make-images").evaluate("one => one.querySelector('#make-image-list').dataset.old = 1")
         page.locator("#make-impression textarea").fill(words)
         page.locator("#make-number input[type=number]").fill(str(number))
         page.locator("#make-seed input").fill(str(seed))
         page.locator("#make-go").click()
-        page.locator("#make-film-list:not([data-old])").wait_for()
-        return [one.get_attribute("src") for one in page.locator("#make-film-list .film-base").all()]
+        page.locator("#make-image-list:not([data-old])").wait_for()
+        return [one.get_attribute("src") for one in page.locator("#make-image-list .image-base").all()]
 
     first = make("Moderate right pneumothorax. Cardiac pacemaker.", 11, 2)
     assert len(first) == 2 and first[0] != first[1]
-    captions = page.locator("#make-film-list figcaption").all_inner_texts()
+    captions = page.locator("#make-image-list figcaption").all_inner_texts()
     assert "seed 11" in captions[0] and "seed 12" in captions[1] and "pneumothorax, pacemaker" in captions[0]
     assert "pneumothorax" in page.locator("#make-told").inner_text()
-    assert "Film 2" in page.locator("#make-reading-table thead").inner_text()
+    assert "Image 2" in page.locator("#make-reading-table thead").inner_text()
     drawn = page.locator("#make-reading-table tr", has_text="Pneumothorax").inner_text()
     assert "present" in drawn
-    stage = page.locator("#make-film-list .film-stage").first
+    stage = page.locator("#make-image-list .image-stage").first
     outlined = picture(stage)
     slide(page, "make-over", 0)
     assert (abs(picture(stage) - outlined).max(axis=2) > 60).sum() > 200  # the outlines are gone
@@ -360,7 +360,7 @@ def test_make_films_again_and_carry_one_over(visit, shots):
     page.locator("#make-carry").click()
     page.locator("#tab-read").wait_for()
     assert page.locator("#tab-read-button").get_attribute("aria-selected") == "true"
-    page.wait_for_function("src => document.querySelector('#read-film .film-base').src === src", arg=first[0])
+    page.wait_for_function("src => document.querySelector('#read-image .image-base').src === src", arg=first[0])
     page.wait_for_function("document.querySelectorAll('#read-samples [aria-pressed=true]').length === 0")
 
 
@@ -410,10 +410,10 @@ def test_on_a_phone(visit, shots):
     for tab in TABS:
         go(page, tab)
         if tab in ("where", "find"):
-            page.locator("#where-film .film-over" if tab == "where" else "#find-film-list").first.wait_for()
+            page.locator("#where-image .image-over" if tab == "where" else "#find-image-list").first.wait_for()
         width, wide = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
         assert max(width, wide) <= 390, tab
         if tab != "about":
-            stage = page.locator(f"#tab-{tab} .film-stage").first.bounding_box()
+            stage = page.locator(f"#tab-{tab} .image-stage").first.bounding_box()
             assert stage["width"] > 330 and stage["x"] >= 0 and stage["x"] + stage["width"] <= 390
         page.screenshot(path=shots / f"phone_{tab}.png", full_page=True)

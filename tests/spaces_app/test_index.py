@@ -1,4 +1,4 @@
-"""The index of films and reports: what is near, what is refused, and that it stays on disk."""
+"""The index of images and reports: what is near, what is refused, and that it stays on disk."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import VisionTextDualEncoderProcessor
 
 from hub_medsyn.inference.embedding import embed_images, embed_texts
-from spaces_app.index import BLOCK, EMBEDDINGS, FORMAT, HEAD, VERSION, FilmIndex, dataset_hash, model_hash
+from spaces_app.index import BLOCK, EMBEDDINGS, FORMAT, HEAD, VERSION, ImageIndex, dataset_hash, model_hash
 from tests.fixtures.tiny_models import tiny_convirt, tiny_image_processor, tiny_tokenizer
 
 TEXTS = ["pleural effusion", "clear lungs", "no acute process", "pleural effusion", "", "left lung nodule"]
 
 
-def film(seed: int) -> dict:
+def draw_image(seed: int) -> dict:
     file = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 4), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
     Image.fromarray(pixels).save(file, "PNG")
     return {"bytes": file.getvalue(), "path": None}
 
 
-def rows_of(texts=TEXTS, first_film: int = 0) -> datasets.Dataset:
+def rows_of(texts=TEXTS, first_image: int = 0) -> datasets.Dataset:
     columns = {
-        "image": [film(first_film + row) for row in range(len(texts))],
-        "image_id": [f"film-{row}" for row in range(len(texts))],
+        "image": [draw_image(first_image + row) for row in range(len(texts))],
+        "image_id": [f"image-{row}" for row in range(len(texts))],
         "seed": list(range(len(texts))),
         "prompt": list(texts),
     }
@@ -52,23 +52,23 @@ def processor():
 
 @pytest.fixture(scope="module")
 def index(model, processor):
-    return FilmIndex.build(model, processor, rows_of())
+    return ImageIndex.build(model, processor, rows_of())
 
 
-def of(films: torch.Tensor) -> FilmIndex:
-    return FilmIndex(F.normalize(films, dim=1), films[:1], torch.zeros(1, dtype=torch.long), {})
+def of(images: torch.Tensor) -> ImageIndex:
+    return ImageIndex(F.normalize(images, dim=1), images[:1], torch.zeros(1, dtype=torch.long), {})
 
 
-def test_films_and_distinct_reports_are_embedded_once(index, model, processor):
+def test_images_and_distinct_reports_are_embedded_once(index, model, processor):
     rows = rows_of()
-    assert torch.allclose(index.films, embed_images(model, processor, rows["image"]), atol=1e-6)
+    assert torch.allclose(index.images, embed_images(model, processor, rows["image"]), atol=1e-6)
     assert index.report_rows.tolist() == [0, 1, 2, 5]  # neither the repeat nor the empty one
     distinct = [TEXTS[row] for row in (0, 1, 2, 5)]
     assert torch.allclose(index.reports, embed_texts(model, processor, distinct), atol=1e-6)
 
 
-def test_a_film_is_nearest_to_itself_and_a_report_is_told_by_its_first_row(index):
-    for row, embed in enumerate(index.films):
+def test_an_image_is_nearest_to_itself_and_a_report_is_told_by_its_first_row(index):
+    for row, embed in enumerate(index.images):
         cosines, rows = index.nearest(embed, 2)
         assert rows[0] == row and cosines[0] == pytest.approx(1, abs=1e-5)
     cosines, rows = index.nearest(index.reports[3] * 7, 1, "reports")  # of any length
@@ -78,10 +78,10 @@ def test_a_film_is_nearest_to_itself_and_a_report_is_told_by_its_first_row(index
 @pytest.mark.parametrize("number", [50, BLOCK, 2 * BLOCK + 77])
 def test_neighbours_are_those_of_a_full_sort(number):
     generator = torch.Generator().manual_seed(number)
-    films = torch.randn(number, 8, generator=generator)
+    images = torch.randn(number, 8, generator=generator)
     queries = torch.randn(3, 8, generator=generator)
-    cosines, rows = of(films).nearest(queries, 20)
-    every = F.normalize(queries.double(), dim=1) @ F.normalize(films.double(), dim=1).T
+    cosines, rows = of(images).nearest(queries, 20)
+    every = F.normalize(queries.double(), dim=1) @ F.normalize(images.double(), dim=1).T
     best = every.topk(20, dim=1).values
     assert torch.allclose(cosines.double(), best, atol=2e-6)
     assert torch.allclose(every.gather(1, rows), best, atol=2e-6)
@@ -89,28 +89,28 @@ def test_neighbours_are_those_of_a_full_sort(number):
 
 
 def test_of_ties_the_earlier_row_comes_first_in_and_across_blocks():
-    films = torch.randn(BLOCK + 100, 4, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(BLOCK + 100, 4, generator=torch.Generator().manual_seed(0))
     same = [3, 900, BLOCK - 1, BLOCK, BLOCK + 60]
-    films[same] = torch.tensor([0.3, -0.2, 0.9, 0.1])
-    cosines, rows = of(films).nearest(films[3], 5)
+    images[same] = torch.tensor([0.3, -0.2, 0.9, 0.1])
+    cosines, rows = of(images).nearest(images[3], 5)
     assert rows.tolist() == same
     assert cosines.unique().numel() == 1
-    assert of(films).nearest(films[3], 2)[1].tolist() == same[:2]
+    assert of(images).nearest(images[3], 2)[1].tolist() == same[:2]
 
 
 def test_negative_cosines_keep_their_order():
-    films = torch.tensor([[-1.0, 0.1], [-1.0, 0.0], [-1.0, 0.5], [-1.0, 0.0]])
-    cosines, rows = of(films).nearest(torch.tensor([1.0, 0.0]), 4)
+    images = torch.tensor([[-1.0, 0.1], [-1.0, 0.0], [-1.0, 0.5], [-1.0, 0.0]])
+    cosines, rows = of(images).nearest(torch.tensor([1.0, 0.0]), 4)
     assert rows.tolist() == [2, 0, 1, 3] and (cosines < 0).all()
 
 
 def test_saved_and_loaded_answers_are_equal(index, model, processor, tmp_path):
     index.save(tmp_path)
-    loaded = FilmIndex.load(tmp_path, model, processor, rows_of())
+    loaded = ImageIndex.load(tmp_path, model, processor, rows_of())
     assert loaded.head == index.head
-    for among in ("films", "reports"):
+    for among in ("images", "reports"):
         for ours, theirs in zip(
-            index.nearest(index.films, 3, among), loaded.nearest(index.films, 3, among), strict=True
+            index.nearest(index.images, 3, among), loaded.nearest(index.images, 3, among), strict=True
         ):
             assert torch.equal(ours, theirs)
     assert sorted(path.name for path in tmp_path.iterdir()) == [HEAD, EMBEDDINGS]
@@ -120,26 +120,26 @@ def test_saved_and_loaded_answers_are_equal(index, model, processor, tmp_path):
 def test_the_index_of_another_model_is_refused(index, processor, tmp_path):
     index.save(tmp_path)
     with pytest.raises(ValueError, match="of another model"):
-        FilmIndex.load(tmp_path, tiny_convirt("vit", seed=1), processor, rows_of())
+        ImageIndex.load(tmp_path, tiny_convirt("vit", seed=1), processor, rows_of())
     other = VisionTextDualEncoderProcessor(tiny_image_processor(64), tiny_tokenizer())
     with pytest.raises(ValueError, match="of another model"):
-        FilmIndex.load(tmp_path, tiny_convirt("vit"), other, rows_of())
+        ImageIndex.load(tmp_path, tiny_convirt("vit"), other, rows_of())
 
 
 @pytest.mark.parametrize(
     "rows",
-    [rows_of(TEXTS[:5]), rows_of([*TEXTS[:5], "right lung nodule"]), rows_of(first_film=1)],
-    ids=["fewer films", "another report", "other films"],
+    [rows_of(TEXTS[:5]), rows_of([*TEXTS[:5], "right lung nodule"]), rows_of(first_image=1)],
+    ids=["fewer images", "another report", "other images"],
 )
 def test_the_index_of_another_dataset_is_refused(index, model, processor, tmp_path, rows):
     index.save(tmp_path)
     with pytest.raises(ValueError, match="of another dataset"):
-        FilmIndex.load(tmp_path, model, processor, rows)
+        ImageIndex.load(tmp_path, model, processor, rows)
 
 
 def test_hashes_do_not_depend_on_how_a_thing_was_loaded(model, processor, tmp_path):
-    rows_of().to_parquet(tmp_path / "films.parquet")
-    again = datasets.Dataset.from_parquet(str(tmp_path / "films.parquet"), cache_dir=str(tmp_path / "cache"))
+    rows_of().to_parquet(tmp_path / "images.parquet")
+    again = datasets.Dataset.from_parquet(str(tmp_path / "images.parquet"), cache_dir=str(tmp_path / "cache"))
     assert dataset_hash(again) == dataset_hash(rows_of())
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
@@ -151,32 +151,32 @@ def test_hashes_do_not_depend_on_how_a_thing_was_loaded(model, processor, tmp_pa
 
 def test_damaged_and_missing_files_are_told(index, model, processor, tmp_path):
     with pytest.raises(FileNotFoundError, match=HEAD):
-        FilmIndex.load(tmp_path, model, processor, rows_of())
+        ImageIndex.load(tmp_path, model, processor, rows_of())
     index.save(tmp_path)
     whole = (tmp_path / EMBEDDINGS).read_bytes()
     (tmp_path / EMBEDDINGS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=f"{EMBEDDINGS} is damaged"):
-        FilmIndex.load(tmp_path, model, processor, rows_of())
-    save_file({name: torch.zeros(2, 16) for name in ("films", "reports", "report_rows")}, tmp_path / EMBEDDINGS)
+        ImageIndex.load(tmp_path, model, processor, rows_of())
+    save_file({name: torch.zeros(2, 16) for name in ("images", "reports", "report_rows")}, tmp_path / EMBEDDINGS)
     with pytest.raises(ValueError, match="does not belong"):
-        FilmIndex.load(tmp_path, model, processor, rows_of())
+        ImageIndex.load(tmp_path, model, processor, rows_of())
     (tmp_path / HEAD).write_text("{")
     with pytest.raises(ValueError, match=f"{HEAD} is damaged"):
-        FilmIndex.load(tmp_path, model, processor, rows_of())
+        ImageIndex.load(tmp_path, model, processor, rows_of())
     (tmp_path / HEAD).write_text(json.dumps({"format": "other"}))
     with pytest.raises(ValueError, match="no head"):
-        FilmIndex.load(tmp_path, model, processor, rows_of())
+        ImageIndex.load(tmp_path, model, processor, rows_of())
 
 
 @pytest.mark.parametrize(
     ("embed", "k", "among", "match"),
     [
-        (torch.ones(16), 0, "films", "k=0 of an index with 6 films"),
+        (torch.ones(16), 0, "images", "k=0 of an index with 6 images"),
         (torch.ones(16), 5, "reports", "k=5 of an index with 4 reports"),
-        (torch.ones(15), 1, "films", r"shape \(15,\) is not \(16,\)"),
-        (torch.full((16,), float("nan")), 1, "films", "NaN"),
-        (torch.zeros(16), 1, "films", "nothing but zeros"),
-        (torch.ones(16), 1, "masks", "neither films nor reports"),
+        (torch.ones(15), 1, "images", r"shape \(15,\) is not \(16,\)"),
+        (torch.full((16,), float("nan")), 1, "images", "NaN"),
+        (torch.zeros(16), 1, "images", "nothing but zeros"),
+        (torch.ones(16), 1, "masks", "neither images nor reports"),
     ],
 )
 def test_bad_questions_are_refused(index, embed, k, among, match):
@@ -186,9 +186,9 @@ def test_bad_questions_are_refused(index, embed, k, among, match):
 
 def test_datasets_without_reports_are_refused(model, processor):
     with pytest.raises(ValueError, match="no column report"):
-        FilmIndex.build(model, processor, rows_of(), text_column="report")
+        ImageIndex.build(model, processor, rows_of(), text_column="report")
     with pytest.raises(ValueError, match="none of the 2 rows has a report"):
-        FilmIndex.build(model, processor, rows_of(["", " "]))
+        ImageIndex.build(model, processor, rows_of(["", " "]))
 
 
 class Largest(TorchDispatchMode):
@@ -210,9 +210,9 @@ def anonymous_memory() -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells memory as Linux does")
-def test_two_hundred_thousand_films_stay_on_disk_and_are_searched_in_blocks(model, processor, tmp_path, monkeypatch):
-    films = F.normalize(torch.randn(200_000, 128, generator=torch.Generator().manual_seed(0)), dim=1)
-    wanted = films[123_456].clone()
+def test_two_hundred_thousand_images_stay_on_disk_and_are_searched_in_blocks(model, processor, tmp_path, monkeypatch):
+    images = F.normalize(torch.randn(200_000, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    wanted = images[123_456].clone()
     monkeypatch.setattr("spaces_app.index.dataset_hash", lambda *_: "same")
     head = {
         "format": FORMAT,
@@ -221,13 +221,13 @@ def test_two_hundred_thousand_films_stay_on_disk_and_are_searched_in_blocks(mode
         "dataset_sha256": "same",
         "text_column": "prompt",
         "image_column": "image",
-        "films": 200_000,
+        "images": 200_000,
         "reports": 1,
     }
-    FilmIndex(films, films[:1].clone(), torch.zeros(1, dtype=torch.long), head).save(tmp_path)
-    del films
+    ImageIndex(images, images[:1].clone(), torch.zeros(1, dtype=torch.long), head).save(tmp_path)
+    del images
     before = anonymous_memory()
-    index = FilmIndex.load(tmp_path, model, processor, range(200_000))
+    index = ImageIndex.load(tmp_path, model, processor, range(200_000))
     with Largest() as largest:
         rows = index.nearest(wanted, 10)[1]
     assert rows[0] == 123_456

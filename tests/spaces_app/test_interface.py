@@ -20,7 +20,7 @@ from hub_medsyn.inference.grounding import HeatMap
 from scripts import page_results as make_results
 from spaces_app import app
 from spaces_app.bundled import BUNDLE
-from spaces_app.guard.uploads import Film, Refused
+from spaces_app.guard.uploads import Refused, Upload
 from spaces_app.interface import build
 from spaces_app.serving import serving, theme
 from spaces_app.session import STANDING, Chosen, Desk, sentence
@@ -30,7 +30,7 @@ from spaces_app.tabs import make as tab_make
 from spaces_app.tabs import read as tab_read
 from spaces_app.tabs import where as tab_where
 from spaces_app.view import tables, viewer
-from tests.spaces_app.tiny_page import HOSTILE, film_bytes, workbench
+from tests.spaces_app.tiny_page import HOSTILE, image_bytes, workbench
 
 PAGE = Path(tab_about.__file__).parents[1]
 TABS = ("tab-read", "tab-where", "tab-find", "tab-make", "tab-about")
@@ -91,15 +91,15 @@ def test_every_tab_says_what_it_is_not_for_and_names_its_pictures(page, tab):
     assert not outline.of("script")
 
 
-def test_the_page_opens_on_a_film_that_is_read_already(page, desk):
+def test_the_page_opens_on_an_image_that_is_read_already(page, desk):
     found = values(page)
-    assert desk.first.key == "sample film-0"  # the one with an effusion
-    assert "Large left pleural effusion." in found["read-film"]
+    assert desk.first.key == "sample image-0"  # the one with an effusion
+    assert "Large left pleural effusion." in found["read-image"]
     table = Outline(found["read-scores"])
     assert "plain" in table.text and "pointing" in table.text and "present" in table.text
     assert len(table.of("td")) == 14 * 3
     assert "Pleural Effusion" in found["read-signs"]
-    assert len(Outline(found["make-films"]).of("img")) == 2  # a film and its outlines
+    assert len(Outline(found["make-images"]).of("img")) == 2  # an image and its outlines
     assert found["make-seed"] == 3
 
 
@@ -117,17 +117,17 @@ def test_every_control_has_a_name_of_its_own(page):
 
 
 def test_text_is_never_markup(desk):
-    one = desk.sample("film-2")
+    one = desk.sample("image-2")
     pieces = [
-        desk.film_html(one, boxes=[(HOSTILE, (1, 2, 3, 4))]),
+        desk.image_html(one, boxes=[(HOSTILE, (1, 2, 3, 4))]),
         viewer.sample_strip("read", desk.shown, None),
         viewer.message(HOSTILE),
-        viewer.empty_film(HOSTILE),
+        viewer.empty_image(HOSTILE),
         tables.similarity_table(HOSTILE, {HOSTILE: [(HOSTILE, 1.0), ("b", 0.0)]}),
         tables.score_table(HOSTILE, {HOSTILE: {HOSTILE: 0.5}}, head=HOSTILE, truth={HOSTILE: 1}, elem_id='"x'),
         tables.plain_table(HOSTILE, [HOSTILE], [[HOSTILE, HOSTILE]]),
-        tab_find.reports_html([(desk.samples["film-2"], 0.5)], HOSTILE, HOSTILE),
-        tab_find.films_html([(desk.samples["film-2"], 0.5)], HOSTILE),
+        tab_find.reports_html([(desk.samples["image-2"], 0.5)], HOSTILE, HOSTILE),
+        tab_find.images_html([(desk.samples["image-2"], 0.5)], HOSTILE),
     ]
     for piece in pieces:
         outline = Outline(piece)
@@ -147,7 +147,7 @@ def test_bars_and_numbers_tell_scores(desk):
 
 def test_names_of_boxes_do_not_stand_on_each_other():
     picture = Image.new("RGB", (90, 90))
-    html = viewer.film_html(picture, "a", boxes=[("mass", (10, 40, 50, 60)), ("nodule", (12, 40, 60, 70))])
+    html = viewer.image_html(picture, "a", boxes=[("mass", (10, 40, 50, 60)), ("nodule", (12, 40, 60, 70))])
     heights = [float(text["y"]) for text in Outline(html).of("text")]
     assert len(heights) == 2 and abs(heights[0] - heights[1]) >= 3
     (drawing,) = Outline(html).of("svg")
@@ -158,14 +158,18 @@ def test_names_of_boxes_do_not_stand_on_each_other():
 
 def test_samples_differ_in_what_they_show(desk):
     shown = viewer.varied(list(desk.samples.values()), 2)
-    assert [one.id for one in shown] == ["film-0", "film-3"]  # the two with a finding of their own
+    assert [one.id for one in shown] == ["image-0", "image-3"]  # the two with a finding of their own
 
 
 @pytest.mark.parametrize(
     ("row", "column", "told"),
     [
-        (0, 0, "upper left of the picture, the patient's right as films hang; that is outside the one box drawn."),
-        (8, 9, "lower right of the picture, the patient's left as films hang; that is inside the box drawn for mass."),
+        (0, 0, "upper left of the picture, the patient's right as images hang; that is outside the one box drawn."),
+        (
+            8,
+            9,
+            "lower right of the picture, the patient's left as images hang; that is inside the box drawn for mass.",
+        ),
         (5, 5, "middle centre of the picture; that is outside the one box drawn."),
     ],
 )
@@ -179,15 +183,15 @@ def test_the_brightest_place_is_told_in_words(row, column, told):
 def test_a_heat_map_is_blended_by_the_page_and_named(desk):
     name, words, heat = tab_where.where(desk, desk.first, None, " pleural effusion ")
     assert (name, words) == ("pointing", "pleural effusion")
-    assert heat.values.shape == desk.first.film.pixels.shape
+    assert heat.values.shape == desk.first.image.pixels.shape
 
 
 def test_the_page_opens_on_what_models_point_at_best(desk):
-    effusion, heart = desk.samples["film-0"], desk.samples["film-1"]
+    effusion, heart = desk.samples["image-0"], desk.samples["image-1"]
     other = Desk(desk.bench)
     other.shown = [effusion, dataclasses.replace(heart, boxes=[("cardiomegaly", (8.0, 20.0, 40.0, 44.0))])]
     other.samples = {one.id: one for one in other.shown}
-    assert other.first.key == "sample film-1" and tab_where._phrase(other.first) == "cardiomegaly"
+    assert other.first.key == "sample image-1" and tab_where._phrase(other.first) == "cardiomegaly"
     assert tab_where._phrase(desk.first) == "pleural effusion"
 
 
@@ -212,7 +216,7 @@ def test_names_that_are_unknown_are_refused_with_those_that_are_known(desk):
         desk.known_model("other")
     with pytest.raises(Refused, match="there are: pointing"):
         desk.known_model("plain", grounding=True)
-    with pytest.raises(Refused, match="film-0"):
+    with pytest.raises(Refused, match="image-0"):
         desk.sample("../../etc/passwd")
     assert desk.known_models([]) == desk.known_models(None) == ["plain"]
     assert desk.known_models("pointing") == ["pointing"]
@@ -221,10 +225,10 @@ def test_names_that_are_unknown_are_refused_with_those_that_are_known(desk):
 def test_an_upload_is_deleted_whether_it_is_read_or_refused(desk, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     good, bad = tmp_path / "Jane Doe.png", tmp_path / "Jane Doe.dcm"
-    good.write_bytes(film_bytes(1, 64))
-    bad.write_bytes(b"no film")
+    good.write_bytes(image_bytes(1, 64))
+    bad.write_bytes(b"no image")
     chosen = desk.uploaded(str(good))
-    assert chosen.film.name == "your film" and "Jane" not in chosen.alt + chosen.caption + chosen.key
+    assert chosen.image.name == "your image" and "Jane" not in chosen.alt + chosen.caption + chosen.key
     with pytest.raises(Refused):
         desk.uploaded(str(bad))
     assert not list(tmp_path.iterdir())
@@ -239,13 +243,13 @@ def test_prompts_stand_one_a_line(desk):
     assert [text for text, _ in found["plain"]] == [text for text, _ in found["pointing"]] == ["no effusion", "chest"]
 
 
-def test_made_films_tell_what_was_drawn(desk):
+def test_made_images_tell_what_was_drawn(desk):
     made = tab_make.draw(desk, "Large left pleural effusion.", None, 2, 5)
-    html = tab_make.films_html(made)
+    html = tab_make.images_html(made)
     assert "seed 5" in html and "seed 6" in html and "pleural effusion" in html
     assert "left pleural effusion" in tab_make.told_html(made)
     table = Outline(tab_make.reading_html(desk, made, "plain"))
-    assert "Film 1" in table.text and "Film 2" in table.text
+    assert "Image 1" in table.text and "Image 2" in table.text
     nothing = tab_make.draw(desk, "Hello there.", None, 1, 5)
     assert "so the chest is a normal one" in tab_make.told_html(nothing)
 
@@ -274,7 +278,7 @@ def test_the_card_of_the_space_tells_versions_and_tabs():
     assert told["sdk"] == "gradio" and told["app_file"] == "app.py" and told["license"] == "apache-2.0"
     pinned = (PAGE.parent / "constraints.txt").read_text(encoding="utf-8")
     assert f"gradio=={told['sdk_version']}\n" in pinned
-    assert all(f"**{tab}**" in body for tab in ("Read a film", "Where", "Find", "Make", "About"))
+    assert all(f"**{tab}**" in body for tab in ("Read an image", "Where", "Find", "Make", "About"))
     assert STANDING in body and len(told["short_description"]) <= 60
 
 
@@ -282,7 +286,7 @@ def test_the_requirements_of_the_space_are_those_of_the_package():
     wanted = {line for line in (PAGE / "requirements.txt").read_text().splitlines() if line and line[0] != "#"}
     setup = (PAGE.parent / "setup.cfg").read_text(encoding="utf-8")
     always = setup.split("install_requires =\n")[1].split("\n[")[0].split()
-    demo = setup.split("\ndemo =\n")[1].split("\ndev =")[0].split()
+    demo = setup.split("\ndemo =\n")[1].split("\ndocs =")[0].split()
     needed = {line.split(">=")[0] for line in (*always, *demo)} - {"pyyaml"}
     assert {re.split("[<>=]", line)[0] for line in wanted} == needed
 
@@ -324,8 +328,8 @@ def test_text_stands_out_from_what_it_stands_on(ink, paper):
 
 
 def test_refusals_are_sentences():
-    assert sentence(Refused("no film")) == "no film." and sentence(Refused("Why?")) == "Why?"
-    assert Chosen(Film(np.zeros((2, 2), np.uint8), "your film", "shrunk"), "k").caption == "your film · shrunk"
+    assert sentence(Refused("no image")) == "no image." and sentence(Refused("Why?")) == "Why?"
+    assert Chosen(Upload(np.zeros((2, 2), np.uint8), "your image", "shrunk"), "k").caption == "your image · shrunk"
 
 
 def test_the_command_tells_what_it_takes_and_what_is_wrong(capsys, monkeypatch, tmp_path):

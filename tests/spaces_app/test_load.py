@@ -21,7 +21,7 @@ from gradio_client.exceptions import AppError
 from spaces_app.interface import build
 from spaces_app.serving import serving
 from tests.hub.clients import free_port
-from tests.spaces_app.tiny_page import film_bytes, workbench
+from tests.spaces_app.tiny_page import image_bytes, workbench
 
 PEOPLE = 20
 START = 120  # seconds that the server may take to start on a busy machine
@@ -64,13 +64,13 @@ def ask(client: Client, kind: str, film: Path, letter: Path, number: int) -> Cal
 
 
 def crowd(url: str, folder: Path, people: int, calls: int) -> list[Call]:
-    """`people` sessions that each make `calls` calls, all beginning at once, no two with the same film."""
+    """`people` sessions that each make `calls` calls, all beginning at once, no two with the same image."""
     folder.mkdir(exist_ok=True)
     begin = threading.Barrier(people)
 
     def person(number: int) -> list[Call]:
-        film, letter = folder / f"film-{number}.png", folder / f"letter-{number}.png"
-        film.write_bytes(film_bytes(number, 640))
+        film, letter = folder / f"image-{number}.png", folder / f"letter-{number}.png"
+        film.write_bytes(image_bytes(number, 640))
         letter.write_bytes(f"This is letter {number}.".encode())
         client = Client(url, verbose=False, download_files=folder / f"answers-{number}")
         begin.wait(START)

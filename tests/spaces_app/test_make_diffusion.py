@@ -45,7 +45,7 @@ def client(bench, tmp_path_factory):
         page.close()
 
 
-def test_a_pipeline_tells_its_steps_and_gives_the_same_film_again(client, bench, monkeypatch):
+def test_a_pipeline_tells_its_steps_and_gives_the_same_image_again(client, bench, monkeypatch):
     generator = bench.generators["tiny"]
     draw = type(generator).__call__
 
@@ -62,7 +62,7 @@ def test_a_pipeline_tells_its_steps_and_gives_the_same_film_again(client, bench,
     told = list(dict.fromkeys(told))
     assert len(told) > STEPS and told == sorted(told), told
     assert {length for _, length, _ in told} == {2 * STEPS}
-    assert f"film 1 of 2, step 3 of {STEPS}" in [desc for _, _, desc in told]
+    assert f"image 1 of 2, step 3 of {STEPS}" in [desc for _, _, desc in told]
     assert [one["seed"] for one in facts] == [4, 5]
     assert facts[0]["labels"] is None and facts[0]["boxes"] == []
     asked |= {"number": 1, "seed": 5}
@@ -80,4 +80,4 @@ def test_nothing_is_said_of_what_a_pipeline_drew(bench):
     made = tab_make.draw(Desk(bench), "Hello there.", "tiny", 1, 0)
     told = tab_make.told_html(made)
     assert "is not known" in told and "phantom" not in told
-    assert "nothing outlined" in tab_make.films_html(made)
+    assert "nothing outlined" in tab_make.images_html(made)

@@ -1,4 +1,4 @@
-"""A page on models of a few thousand weights, four films and the phantom at its smallest."""
+"""A page on models of a few thousand weights, four images and the phantom at its smallest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMPRESSIONS = ("Large left pleural effusion.", "No acute disease.", HOSTILE, "Ri
 SIDE = 48
 
 
-def film_bytes(seed: int, side: int = SIDE) -> bytes:
+def image_bytes(seed: int, side: int = SIDE) -> bytes:
     """A grey PNG of soft blobs."""
     rough = np.random.default_rng(seed).integers(0, 256, (6, 6), dtype=np.uint8)
     file = io.BytesIO()
@@ -35,8 +35,8 @@ def rows() -> datasets.Dataset:
     labels[3] |= {"Pneumothorax": 1}
     boxes: list[list[dict]] = [[{"finding": "pleural effusion", "box": [4.0, 20.0, 30.0, 44.0]}], [], [], []]
     columns = {
-        "image": [{"bytes": film_bytes(row), "path": None} for row in range(len(IMPRESSIONS))],
-        "image_id": [f"film-{row}" for row in range(len(IMPRESSIONS))],
+        "image": [{"bytes": image_bytes(row), "path": None} for row in range(len(IMPRESSIONS))],
+        "image_id": [f"image-{row}" for row in range(len(IMPRESSIONS))],
         "prompt": list(IMPRESSIONS),
         "impression": list(IMPRESSIONS),
         "findings": [""] * len(IMPRESSIONS),

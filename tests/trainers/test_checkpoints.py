@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tests.fixtures.tiny_models import tiny_gloria, tiny_mgca
-from tests.trainers.data.pairs_of_films import film_pairs
+from tests.trainers.data.image_pairs import image_pairs
 from tests.trainers.test_gloria_mgca_trainers import trainer_of
 from trainers.checkpoints import last_checkpoint
 
@@ -98,7 +98,7 @@ def test_the_best_epoch_is_kept_and_loaded_at_the_end(tmp_path, monkeypatch):
         made = trainer_of(
             tmp_path / f"limit{limit}",
             tiny_gloria("vit", seed=seed),
-            film_pairs(12, repeats=2, augmentation="none"),
+            image_pairs(12, repeats=2, augmentation="none"),
             num_train_epochs=3,
             save_strategy="epoch",
             eval_strategy="epoch",

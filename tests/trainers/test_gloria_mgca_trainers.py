@@ -5,7 +5,7 @@ import torch
 from transformers import VisionTextDualEncoderProcessor
 
 from tests.fixtures.tiny_models import tiny_gloria, tiny_image_processor, tiny_mgca, tiny_tokenizer
-from tests.trainers.data.pairs_of_films import film_pairs
+from tests.trainers.data.image_pairs import image_pairs
 from trainers.arguments import VLPTrainingArguments, parse
 from trainers.method_trainers import METHODS, GLoRIATrainer, MGCATrainer
 
@@ -25,7 +25,7 @@ def trainer_of(folder, model, eval_dataset=None, **settings):
     return METHODS[model.config.model_type.removeprefix("medsyn-")](
         model=model,
         args=arguments,
-        train_dataset=film_pairs(),
+        train_dataset=image_pairs(),
         eval_dataset=eval_dataset,
         processor=VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()),
     )
@@ -63,7 +63,7 @@ def test_prototypes_without_frozen_epochs_move_at_once(tmp_path):
 
 @pytest.mark.parametrize("method", MAKERS)
 def test_evaluation_has_a_loss_and_its_parts(method, tmp_path):
-    trainer = trainer_of(tmp_path, MAKERS[method](), film_pairs(12, repeats=2, augmentation="none"))
+    trainer = trainer_of(tmp_path, MAKERS[method](), image_pairs(12, repeats=2, augmentation="none"))
     metrics = trainer.evaluate()
     parts = [value for name, value in metrics.items() if name.startswith("eval_loss_")]
     assert len(parts) == {"gloria": 2, "mgca": 3}[method]
@@ -93,7 +93,7 @@ def test_presets_hold_the_published_numbers():
 
 def test_gloria_official_lowers_its_rate_by_eval_loss(tmp_path):
     settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"factor": 0.5, "patience": 0}}
-    evaluated = film_pairs(12, repeats=2, augmentation="none")
+    evaluated = image_pairs(12, repeats=2, augmentation="none")
     trainer = trainer_of(
         tmp_path, tiny_gloria(), evaluated, eval_strategy="steps", eval_steps=1, max_steps=8, **settings
     )

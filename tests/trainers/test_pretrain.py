@@ -25,7 +25,7 @@ from hub_medsyn.checkpoints.remote_code import add_remote_code
 from medsyn.cli import main as medsyn_main
 from tests.fixtures.cards import check_card
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca, tiny_text_config, tiny_tokenizer
-from tests.trainers.data.pairs_of_films import film_rows
+from tests.trainers.data.image_pairs import image_rows
 from trainers.arguments import COMMON, parse
 from trainers.downstream.linear_probe import parser as probe_parser
 from trainers.pretrain import main
@@ -38,8 +38,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def dataset(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "medsyn-cxr"
     (folder / "data").mkdir(parents=True)
-    film_rows(24).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
-    film_rows(10, repeats=2).to_parquet(folder / "data" / "validation-00000-of-00001.parquet")
+    image_rows(24).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    image_rows(10, repeats=2).to_parquet(folder / "data" / "validation-00000-of-00001.parquet")
     (folder / "manifest.json").write_text(manifest())
     return folder
 
@@ -82,8 +82,8 @@ def test_what_is_left(trained, dataset, text_encoder):
     assert str(dataset.parent) not in said and str(text_encoder) not in said
     assert (trained / "training_curve.png").stat().st_size > 1000
     model, processor = AutoModel.from_pretrained(trained), AutoProcessor.from_pretrained(trained)
-    films = list(film_rows(3)["image"])
-    inputs = processor(text=["no effusion", "edema"], images=films, padding=True, return_tensors="pt")
+    images = list(image_rows(3)["image"])
+    inputs = processor(text=["no effusion", "edema"], images=images, padding=True, return_tensors="pt")
     with torch.no_grad():
         assert model(**inputs).logits_per_image.shape == (3, 2)
     assert processor.image_processor.image_mean == 0.5  # random weights have no statistics of their own
@@ -106,7 +106,7 @@ def test_card_tells_the_run(trained, dataset):
         "| `learning_rate` | 0.0001 |",
         "never mirrored",
         f"on 8 pairs in batches of 4, of which {metric['value']:.3f} lies between",
-        "whole films and whole reports, where guessing the pairs gives 1.386",
+        "whole images and whole reports, where guessing the pairs gives 1.386",
         "small turns",
     ):
         assert said in card
@@ -127,14 +127,14 @@ def test_the_card_is_one_that_the_hub_takes_and_says_where_words_and_numbers_com
     assert model_index_to_eval_results(index) == ("convirt", [result])
     limits = card.text.split("## Limits")[1]
     guessed = evaluated["eval_loss_global"] > 0.9 * math.log(4)
-    assert ("little better than by guessing" in limits) == guessed and "synthetic films alone" in limits
+    assert ("little better than by guessing" in limits) == guessed and "synthetic radiographs alone" in limits
 
 
 def test_what_the_card_tells_runs_as_it_stands(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "convirt")
     add_remote_code(tmp_path / "convirt")
     monkeypatch.chdir(tmp_path)
-    film_rows(1)["image"][0].save("film.png")
+    image_rows(1)["image"][0].save("image.png")
     card = Path("convirt/README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"```bash\n(.*?)```", card, flags=re.DOTALL)
     assert medsyn_main(command.split()[1:]) == 0
@@ -143,7 +143,7 @@ def test_what_the_card_tells_runs_as_it_stands(trained, tmp_path, monkeypatch):
     told = []
     for block in blocks:
         names = {}
-        exec(block.replace('\nclassify("film', '\nanswers = classify("film'), names)
+        exec(block.replace('\nclassify("image', '\nanswers = classify("image'), names)
         told.append(names)
     assert sum(answer["score"] for answer in told[0]["answers"]) == pytest.approx(1)
     assert {answer["label"] for answer in told[0]["answers"]} == {"edema", "no edema"}
@@ -202,19 +202,19 @@ def test_guessing_loss_is_that_of_equal_similarities(model):
 
 def test_the_commit_of_a_dataset_from_the_hub_is_known(tmp_path):
     commit = "0123456789abcdef0123456789abcdef01234567"
-    folder = tmp_path / "owner___films" / "default" / "0.0.0" / commit  # as datasets lays its cache out
+    folder = tmp_path / "owner___images" / "default" / "0.0.0" / commit  # as datasets lays its cache out
     folder.mkdir(parents=True)
     with ArrowWriter(path=str(folder / "films-train.arrow")) as writer:
-        writer.write({"image_id": "film000"})
+        writer.write({"image_id": "image000"})
         writer.finalize()
     rows = Dataset.from_file(str(folder / "films-train.arrow"))
     assert hub_revision(rows.select_columns(["image_id"]).select([0])) == commit
-    assert hub_revision(film_rows(2)) is None
+    assert hub_revision(image_rows(2)) is None
 
 
 def test_reports_that_are_all_equal_are_refused(dataset, text_encoder, tmp_path, capsys):
     shutil.copytree(dataset, tmp_path / "medsyn-cxr")
-    film_rows(6, repeats=6).to_parquet(tmp_path / "medsyn-cxr" / "data" / "train-00000-of-00001.parquet")
+    image_rows(6, repeats=6).to_parquet(tmp_path / "medsyn-cxr" / "data" / "train-00000-of-00001.parquet")
     assert main(options(tmp_path / "medsyn-cxr", text_encoder, tmp_path / "out")) == 1
     error = capsys.readouterr().err
     assert "6 rows hold 1 different texts, and a batch takes 4 of them; lower the batch size or bring more" in error
@@ -361,7 +361,7 @@ def test_resume_from_the_last_checkpoint(dataset, text_encoder, trained, tmp_pat
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_validation_split_of_one_report_is_left_out_with_a_word(rows, dataset, text_encoder, tmp_path, capsys):
     shutil.copytree(dataset, tmp_path / "medsyn-cxr")
-    film_rows(rows, repeats=3).to_parquet(tmp_path / "medsyn-cxr" / "data" / "validation-00000-of-00001.parquet")
+    image_rows(rows, repeats=3).to_parquet(tmp_path / "medsyn-cxr" / "data" / "validation-00000-of-00001.parquet")
     out = tmp_path / "out"
     assert main(options(tmp_path / "medsyn-cxr", text_encoder, out, "--max_steps", "1")) == 0
     assert "no evaluation: 1 different report(s) in validation are too few" in capsys.readouterr().out

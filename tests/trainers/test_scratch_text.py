@@ -1,7 +1,7 @@
-from tests.trainers.data.pairs_of_films import film_rows
+from tests.trainers.data.image_pairs import image_rows
 from trainers.scratch_text import train_tokenizer
 
-TEXTS = [*film_rows()["prompt"], "Café: 2.5 cm nodule.", "Hilum?"]
+TEXTS = [*image_rows()["prompt"], "Café: 2.5 cm nodule.", "Hilum?"]
 
 
 def test_equal_texts_in_any_order_give_the_same_ids():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import VisionTextDualEncoderProcessor
 
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_tokenizer
-from tests.trainers.data.pairs_of_films import film_pairs
+from tests.trainers.data.image_pairs import image_pairs
 from trainers.arguments import VLPTrainingArguments
 from trainers.method_trainers import ConVIRTTrainer
 from trainers.vlp_trainer import NonFiniteLossError, takes_batch_statistics
@@ -33,7 +33,7 @@ def trainer_of(folder, model=None, train_dataset=None, eval_dataset=None, **sett
     return ConVIRTTrainer(
         model=model or tiny_convirt(),
         args=arguments(folder, **settings),
-        train_dataset=train_dataset or film_pairs(),
+        train_dataset=train_dataset or image_pairs(),
         eval_dataset=eval_dataset,
         processor=VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()),
     )
@@ -97,7 +97,7 @@ def test_a_resume_with_other_batches_is_refused(tmp_path):
 
 def test_a_resume_on_other_data_or_settings_is_refused_and_names_them(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
-    trainer_of(tmp_path, train_dataset=film_pairs(), **saving).train()
+    trainer_of(tmp_path, train_dataset=image_pairs(), **saving).train()
     checkpoint = str(tmp_path / "checkpoint-2")
 
     def refused(pairs, **settings) -> str:
@@ -106,24 +106,24 @@ def test_a_resume_on_other_data_or_settings_is_refused_and_names_them(tmp_path):
             trainer.train(resume_from_checkpoint=checkpoint)
         return str(caught.value)
 
-    other_text, other_id = film_pairs(), film_pairs()
+    other_text, other_id = image_pairs(), image_pairs()
     other_text.texts[3] = "small left hydrothorax."
-    other_id.ids[3] = "film999"
+    other_id.ids[3] = "image999"
     for pairs in (other_text, other_id):
         message = refused(pairs)
-        assert f"(ids_and_texts {film_pairs().fingerprint()} then, {pairs.fingerprint()} now)" in message
+        assert f"(ids_and_texts {image_pairs().fingerprint()} then, {pairs.fingerprint()} now)" in message
         assert "hydrothorax" not in message
-    assert "(text_sampling sentence then, full now)" in refused(film_pairs(text_sampling="full"))
-    assert "(augmentation film then, crop now)" in refused(film_pairs(augmentation="crop"))
-    assert "(horizontal_flip False then, True now)" in refused(film_pairs(flip=True))
-    assert "(learning_rate 0.001 then, 0.002 now)" in refused(film_pairs(), learning_rate=2e-3)
-    cosine = refused(film_pairs(), lr_scheduler_type="cosine")
+    assert "(text_sampling sentence then, full now)" in refused(image_pairs(text_sampling="full"))
+    assert "(augmentation image then, crop now)" in refused(image_pairs(augmentation="crop"))
+    assert "(horizontal_flip False then, True now)" in refused(image_pairs(flip=True))
+    assert "(learning_rate 0.001 then, 0.002 now)" in refused(image_pairs(), learning_rate=2e-3)
+    cosine = refused(image_pairs(), lr_scheduler_type="cosine")
     assert "(lr_scheduler_type linear then, cosine now)" in cosine
     assert trainer_of(tmp_path, **saving).train(resume_from_checkpoint=checkpoint).global_step == 2
     saved = json.loads((tmp_path / "checkpoint-2" / "batches.json").read_text())
     del saved["learning_rate"]
     (tmp_path / "checkpoint-2" / "batches.json").write_text(json.dumps(saved))
-    assert "learning_rate not recorded then" in refused(film_pairs())
+    assert "learning_rate not recorded then" in refused(image_pairs())
 
 
 def test_a_resume_with_another_model_is_refused_and_one_of_another_length_told(tmp_path, caplog):
@@ -161,7 +161,7 @@ def test_saved_model_is_safetensors_and_reloads(tmp_path):
 
 
 def test_loss_parts_and_collisions_are_logged_and_evaluation_has_a_loss(tmp_path):
-    evaluated = film_pairs(9, repeats=2, augmentation="none")
+    evaluated = image_pairs(9, repeats=2, augmentation="none")
     trainer = trainer_of(tmp_path, eval_dataset=evaluated, num_train_epochs=1, seed=1)
     trainer.train()
     first = trainer.state.log_history[0]
@@ -174,7 +174,7 @@ def test_loss_parts_and_collisions_are_logged_and_evaluation_has_a_loss(tmp_path
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] > 0 and metrics["eval_loss_global"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
     assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
-    single = trainer_of(tmp_path, eval_dataset=film_pairs(3, repeats=3, augmentation="none"))
+    single = trainer_of(tmp_path, eval_dataset=image_pairs(3, repeats=3, augmentation="none"))
     with pytest.raises(ValueError, match="at least 2 texts"):
         single.evaluate()
 
@@ -208,7 +208,7 @@ def test_planned_steps_are_those_that_training_takes(length, tmp_path):
 
 
 def test_evaluation_batches_shrink_to_the_texts_there_are(tmp_path):
-    trainer = trainer_of(tmp_path, eval_dataset=film_pairs(3, repeats=1, augmentation="none"))
+    trainer = trainer_of(tmp_path, eval_dataset=image_pairs(3, repeats=1, augmentation="none"))
     batch = next(iter(trainer.get_eval_dataloader()))
     assert len(batch["ids"]) == 3
 
@@ -229,10 +229,10 @@ def test_a_nan_loss_names_the_batch_by_ids_without_text(tmp_path):
     trainer = trainer_of(tmp_path)
     with torch.no_grad():
         trainer.model.text_head[0].weight.fill_(float("nan"))
-    with pytest.raises(NonFiniteLossError, match=r"the loss is nan at step 0.*film0\d\d") as caught:
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan at step 0.*image0\d\d") as caught:
         trainer.train()
     message = str(caught.value)
-    assert message.count("film0") == 4 and "effusion" not in message and "process" not in message
+    assert message.count("image0") == 4 and "effusion" not in message and "process" not in message
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_impossible_settings_are_refused(settings, message, tmp_path):
 
 
 def test_texts_are_cut_at_the_encoder_limit(tmp_path):
-    pairs = film_pairs()
+    pairs = image_pairs()
     pairs.texts[0] = "effusion " * 500
     collator = trainer_of(tmp_path, train_dataset=pairs, max_text_tokens=512).data_collator
     pairs.text_sampling = "full"

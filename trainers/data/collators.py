@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
+from medsyn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class PairCollator:
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Pads to the longest text of the batch.
-        processor ([`MedSynImageProcessor`]): Normalises the films.
+        processor ([`MedSynImageProcessor`]): Normalises the images.
         max_length (`int`): Texts are cut after this many tokens; the first batch in which that happens is logged.
 
     Returns:
@@ -29,7 +30,7 @@ class PairCollator:
         and `return_loss=True`, without which an evaluation silently has no loss.
 
     Raises:
-        ValueError: If a text is empty, naming its item: a film cannot be told apart by what all empty texts share.
+        UserError: If a text is empty, naming its item: an image cannot be told apart by what all empty texts share.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ class PairCollator:
     def __call__(self, items: list[dict]) -> dict:
         empty = [item["id"] for item in items if not item["text"].strip()]
         if empty:
-            raise ValueError(f"{', '.join(empty)} have no text to learn from; leave these pairs out")
+            raise UserError(f"{', '.join(empty)} have no text to learn from; leave these pairs out")
         texts = self.tokenizer(
             [item["text"] for item in items],
             padding=True,
@@ -50,9 +51,9 @@ class PairCollator:
         )
         if not self._told:
             self._tell_of_cut_texts(items, texts["attention_mask"].sum(1).tolist())
-        films = np.stack([item["film"] for item in items])  # (batch, side, side)
+        images = np.stack([item["image"] for item in items])  # (batch, side, side)
         return {
-            "pixel_values": torch.from_numpy(self.processor.normalize_squares(films)),
+            "pixel_values": torch.from_numpy(self.processor.normalize_squares(images)),
             **texts,
             "ids": [item["id"] for item in items],
             "return_loss": True,

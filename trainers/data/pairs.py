@@ -1,4 +1,4 @@
-"""Films with their reports, each item drawn by (seed, epoch, id) alone."""
+"""Images with their reports, each item drawn by (seed, epoch, id) alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor, to_grey
+from medsyn.errors import UserError
 from trainers.data.augmentation import augment
 from trainers.data.sentences import CLEANING_RULES, SentenceRule, split_sentences
 
@@ -35,23 +36,23 @@ class PairDataset(Dataset):
 
     Args:
         rows (`datasets.Dataset`): One split, of the columns below.
-        processor ([`MedSynImageProcessor`]): Says how films are resized.
+        processor ([`MedSynImageProcessor`]): Says how images are resized.
         text_columns (`list[str]`): Joined by a space in this order; empty ones are skipped.
-        image_column (`str`, *optional*, defaults to `"image"`): The films.
+        image_column (`str`, *optional*, defaults to `"image"`): The images.
         id_column (`str`, *optional*, defaults to `"image_id"`): Unique; they seed the draws and stand in errors.
         seed (`int`, *optional*, defaults to 0): Of the draws.
         augmentation (`str`, *optional*, defaults to `"none"`):
             `none`, or a kind of [`~trainers.data.augmentation.augment`].
-        flip (`bool`, *optional*, defaults to `False`): Whether films are mirrored at random.
+        flip (`bool`, *optional*, defaults to `False`): Whether images are mirrored at random.
         text_sampling (`str`, *optional*, defaults to `"full"`): `full`, or one random `sentence` each time.
         sentence_rule (`str`, *optional*, defaults to `"fixed"`):
             See [`~trainers.data.sentences.split_sentences`]. Under `gloria` and `mgca` a full text is the sentences
             that they leave of it, joined by spaces; under the others it stays as it is.
         cache_gb (`float`, *optional*, defaults to 4.0):
-            Films are decoded and resized once and kept when all of them fit in this many GB; otherwise each time.
+            Images are decoded and resized once and kept when all of them fit in this many GB; otherwise each time.
 
     Raises:
-        ValueError: If a column is missing, no row has text, or a film cannot be read, naming its id.
+        UserError: If a column is missing, no row has text, or an image cannot be read, naming its id.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class PairDataset(Dataset):
     ):
         missing = [name for name in (image_column, id_column, *text_columns) if name not in rows.column_names]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"the dataset has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}. "
                 "Name others with --image_column, --id_column, --text_columns"
             )
@@ -81,7 +82,7 @@ class PairDataset(Dataset):
         ]
         kept = [number for number, text in enumerate(texts) if text and cleaned(text, sentence_rule)]
         if not kept:
-            raise ValueError(
+            raise UserError(
                 f"none of the {len(texts)} rows has text in {', '.join(text_columns)}; nothing to learn from"
             )
         self.rows_without_text = len(texts) - len(kept)
@@ -96,13 +97,13 @@ class PairDataset(Dataset):
         self.text_sampling = text_sampling
         self.sentence_rule = sentence_rule
         side = processor.size["longest_edge"]
-        # A crop of 80 % of a film that is stored an eighth larger loses no detail.
+        # A crop of 80 % of an image that is stored an eighth larger loses no detail.
         self.stored_side = side if augmentation == "none" else side + side // 8
-        self.films: np.ndarray | None = None
+        self.cached: np.ndarray | None = None
         if len(kept) * self.stored_side**2 <= cache_gb * 1e9:
-            self.films = np.empty((len(kept), self.stored_side, self.stored_side), np.uint8)
-            for row in tqdm(range(len(kept)), desc="reading films", unit="film", leave=False):
-                self.films[row] = self._read(row)
+            self.cached = np.empty((len(kept), self.stored_side, self.stored_side), np.uint8)
+            for row in tqdm(range(len(kept)), desc="reading images", unit="image", leave=False):
+                self.cached[row] = self._read(row)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -117,9 +118,9 @@ class PairDataset(Dataset):
         return hashlib.sha256(pairs.encode()).hexdigest()[:12]
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        """`id` (`str`), `text` (`str`) and `film` (`(side, side)`, grey values 0 to 255) of one item."""
+        """`id` (`str`), `text` (`str`) and `image` (`(side, side)`, grey values 0 to 255) of one item."""
         epoch, row = key if isinstance(key, tuple) else (0, key)
-        return {"id": self.ids[row], "text": self._text(epoch, row), "film": self._film(epoch, row)}
+        return {"id": self.ids[row], "text": self._text(epoch, row), "image": self._image(epoch, row)}
 
     def _text(self, epoch: int, row: int) -> str:
         if self.text_sampling == "full":
@@ -127,8 +128,8 @@ class PairDataset(Dataset):
         sentences = split_sentences(self.texts[row], self.sentence_rule) or [self.texts[row]]
         return sentences[draw(self.seed, epoch, self.ids[row], "sentence").integers(len(sentences))]
 
-    def _film(self, epoch: int, row: int) -> np.ndarray:
-        square = self._read(row) if self.films is None else self.films[row]  # (stored_side, stored_side)
+    def _image(self, epoch: int, row: int) -> np.ndarray:
+        square = self._read(row) if self.cached is None else self.cached[row]  # (stored_side, stored_side)
         side = self.processor.output_size
         if self.augmentation == "none":
             start = (self.stored_side - side) // 2
@@ -140,4 +141,4 @@ class PairDataset(Dataset):
         try:
             return self.processor.resize_and_pad(to_grey(self.images[row][self.image_column]), self.stored_side)
         except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a broken file
-            raise ValueError(f"the film {self.ids[row]} cannot be read: {error}") from error
+            raise UserError(f"the image {self.ids[row]} cannot be read: {error}") from error

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from medsyn.errors import UserError
+
 
 class DistinctTextBatchSampler(Sampler[list[tuple[int, int]]]):
     """Global batches of distinct texts, reshuffled every epoch and equal on every process.
@@ -25,19 +27,19 @@ class DistinctTextBatchSampler(Sampler[list[tuple[int, int]]]):
         shuffle (`bool`, *optional*, defaults to `True`): `False` gives the same batches in every epoch.
 
     Raises:
-        ValueError: If there are not as many distinct texts as one batch holds, or the batch holds fewer than two.
+        UserError: If there are not as many distinct texts as one batch holds, or the batch holds fewer than two.
     """
 
     def __init__(self, texts: Sequence[str], batch_size: int, seed: int = 0, shuffle: bool = True):
         if batch_size < 2:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {batch_size} has no negatives: a contrastive loss needs at least 2 texts; "
                 "raise the batch size"
             )
         _, self.groups = np.unique(np.asarray(texts, dtype=object), return_inverse=True)  # (rows,) number of the text
         counts = np.bincount(self.groups, minlength=1)
         if len(counts) < batch_size or len(texts) == 0:
-            raise ValueError(
+            raise UserError(
                 f"{len(texts)} rows hold {len(counts) if len(texts) else 0} different texts, and a batch takes "
                 f"{batch_size} of them; lower the batch size or bring more reports"
             )

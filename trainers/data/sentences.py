@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from medsyn.errors import UserError
+
 SentenceRule = Literal["fixed", "convirt", "gloria", "mgca"]
 
 
@@ -65,8 +67,8 @@ def split_sentences(text: str, rule: SentenceRule = "fixed") -> list[str]:
             marshuang80/gloria and HKU-MedAI/MGCA do.
 
     Raises:
-        ValueError: If there is no such rule.
+        UserError: If there is no such rule.
     """
     if rule not in RULES:
-        raise ValueError(f"sentence rule {rule!r} is not one of {', '.join(RULES)}")
+        raise UserError(f"sentence rule {rule!r} is not one of {', '.join(RULES)}")
     return RULES[rule](text)

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, TimmWrapperC
 from hub_medsyn import MedSynImageProcessor  # the import also registers our models with the Auto classes
 from hub_medsyn.checkpoints.export_encoders import PROCESSOR_NAME
 from hub_medsyn.encoder_weights import load_image_encoder
+from medsyn.errors import UserError
 from trainers.downstream.images.labelled_images import LabelledImages
 
 
@@ -85,7 +86,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
         seed (`int`, *optional*, defaults to 0): Of the random weights.
 
     Raises:
-        ValueError: `spec` is neither a folder with a `config.json` nor a timm model, or the weights do not fit it.
+        UserError: `spec` is neither a folder with a `config.json` nor a timm model, or the weights do not fit it.
         FileNotFoundError: There is no such file of weights.
     """
     random, source = spec.startswith("random:"), spec.removeprefix("random:")
@@ -93,7 +94,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
     processor, statistics, enlarge = None, None, None
     if Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
-            raise ValueError(f"encoder folder {source} holds no config.json: it is not a checkpoint")
+            raise UserError(f"encoder folder {source} holds no config.json: it is not a checkpoint")
         with open(Path(source) / "config.json", encoding="utf-8") as file:
             ours = str(json.load(file).get("model_type", "")).startswith("medsyn-")
         whole = AutoConfig.from_pretrained(source) if ours else None
@@ -125,7 +126,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
                 arguments = {"img_size": image_size}  # timm resamples the position embeddings
             model = timm.create_model(source, pretrained=True, num_classes=0, **arguments)
     else:
-        raise ValueError(
+        raise UserError(
             f"encoder {spec!r} is neither a folder nor a timm model; `random:resnet50` and a folder that "
             "`medsyn pretrain` wrote are examples"
         )
@@ -158,7 +159,7 @@ def pooled_features(
     features = np.concatenate(parts)
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise ValueError(f"{encoder.name} gives features that are not finite on image {images.ids[row]}")
+        raise UserError(f"{encoder.name} gives features that are not finite on image {images.ids[row]}")
     return features
 
 

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsyn.errors import UserError, command
 from trainers.downstream.options import TRAINING, named, parse
 
 if TYPE_CHECKING:
@@ -21,14 +22,10 @@ FEW_PATIENTS = 5
 Draws = list[tuple[float, int, "np.ndarray"]]
 
 
-def main(argv: list[str] | None = None, command: str = "evaluate") -> int:
+@command("medsyn evaluate", interrupted="cached features are kept")
+def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn evaluate` and returns its exit code: 0 done, 1 failed with one sentence on stderr."""
-    args = parse(argv, command)
-    try:
-        print(run(args))
-    except (ValueError, OSError) as error:
-        print(f"medsyn {command}: {error}", file=sys.stderr)
-        return 1
+    print(run(parse(argv)))
     return 0
 
 
@@ -128,7 +125,7 @@ def _annotated(args: argparse.Namespace):
     notes = [f"with {images.shown_names[0]}: {told}"]
     absent = [split for split in ("train", "test") if not shown[split]]
     if absent:
-        raise ValueError(
+        raise UserError(
             f"{images.name}: no image of {' and '.join(absent)} shows {images.shown_names[0]} ({told}); take other "
             "--findings, or split the patients anew with --resplit"
         )
@@ -194,7 +191,7 @@ def _classify(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: l
 def _needs_findings(images: ImageSet, draws: Draws) -> None:
     without = [f"{budget:g} % with seed {seed}" for budget, seed, rows in draws if not images.shown[rows].any()]
     if without:
-        raise ValueError(
+        raise UserError(
             f"{images.name}: no training image shows {images.shown_names[0]} in {len(without)} of {len(draws)} draws "
             f"({', '.join(without)}): take a larger --budget or another --seed"
         )

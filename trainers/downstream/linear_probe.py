@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from medsyn.errors import command
 from trainers.downstream import evaluate, options
+from trainers.downstream.options import parse
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,9 +18,11 @@ def parser() -> argparse.ArgumentParser:
     return options.parser("probe")
 
 
+@command("medsyn probe", interrupted="cached features are kept")
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn probe` and returns its exit code: 0 done, 1 failed with one sentence on stderr."""
-    return evaluate.main(argv, "probe")
+    print(evaluate.run(parse(argv, "probe")))
+    return 0
 
 
 if __name__ == "__main__":

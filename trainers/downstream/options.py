@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from medsyn.errors import add_debug_option
+
 TASKS = ("classify", "segment", "detect")
 
 # What one kind of source or some of the tasks alone have, with the defaults; given for another, an option is refused.
@@ -98,6 +100,7 @@ def parser(command: str = "evaluate") -> argparse.ArgumentParser:
         csv("--mask-column", help="a mask file of the image's size, relative to the CSV (default: mask)")
         csv("--annotated-column", help="filled where somebody looked: an image without box or mask is a negative "
             "there")  # fmt: skip
+    add_debug_option(arguments)
     return arguments
 
 

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import grid_sample, interpolate
 
 from dataset_builder.generators.phantom.atlas import Atlas
+from medsyn.errors import UserError
 
 STREAMS = ("pose", "warp", "vessels", "film", "device", "finding")
 VIEWS = ("PA", "AP")
@@ -32,7 +33,7 @@ def stream(seed: int, name: str) -> np.random.Generator:
         UserError: `name` is not one of `STREAMS`.
     """
     if name not in STREAMS:
-        raise ValueError(f"random stream {name!r} is not one of {', '.join(STREAMS)}")
+        raise UserError(f"random stream {name!r} is not one of {', '.join(STREAMS)}")
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
@@ -101,7 +102,7 @@ def sample_pose(rng: np.random.Generator, view: str | None = None) -> Pose:
         UserError: `view` is neither `PA`, `AP` nor `None`.
     """
     if view not in (*VIEWS, None):
-        raise ValueError(f"view {view!r} is not PA or AP")
+        raise UserError(f"view {view!r} is not PA or AP")
     drawn = "AP" if rng.random() < AP_SHARE else "PA"
     view = view or drawn
     gap, yaw, pitch, roll, x, z = rng.uniform(20, 50), *rng.normal(size=5)

@@ -1,4 +1,4 @@
-"""CheXpert as Stanford ships it: `train.csv`, `valid.csv` and the films beside them, or the four folders
+"""CheXpert as Stanford ships it: `train.csv`, `valid.csv` and the images beside them, or the four folders
 `CheXpert-v1.0 batch 1 (validate & csv)` to `batch 4 (train 3)` of the full download, as they come.
 
 A patient's id is the `patient00001` of the path. `valid.csv`, read by three radiologists, is the test set, as GLoRIA
@@ -12,7 +12,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dataset_builder.findings import CHEXPERT_LABELS
-from dataset_builder.radiographs.records import Film, FilmSet, OfficialSplit, file_in, find_file, table_rows
+from dataset_builder.radiographs.records import (
+    OfficialSplit,
+    RadiographRecord,
+    RadiographSet,
+    file_in,
+    find_file,
+    table_rows,
+)
+from medsyn.errors import UserError
 
 NAME = "chexpert"
 UNCERTAIN_RULES = ("official", "keep", "absent", "present")
@@ -39,27 +47,27 @@ def read_chexpert(
     without_5x200: bool = False,
     task_images: int = 200,
     validation_rows: int = 5000,
-) -> FilmSet:
+) -> RadiographSet:
     """
     Reads the tables of CheXpert.
 
     Args:
         root (`str` or `Path`): The folder of `train.csv` and `valid.csv` (`CheXpert-v1.0` or `CheXpert-v1.0-small`),
             or that of the four batches.
-        any_view (`bool`, *optional*, defaults to `False`): Keep lateral films too.
+        any_view (`bool`, *optional*, defaults to `False`): Keep lateral images too.
         uncertain (`str`, *optional*, defaults to `"official"`): `official`: `OFFICIAL_UNCERTAIN`, and null becomes 0.
             `keep`: labels as in the table. `absent`, `present`: -1 becomes 0 or 1 for all labels, and null 0.
-        without_5x200 (`bool`, *optional*, defaults to `False`): Leave out the films of CheXpert 5x200.
-        task_images (`int`, *optional*, defaults to 200): Films a task in that set.
+        without_5x200 (`bool`, *optional*, defaults to `False`): Leave out the images of CheXpert 5x200.
+        task_images (`int`, *optional*, defaults to 200): Images a task in that set.
         validation_rows (`int`, *optional*, defaults to 5000): Rows of the official validation list.
 
     Raises:
         FileNotFoundError: A table is missing.
-        ValueError: A table of another form, or an unknown `uncertain`.
+        UserError: A table of another form, or an unknown `uncertain`.
     """
     root = Path(root)
     if uncertain not in UNCERTAIN_RULES:
-        raise ValueError(f"uncertain {uncertain!r} is not one of {', '.join(UNCERTAIN_RULES)}")
+        raise UserError(f"uncertain {uncertain!r} is not one of {', '.join(UNCERTAIN_RULES)}")
     batches = sorted(root.glob(_BATCHES))
     tables = next((folder for folder in (root, *batches) if (folder / "train.csv").is_file()), root)
     patients = {folder.name: folder for batch in batches for folder in batch.glob("patient*")}
@@ -71,16 +79,16 @@ def read_chexpert(
     if not any_view:
         funnel["frontal"] = len(kept)
     if without_5x200:
-        chosen = {rows[k].film.image_id for k in five_by_200(rows, task_images)}
+        chosen = {rows[k].image.image_id for k in five_by_200(rows, task_images)}
         left_out["chexpert_5x200"] = sorted(chosen)
-        kept = [row for row in kept if row.film.image_id not in chosen]
+        kept = [row for row in kept if row.image.image_id not in chosen]
         funnel["without_5x200"] = len(kept)
-    return FilmSet(
+    return RadiographSet(
         name=NAME,
         title="CheXpert",
         terms="Stanford University Dataset Research Use Agreement: research only, not to be passed on",
         labels=CHEXPERT_LABELS,
-        films=[row.film for row in kept],
+        images=[row.image for row in kept],
         funnel=funnel,
         left_out=left_out,
         source={"tables": ["train.csv", "valid.csv"], "any_view": any_view, "uncertain": uncertain},
@@ -89,33 +97,33 @@ def read_chexpert(
 
 
 class _Row:
-    """A row of the table: its film, whether it is frontal, and its labels before any rule."""
+    """A row of the table: its image, whether it is frontal, and its labels before any rule."""
 
-    __slots__ = ("film", "frontal", "raw")
+    __slots__ = ("image", "frontal", "raw")
 
-    def __init__(self, film: Film, frontal: bool, raw: tuple[int | None, ...]):
-        self.film, self.frontal, self.raw = film, frontal, raw
+    def __init__(self, image: RadiographRecord, frontal: bool, raw: tuple[int | None, ...]):
+        self.image, self.frontal, self.raw = image, frontal, raw
 
 
 def _read(path: Path, patients: dict[str, Path], uncertain: str, split: str | None) -> list[_Row]:
-    """The rows of a table, whose films are in the folders of `patients` or, of others, beside it."""
+    """The rows of a table, whose images are in the folders of `patients` or, of others, beside it."""
     rows = []
     for number, row in table_rows(path, "Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS):
         parts = PurePosixPath(row["Path"]).parts
         folder = next((k for k, part in enumerate(parts) if part in ("train", "valid")), None)
         if folder is None or len(parts) != folder + 4:
-            raise ValueError(
+            raise UserError(
                 f"{path}, row {number}: path {row['Path'][:80]!r} does not read .../train/patient00001/study1/"
                 "view1_frontal.jpg"
             )
         odd = [row[name] for name in CHEXPERT_LABELS if row[name] not in _VALUES]
         if odd:
-            raise ValueError(f"{path}, row {number}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
+            raise UserError(f"{path}, row {number}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
         file = file_in(path.parent, "/".join(parts[folder:]), f"{path}, row {number}")
         if parts[folder + 1] in patients:
             file = patients[parts[folder + 1]].joinpath(*parts[folder + 2 :])
         raw = tuple(_VALUES[row[name]] for name in CHEXPERT_LABELS)
-        film = Film(
+        image = RadiographRecord(
             image_id="/".join(parts[folder + 1 :]).rsplit(".", 1)[0],
             subject_id=parts[folder + 1],
             path=file,
@@ -123,7 +131,7 @@ def _read(path: Path, patients: dict[str, Path], uncertain: str, split: str | No
             split=split,
             view=row["AP/PA"] if row["AP/PA"] in ("AP", "PA") else None,
         )
-        rows.append(_Row(film, row["Frontal/Lateral"] == "Frontal", raw))
+        rows.append(_Row(image, row["Frontal/Lateral"] == "Frontal", raw))
     return rows
 
 
@@ -141,14 +149,14 @@ def apply_rule(raw: tuple[int | None, ...], uncertain: str) -> tuple[int | None,
 
 def five_by_200(rows: list[_Row], task_images: int = 200) -> list[int]:
     """
-    The row numbers of CheXpert 5x200: for each task, frontal films on which of 13 labels it alone is present.
+    The row numbers of CheXpert 5x200: for each task, frontal images on which of 13 labels it alone is present.
 
-    "No Finding" is not looked at, null counts as absent, and a film with any label of -1 does not qualify. Draws as
+    "No Finding" is not looked at, null counts as absent, and an image with any label of -1 does not qualify. Draws as
     `DataFrame.sample(n, random_state=0)` does, which MGCA calls; GLoRIA draws without a seed and published no list, so
-    that its 1,000 films are not known.
+    that its 1,000 images are not known.
 
     Raises:
-        ValueError: Too few such films.
+        UserError: Too few such images.
     """
     labels = [name for name in CHEXPERT_LABELS if name != "No Finding"]
     columns = [CHEXPERT_LABELS.index(name) for name in labels]
@@ -159,7 +167,7 @@ def five_by_200(rows: list[_Row], task_images: int = 200) -> list[int]:
         alone = np.array([int(name == task) for name in labels], dtype=np.int8)
         fit = np.flatnonzero((coded == alone).all(axis=1) & frontal)
         if len(fit) < task_images:
-            raise ValueError(f"only {len(fit)} frontal films show {task} alone, CheXpert 5x200 needs {task_images}")
+            raise UserError(f"only {len(fit)} frontal images show {task} alone, CheXpert 5x200 needs {task_images}")
         drawn = np.random.RandomState(0).choice(len(fit), size=task_images, replace=False)
         chosen += [int(k) for k in fit[drawn]]
     return chosen
@@ -173,26 +181,26 @@ def official_chexpert(
 
     Of `train.csv` less 5x200, `validation_rows` rows are drawn by position and then taken out of the training rows by
     index label. The two differ once 5x200 has left gaps in the index, so most validation rows stay in training too,
-    and rows that are in no list at all go missing. Lateral films are left out afterwards.
+    and rows that are in no list at all go missing. Lateral images are left out afterwards.
     """
     queries = set(five_by_200(rows, task_images))
     labels = [k for k in range(len(rows)) if k not in queries]  # the index of the frame that is left
     if len(labels) < validation_rows:
-        raise ValueError(f"train.csv has {len(labels)} rows, too few for {validation_rows} of validation")
+        raise UserError(f"train.csv has {len(labels)} rows, too few for {validation_rows} of validation")
     drawn = np.random.RandomState(0).choice(len(labels), size=validation_rows, replace=False)
     dropped = set(drawn.tolist())
     validation = [rows[labels[k]] for k in drawn]
     train = [rows[k] for k in labels if k not in dropped]
     splits = {
-        split: [row.film for row in part if any_view or row.frontal]
+        split: [row.image for row in part if any_view or row.frontal]
         for split, part in (("train", train), ("validation", validation), ("test", test))
     }
-    inside = {film.image_id for film in splits["train"]}
-    leaked = sum(film.image_id in inside for film in splits["validation"])
+    inside = {image.image_id for image in splits["train"]}
+    leaked = sum(image.image_id in inside for image in splits["validation"])
     return OfficialSplit(
         splits,
         [
-            f"CheXpert's official split: {leaked:,} of {len(splits['validation']):,} validation films stand in the "
+            f"CheXpert's official split: {leaked:,} of {len(splits['validation']):,} validation images stand in the "
             "training list too (rows drawn by position, dropped by index label)"
         ],
     )

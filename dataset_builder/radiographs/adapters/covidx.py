@@ -1,4 +1,4 @@
-"""COVIDx from the lists of COVID-Net: text files of `patientid filename label source`, a film a line.
+"""COVIDx from the lists of COVID-Net: text files of `patientid filename label source`, an image a line.
 
 The lists up to 5 and those called A tell normal, pneumonia and COVID-19 apart; 6 and those called B only positive and
 negative of COVID-19. A patient's number counts within its source, so the subject is `source/patientid`.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dataset_builder.radiographs.records import Film, FilmSet, OfficialSplit, file_in, find_file
+from dataset_builder.radiographs.records import OfficialSplit, RadiographRecord, RadiographSet, file_in, find_file
 from dataset_builder.radiographs.splits import shuffled_parts
 from dataset_builder.reports.table import text_lines
+from medsyn.errors import UserError
 
 NAME = "covidx"
 COVID = "COVID-19"
 # The words of a list, and the label that each makes true. MGCA's rule "normal 0, pneumonia 1, else 2" is for lists of
-# the first kind; on one of the second it would call every film COVID-19.
+# the first kind; on one of the second it would call every image COVID-19.
 LABELS = (
     {"normal": "Normal", "pneumonia": "Pneumonia", "COVID-19": COVID},
     {"negative": None, "positive": COVID},
@@ -24,21 +25,21 @@ LABELS = (
 SOURCES = {"rnsa": "rsna"}  # the lists spell it both ways, and its ids are the same
 
 
-def read_covidx(root: str | Path, version: str = "9A") -> FilmSet:
+def read_covidx(root: str | Path, version: str = "9A") -> RadiographSet:
     """
-    Reads `train_COVIDx9A.txt` and `test_COVIDx9A.txt`, with the films in `train/` and `test/`.
+    Reads `train_COVIDx9A.txt` and `test_COVIDx9A.txt`, with the images in `train/` and `test/`.
 
     Args:
-        root (`str` or `Path`): The folder of the lists and films; the lists may also lie in `labels/`.
+        root (`str` or `Path`): The folder of the lists and images; the lists may also lie in `labels/`.
         version (`str`, *optional*, defaults to `"9A"`): Of the lists, as in their names.
 
     Raises:
         FileNotFoundError: A list is missing.
-        ValueError: A line of another form or with another label.
+        UserError: A line of another form or with another label.
     """
     root = Path(root)
     words: dict[str, str | None] = {}  # those of the kind to which the first line belongs
-    films: dict[str, Film] = {}
+    images: dict[str, RadiographRecord] = {}
     names, listed, repeated = [], [], []
     for split in ("train", "test"):
         name = f"{split}_COVIDx{version}.txt"
@@ -50,13 +51,13 @@ def read_covidx(root: str | Path, version: str = "9A") -> FilmSet:
             match = re.fullmatch(r"(\S+) (.+) (\S+) (\S+)", line.strip())  # file names may hold blanks
             words = words or next((kind for kind in LABELS if match and match[3] in kind), {})
             if match is None or match[3] not in words:
-                raise ValueError(
+                raise UserError(
                     f"{path}, line {number}: does not read `patientid filename label source` with a label of "
                     f"{' or '.join(', '.join(kind) for kind in ([words] if words else LABELS))}"
                 )
             patient, file, word, source = match.groups()
             source = SOURCES.get(source, source)
-            film = Film(
+            image = RadiographRecord(
                 image_id=f"{split}/{file}",
                 subject_id=f"{source}/{patient}",
                 path=file_in(root / split, file, f"{path}, line {number}"),
@@ -64,18 +65,18 @@ def read_covidx(root: str | Path, version: str = "9A") -> FilmSet:
                 split="test" if split == "test" else None,
                 extra=(source,),
             )
-            if films.setdefault(film.image_id, film) != film:
-                raise ValueError(f"{path}, line {number}: {file} stands in the list twice, with different words")
-            if films[film.image_id] is not film:
-                repeated.append(film.image_id)
-            listed.append(film)
-    return FilmSet(
+            if images.setdefault(image.image_id, image) != image:
+                raise UserError(f"{path}, line {number}: {file} stands in the list twice, with different words")
+            if images[image.image_id] is not image:
+                repeated.append(image.image_id)
+            listed.append(image)
+    return RadiographSet(
         name=NAME,
         title=f"COVIDx {version}",
-        terms="films of several sources, each under its own terms; see the README of COVID-Net",
+        terms="images of several sources, each under its own terms; see the README of COVID-Net",
         labels=tuple(label for label in words.values() if label),
-        films=list(films.values()),
-        funnel={"lines": len(listed), "films": len(films)},
+        images=list(images.values()),
+        funnel={"lines": len(listed), "images": len(images)},
         left_out={"repeated_lines": repeated} if repeated else {},
         source={"tables": names, "version": version},
         extra=("source",),
@@ -83,13 +84,13 @@ def read_covidx(root: str | Path, version: str = "9A") -> FilmSet:
     )
 
 
-def official_covidx(listed: list[Film]) -> OfficialSplit:
-    """MGCA's lists: the lines of the training list cut 80 / 20, and the test list; a film once in each."""
-    lines = [film for film in listed if film.split is None]
+def official_covidx(listed: list[RadiographRecord]) -> OfficialSplit:
+    """MGCA's lists: the lines of the training list cut 80 / 20, and the test list; an image once in each."""
+    lines = [image for image in listed if image.split is None]
     train, validation = shuffled_parts(len(lines), 0, train=0.8)
     splits = {
         "train": [lines[k] for k in train],
         "validation": [lines[k] for k in validation],
-        "test": [film for film in listed if film.split == "test"],
+        "test": [image for image in listed if image.split == "test"],
     }
-    return OfficialSplit({split: list(dict.fromkeys(films)) for split, films in splits.items()})
+    return OfficialSplit({split: list(dict.fromkeys(images)) for split, images in splits.items()})

@@ -1,13 +1,22 @@
-"""Any folder of films with a CSV: one row a film, its columns named by options."""
+"""Any folder of images with a CSV: one row an image, its columns named by options."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from dataset_builder.radiographs.records import Film, FilmSet, coordinates, file_in, find_file, some, table_rows
+from dataset_builder.radiographs.records import (
+    RadiographRecord,
+    RadiographSet,
+    coordinates,
+    file_in,
+    find_file,
+    some,
+    table_rows,
+)
 from dataset_builder.radiographs.regions import MaskFile, Rectangle
 from dataset_builder.reports.table import SPLITS
+from medsyn.errors import UserError
 
 NAME = "folder-csv"
 UNLABELLED = ("error", "absent", "drop")
@@ -27,9 +36,9 @@ def read_folder_csv(
     box_units: str = "share",
     mask_column: str | None = None,
     unlabelled: str = "error",
-) -> FilmSet:
+) -> RadiographSet:
     """
-    Reads a CSV of films.
+    Reads a CSV of images.
 
     Args:
         root (`str` or `Path`): The folder that the files of the CSV are relative to.
@@ -43,14 +52,14 @@ def read_folder_csv(
         view_column (`str`, *optional*): Holds the view.
         boxes_column (`str`, *optional*): Holds boxes as JSON, `[{"label", "x", "y", "w", "h"}, ...]`, or nothing.
         box_units (`str`, *optional*, defaults to `"share"`): `share` of the image's width and height, or `pixels`.
-        mask_column (`str`, *optional*): Holds the path of a mask image of the film's size, or nothing. The finding is
+        mask_column (`str`, *optional*): Holds the path of a mask image of the image's size, or nothing. The finding is
             called as the column.
         unlabelled (`str`, *optional*, defaults to `"error"`): What to do with rows whose labels are empty: `error`,
             `absent` (of all labels), or `drop`.
 
     Raises:
         FileNotFoundError: No such folder or CSV.
-        ValueError: A missing column, an unknown split, boxes of another form, or rows without labels.
+        UserError: A missing column, an unknown split, boxes of another form, or rows without labels.
     """
     root = Path(root)
     path = find_file(root, csv) if csv else _only_csv(root)
@@ -58,7 +67,7 @@ def read_folder_csv(
     rows = list(table_rows(path, *filter(None, named)))
     without = [row[file_column] for _, row in rows if not row[labels_column].strip("| ")]
     if without and unlabelled == "error":
-        raise ValueError(
+        raise UserError(
             f"{path}: {len(without)} of {len(rows)} rows have no labels: {some(without)}; if all labels are absent "
             "there, say --unlabelled absent, else --unlabelled drop"
         )
@@ -67,23 +76,23 @@ def read_folder_csv(
     }
     labels = tuple(sorted({name for names in present.values() for name in names}))
     if not labels:
-        raise ValueError(f"{path}: no row names a label in column {labels_column!r}")
+        raise UserError(f"{path}: no row names a label in column {labels_column!r}")
     dropped = set(without) if unlabelled == "drop" else set()
-    films = []
+    images = []
     for number, row in rows:
         where = f"{path}, row {number}"
         if not row[file_column] or not row[patient_column]:
-            raise ValueError(f"{where}: names no file or no patient; fill {file_column!r} and {patient_column!r}")
+            raise UserError(f"{where}: names no file or no patient; fill {file_column!r} and {patient_column!r}")
         if row[file_column] in dropped:
             continue
         split = None
         if split_column is not None:
             split = SPLITS.get(row[split_column].lower())
             if split is None:
-                raise ValueError(f"{where}: split {row[split_column][:40]!r} is not one of {', '.join(SPLITS)}")
+                raise UserError(f"{where}: split {row[split_column][:40]!r} is not one of {', '.join(SPLITS)}")
         mask = row[mask_column] if mask_column else ""
-        films.append(
-            Film(
+        images.append(
+            RadiographRecord(
                 image_id=row[file_column],
                 subject_id=row[patient_column],
                 path=file_in(root, row[file_column], where),
@@ -94,13 +103,13 @@ def read_folder_csv(
                 masks=(MaskFile(mask_column, file_in(root, mask, where)),) if mask else None,
             )
         )
-    funnel = {"rows": len(rows)} | ({"with_labels": len(films)} if dropped else {})
-    return FilmSet(
+    funnel = {"rows": len(rows)} | ({"with_labels": len(images)} if dropped else {})
+    return RadiographSet(
         name=NAME,
         title=path.stem,
-        terms="those of the films in the folder",
+        terms="those of the images in the folder",
         labels=labels,
-        films=films,
+        images=images,
         funnel=funnel,
         left_out={"without_labels": without} if dropped else {},
         source={
@@ -128,14 +137,14 @@ def parse_boxes(text: str, units: str, where: str) -> tuple[Rectangle, ...]:
     The boxes of a cell.
 
     Raises:
-        ValueError: Not JSON of the form `[{"label", "x", "y", "w", "h"}, ...]`; names `where`.
+        UserError: Not JSON of the form `[{"label", "x", "y", "w", "h"}, ...]`; names `where`.
     """
     if not text:
         return ()
     try:
         boxes = [(str(box["label"]), [str(box[name]) for name in ("x", "y", "w", "h")]) for box in json.loads(text)]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError(
+        raise UserError(
             f'{where}: the boxes are not [{{"label": ..., "x": ..., "y": ..., "w": ..., "h": ...}}, ...]'
         ) from None
     found = []

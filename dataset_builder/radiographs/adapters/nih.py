@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14: `Data_Entry_2017.csv`, the official lists, the boxes of `BBox_List_2017.csv`, and the films."""
+"""NIH ChestX-ray14: `Data_Entry_2017.csv`, the official lists, the boxes of `BBox_List_2017.csv`, and the images."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dataset_builder.radiographs.records import (
-    Film,
-    FilmSet,
     OfficialSplit,
+    RadiographRecord,
+    RadiographSet,
     coordinates,
     find_file,
     index_images,
@@ -17,6 +17,7 @@ from dataset_builder.radiographs.records import (
 )
 from dataset_builder.radiographs.regions import Rectangle
 from dataset_builder.reports.table import text_lines
+from medsyn.errors import UserError
 
 NAME = "nih"
 LABELS = (
@@ -37,14 +38,14 @@ LABELS = (
     "No Finding",
 )
 BOX_LABELS = {"Infiltrate": "Infiltration"}  # as the list of boxes calls it
-BOX_GRID = (1024.0, 1024.0)  # pixels of the released films, in which boxes are told
+BOX_GRID = (1024.0, 1024.0)  # pixels of the released images, in which boxes are told
 BOXES = "BBox_List_2017.csv"
 _TABLES = ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
 
 
-def read_nih(root: str | Path) -> FilmSet:
+def read_nih(root: str | Path) -> RadiographSet:
     """
-    Reads the tables of NIH ChestX-ray14, with the films in `images/` or `images_001/images/` and so on.
+    Reads the tables of NIH ChestX-ray14, with the images in `images/` or `images_001/images/` and so on.
 
     `BBox_List_2017.csv` may be missing; then there are no boxes. `train_val_list.txt` and `test_list.txt` may not.
 
@@ -53,18 +54,18 @@ def read_nih(root: str | Path) -> FilmSet:
 
     Raises:
         FileNotFoundError: A table or list is missing.
-        ValueError: A table of another form, or tables that disagree.
+        UserError: A table of another form, or tables that disagree.
     """
     root = Path(root)
     path = find_file(root, *_TABLES)
     lists = {name: _read_list(find_file(root, name)) for name in ("train_val_list.txt", "test_list.txt")}
     in_both = sorted(lists["train_val_list.txt"] & lists["test_list.txt"])
     if in_both:
-        raise ValueError(f"{len(in_both)} images stand in both official lists: {some(in_both)}; get the lists anew")
+        raise UserError(f"{len(in_both)} images stand in both official lists: {some(in_both)}; get the lists anew")
     boxes_path = root / BOXES
     boxes = read_boxes(boxes_path) if boxes_path.is_file() else {}
     files = index_images(root, (".png", ".jpg", ".jpeg"))
-    films, in_no_list = [], []
+    images, in_no_list = [], []
     count = 0
     for number, row in _nih_rows(path, "Image Index", "Finding Labels", "Patient ID", "View Position"):
         count += 1
@@ -72,23 +73,23 @@ def read_nih(root: str | Path) -> FilmSet:
         present = row["Finding Labels"].split("|")
         unknown = [label for label in present if label not in LABELS]
         if unknown:
-            raise ValueError(f"{path}, row {number}: {unknown[0][:40]!r} is not a label of the data set")
+            raise UserError(f"{path}, row {number}: {unknown[0][:40]!r} is not a label of the data set")
         if name not in lists["train_val_list.txt"] and name not in lists["test_list.txt"]:
             in_no_list.append(name)
             continue
         stem = Path(name).stem
-        films.append(
-            Film(
+        images.append(
+            RadiographRecord(
                 image_id=stem,
                 subject_id=row["Patient ID"],
                 path=files.get(stem, root / "images" / name),
                 labels=tuple(int(label in present) for label in LABELS),
                 split="test" if name in lists["test_list.txt"] else None,
                 view=row["View Position"] or None,
-                boxes=tuple(boxes[name]) if name in boxes else None,  # few films were marked at all
+                boxes=tuple(boxes[name]) if name in boxes else None,  # few images were marked at all
             )
         )
-    table = {film.image_id for film in films} | {Path(name).stem for name in in_no_list}
+    table = {image.image_id for image in images} | {Path(name).stem for name in in_no_list}
     left_out = {
         "in_no_official_list": in_no_list,
         "images_without_labels": sorted(files.keys() - table),
@@ -97,28 +98,28 @@ def read_nih(root: str | Path) -> FilmSet:
             name for names in lists.values() for name in names if Path(name).stem not in table
         ),
     }
-    return FilmSet(
+    return RadiographSet(
         name=NAME,
         title="NIH ChestX-ray14",
         terms="NIH Clinical Center: no restriction on use; cite Wang et al. 2017 and credit the NIH Clinical Center",
         labels=LABELS,
-        films=films,
-        funnel={"rows": count, "in_official_lists": len(films)},
+        images=images,
+        funnel={"rows": count, "in_official_lists": len(images)},
         left_out={reason: names for reason, names in left_out.items() if names},
         source={"tables": [path.name, *lists, *([BOXES] if boxes_path.is_file() else [])]},
         boxes=boxes_path.is_file(),
-        official={"official": lambda: official_nih(films)},
+        official={"official": lambda: official_nih(images)},
     )
 
 
 def read_boxes(path: str | Path) -> dict[str, list[Rectangle]]:
     """
-    The boxes of `BBox_List_2017.csv` (also `.gz`) by image; they count in pixels of a film of 1024 x 1024.
+    The boxes of `BBox_List_2017.csv` (also `.gz`) by image; they count in pixels of an image of 1024 x 1024.
 
     The header names four columns in one cell, `Bbox [x,y,w,h]`, and ends in empty ones, so columns count by place.
 
     Raises:
-        ValueError: A row of another form.
+        UserError: A row of another form.
     """
     path = Path(path)
     boxes: dict[str, list[Rectangle]] = {}
@@ -127,7 +128,7 @@ def read_boxes(path: str | Path) -> dict[str, list[Rectangle]]:
         x, y, width, height = coordinates(values, f"{path}, row {number}")
         finding = BOX_LABELS.get(row["Finding Label"], row["Finding Label"])
         if finding not in LABELS:
-            raise ValueError(f"{path}, row {number}: {finding[:40]!r} is not a label of the data set")
+            raise UserError(f"{path}, row {number}: {finding[:40]!r} is not a label of the data set")
         box = Rectangle(finding, (x, y, x + width, y + height), BOX_GRID)
         boxes.setdefault(row["Image Index"], []).append(box)
     return boxes
@@ -140,25 +141,25 @@ def _nih_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]
         header = [name.strip() for name in next(rows, [])]
         for column in columns:
             if column not in header:
-                raise ValueError(f"{path} has no column {column!r}; it has {', '.join(filter(None, header))}")
+                raise UserError(f"{path} has no column {column!r}; it has {', '.join(filter(None, header))}")
         places = {column: header.index(column) for column in columns}
         for number, fields in enumerate((fields for fields in rows if any(fields)), start=1):
             if len(fields) <= max(places.values()):
-                raise ValueError(f"{path}, row {number}: has {len(fields)} fields, too few; get the file anew")
+                raise UserError(f"{path}, row {number}: has {len(fields)} fields, too few; get the file anew")
             yield number, {column: fields[place].strip() for column, place in places.items()}
     except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num} is not CSV: {error}; get the file anew") from None
+        raise UserError(f"{path}, line {rows.line_num} is not CSV: {error}; get the file anew") from None
 
 
 def _read_list(path: Path) -> set[str]:
     return {line.strip() for line in text_lines(path)} - {""}
 
 
-def official_nih(films: list[Film]) -> OfficialSplit:
+def official_nih(images: list[RadiographRecord]) -> OfficialSplit:
     """The official lists alone: `train_val_list.txt` whole as train, and `test_list.txt`; both by patient."""
     parts = {
-        "train": [film for film in films if film.split is None],
-        "test": [film for film in films if film.split == "test"],
+        "train": [image for image in images if image.split is None],
+        "test": [image for image in images if image.split == "test"],
     }
     return OfficialSplit(
         parts,

@@ -1,6 +1,6 @@
-"""SIIM-ACR Pneumothorax Segmentation of 2019: `train-rle.csv` with a row a mask, and films as DICOM or PNG.
+"""SIIM-ACR Pneumothorax Segmentation of 2019: `train-rle.csv` with a row a mask, and images as DICOM or PNG.
 
-Several rows of a film are one mask. The patient stands in the DICOM header alone; a PNG is a patient of its own.
+Several rows of an image are one mask. The patient stands in the DICOM header alone; a PNG is a patient of its own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from dataset_builder.radiographs.dicom import DicomError, is_dicom, read_dicom_header
 from dataset_builder.radiographs.records import (
-    Film,
-    FilmSet,
     OfficialSplit,
+    RadiographRecord,
+    RadiographSet,
     find_file,
     index_images,
     some,
@@ -23,60 +23,62 @@ from dataset_builder.radiographs.records import (
 )
 from dataset_builder.radiographs.regions import RunLengths
 from dataset_builder.radiographs.splits import shuffled_parts
+from medsyn.errors import UserError
 
 NAME = "siim"
 LABEL = "Pneumothorax"
-GRID = (1024, 1024)  # pixels of every film, in which the runs are told
+GRID = (1024, 1024)  # pixels of every image, in which the runs are told
 EMPTY = "-1"  # " -1" in Kaggle's first file, "-1" in a later one
 _FOLDERS = ("dicom-images-train", "png_images", "images")
 
 
-def read_siim(root: str | Path) -> FilmSet:
+def read_siim(root: str | Path) -> RadiographSet:
     """
-    Reads `train-rle.csv` (or `stage_2_train.csv`) and the films in `dicom-images-train/`, `png_images/` or `images/`.
+    Reads `train-rle.csv` (or `stage_2_train.csv`) and the records in `dicom-images-train/`, `png_images/` or
+    `images/`.
 
     Args:
         root (`str` or `Path`): The folder of both.
 
     Raises:
-        FileNotFoundError: The table or the folder of films is missing.
-        ValueError: A table of another form, or a film that is both empty and masked.
+        FileNotFoundError: The table or the folder of records is missing.
+        UserError: A table of another form, or an image that is both empty and masked.
     """
     root = Path(root)
     path = find_file(root, "train-rle.csv", "stage_2_train.csv")
     images = next((root / name for name in _FOLDERS if (root / name).is_dir()), None)
     if images is None:
-        raise FileNotFoundError(f"{root} holds no folder {' or '.join(_FOLDERS)}; unpack the films there")
+        raise FileNotFoundError(f"{root} holds no folder {' or '.join(_FOLDERS)}; unpack the records there")
     rows = [(row["ImageId"], row["EncodedPixels"]) for _, row in table_rows(path, "ImageId", "EncodedPixels")]
     runs: dict[str, list[str]] = {}
     for image_id, text in rows:
         runs.setdefault(image_id, []).append(text)
     both = [image_id for image_id, texts in runs.items() if EMPTY in texts and set(texts) != {EMPTY}]
     if both:
-        raise ValueError(f"{path}: {len(both)} films have a row {EMPTY} beside another row: {some(both)}; mend them")
+        raise UserError(f"{path}: {len(both)} records have a row {EMPTY} beside another row: {some(both)}; mend them")
     files = index_images(images, (".dcm", ".png", ".jpg", ".jpeg"))
-    films = [
-        Film(
+    records = [
+        RadiographRecord(
             image_id=image_id,
             subject_id=_patient(files.get(image_id)) or image_id,
             path=files.get(image_id, images / f"{image_id}.dcm"),
             labels=(int(EMPTY not in texts),),
             masks=_masks(texts),
         )
-        for image_id, texts in tqdm(runs.items(), desc="reading headers", unit="film", delay=2)
+        for image_id, texts in tqdm(runs.items(), desc="reading headers", unit="image", delay=2)
     ]
     unlabelled = sorted(files.keys() - runs.keys())
-    return FilmSet(
+    return RadiographSet(
         name=NAME,
         title="SIIM-ACR Pneumothorax Segmentation",
-        terms="SIIM competition data: non-commercial research; films from NIH ChestX-ray14",
+        terms="SIIM competition data: non-commercial research; records from NIH ChestX-ray14",
         labels=(LABEL,),
-        films=films,
-        funnel={"rows": len(rows), "films": len(films)},
+        images=records,
+        funnel={"rows": len(rows), "images": len(records)},
         left_out={"images_without_labels": unlabelled} if unlabelled else {},
         source={"tables": [path.name], "grid": list(GRID)},
         masks=True,
-        official={"official": lambda: official_siim(rows, films)},
+        official={"official": lambda: official_siim(rows, records)},
     )
 
 
@@ -100,13 +102,13 @@ def _patient(path: Path | None) -> str | None:
     return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else None
 
 
-def official_siim(rows: list[tuple[str, str]], films: list[Film]) -> OfficialSplit:
+def official_siim(rows: list[tuple[str, str]], images: list[RadiographRecord]) -> OfficialSplit:
     """
-    The lists of GLoRIA and MGCA, with their leak: rows of the table, not films, are split 70 / 15 / 15 %.
+    The lists of GLoRIA and MGCA, with their leak: rows of the table, not images, are split 70 / 15 / 15 %.
 
-    A film of several rows may stand in two splits, in each with the part of its mask that the rows there tell.
+    An image of several rows may stand in two splits, in each with the part of its mask that the rows there tell.
     """
-    by_id = {film.image_id: film for film in films}
+    by_id = {image.image_id: image for image in images}
     train, rest = shuffled_parts(len(rows), 0, test=0.3)
     test, validation = (rest[part] for part in shuffled_parts(len(rest), 0, test=0.5))
     splits = {}
@@ -116,15 +118,15 @@ def official_siim(rows: list[tuple[str, str]], films: list[Film]) -> OfficialSpl
             runs.setdefault(rows[k][0], []).append(rows[k][1])
         splits[split] = [replace(by_id[image_id], masks=_masks(texts)) for image_id, texts in runs.items()]
     partial = {
-        film.image_id
-        for films in splits.values()
-        for film in films
-        if film.masks and film.masks[0].runs and len(film.masks[0].runs) < len(by_id[film.image_id].masks[0].runs)
+        image.image_id
+        for images in splits.values()
+        for image in images
+        if image.masks and image.masks[0].runs and len(image.masks[0].runs) < len(by_id[image.image_id].masks[0].runs)
     }
     return OfficialSplit(
         splits,
         [
-            f"SIIM's official split goes by mask row: {len(partial):,} films stand in more than one split, each time "
+            f"SIIM's official split goes by mask row: {len(partial):,} images stand in more than one split, each time "
             "with a part of their mask"
         ],
     )

@@ -27,12 +27,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def films(folder) -> list[np.ndarray]:
-    """Films of RECORDS at a batch size of 4."""
-    return [film.image for film in tiny_generator(folder)(RECORDS, SEEDS)]
+def images(folder) -> list[np.ndarray]:
+    """Images of RECORDS at a batch size of 4."""
+    return [image.image for image in tiny_generator(folder)(RECORDS, SEEDS)]
 
 
-def test_films_are_the_pipelines_own_images(folder, films):
+def test_images_are_the_pipelines_own_images(folder, images):
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     own = pipeline(
         list(IMPRESSIONS[:4]),
@@ -42,20 +42,20 @@ def test_films_are_the_pipelines_own_images(folder, films):
         height=64,
         width=64,
     ).images
-    for film, image in zip(films, own, strict=False):
-        assert film.shape == (64, 64) and film.dtype == np.uint8
-        np.testing.assert_array_equal(film, np.asarray(image.convert("L")))
-    assert len({film.tobytes() for film in films}) == 5
+    for radiograph, image in zip(images, own, strict=False):
+        assert radiograph.shape == (64, 64) and radiograph.dtype == np.uint8
+        np.testing.assert_array_equal(radiograph, np.asarray(image.convert("L")))
+    assert len({radiograph.tobytes() for radiograph in images}) == 5
 
 
-def test_order_and_company_do_not_matter(folder, films):
+def test_order_and_company_do_not_matter(folder, images):
     draw = tiny_generator(folder)
     for order in ([4, 3, 2, 1, 0], [2], [1, 4], [0, 0, 3, 1, 2, 4, 4]):
         again = draw([RECORDS[index] for index in order], [SEEDS[index] for index in order])
-        for index, film in zip(order, again, strict=True):
-            np.testing.assert_array_equal(film.image, films[index])
-            assert film.made_with == "batch of 4 on cpu"
-            assert (film.view, film.labels, film.masks, film.boxes) == (None, None, [], [])
+        for index, image in zip(order, again, strict=True):
+            np.testing.assert_array_equal(image.image, images[index])
+            assert image.made_with == "batch of 4 on cpu"
+            assert (image.view, image.labels, image.masks, image.boxes) == (None, None, [], [])
     assert draw([], []) == []
 
 
@@ -63,13 +63,13 @@ def test_noise_that_a_scheduler_adds_is_the_images_own(folder):
     draw = tiny_generator(folder, scheduler="EulerAncestralDiscreteScheduler")
     forth = draw(RECORDS[:4], SEEDS[:4])
     back = draw(RECORDS[3:0:-1], SEEDS[3:0:-1])
-    for film, same in zip(forth[1:], back[::-1], strict=True):
-        np.testing.assert_array_equal(film.image, same.image)
+    for image, same in zip(forth[1:], back[::-1], strict=True):
+        np.testing.assert_array_equal(image.image, same.image)
 
 
-def test_batch_sizes_agree_within_a_grey_level(folder, films):
-    for film, same in zip(films, tiny_generator(folder, batch_size=1)(RECORDS, SEEDS), strict=True):
-        assert np.abs(film.astype(int) - same.image).max() <= 1
+def test_batch_sizes_agree_within_a_grey_level(folder, images):
+    for image, same in zip(images, tiny_generator(folder, batch_size=1)(RECORDS, SEEDS), strict=True):
+        assert np.abs(image.astype(int) - same.image).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -83,20 +83,20 @@ def test_batch_sizes_agree_within_a_grey_level(folder, films):
         {"height": 72},
     ],
 )
-def test_every_setting_is_told_and_shows(folder, films, change):
+def test_every_setting_is_told_and_shows(folder, images, change):
     plain, changed = tiny_generator(folder), tiny_generator(folder, **change)
     (setting,) = change
     before, now = plain.settings(), changed.settings()
     assert {key for key in before if before[key] != now[key]} == {setting}
-    film = changed(RECORDS[:1], SEEDS[:1])[0].image
-    assert film.shape == (changed.height, changed.width) and not np.array_equal(film, films[0])
+    image = changed(RECORDS[:1], SEEDS[:1])[0].image
+    assert image.shape == (changed.height, changed.width) and not np.array_equal(image, images[0])
 
 
-def test_settings_that_only_move_the_last_bits_are_told(folder, films):
+def test_settings_that_only_move_the_last_bits_are_told(folder, images):
     draw = tiny_generator(folder, enable_attention_slicing=True, channels_last=True)
     settings = draw.settings()
     assert settings["attention_slicing"] and settings["channels_last"] and settings["device"] == "cpu"
-    assert np.abs(draw(RECORDS[:4], SEEDS[:4])[3].image.astype(int) - films[3]).max() <= 1
+    assert np.abs(draw(RECORDS[:4], SEEDS[:4])[3].image.astype(int) - images[3]).max() <= 1
     assert json.loads(json.dumps(settings)) == settings
     assert str(folder.parent) not in json.dumps(settings)
 
@@ -115,16 +115,16 @@ def test_a_folder_is_told_by_its_bytes(folder, tmp_path):
     assert {key for key in before if before[key] != changed[key]} == {"pipeline_sha256"}
 
 
-def test_lora_changes_films_and_is_told(folder, films, tmp_path):
+def test_lora_changes_images_and_is_told(folder, images, tmp_path):
     weights = save_tiny_lora(tmp_path / "lora")
     draw = tiny_generator(folder, lora=str(weights))
-    film = draw(RECORDS[:1], SEEDS[:1])[0].image
-    assert np.abs(film.astype(int) - films[0]).max() > 10
+    image = draw(RECORDS[:1], SEEDS[:1])[0].image
+    assert np.abs(image.astype(int) - images[0]).max() > 10
     told = draw.settings()["lora"]
     assert told == {"file": weights.name, "sha256": diffusion_pipeline.file_digest(weights)}
     by_folder = tiny_generator(folder, lora=str(weights.parent))
     assert by_folder.settings() == draw.settings()
-    np.testing.assert_array_equal(by_folder(RECORDS[:1], SEEDS[:1])[0].image, film)
+    np.testing.assert_array_equal(by_folder(RECORDS[:1], SEEDS[:1])[0].image, image)
     other = tiny_generator(folder, lora=str(save_tiny_lora(tmp_path / "other", seed=2)))
     assert other.settings()["lora"]["sha256"] != told["sha256"]
 
@@ -142,14 +142,14 @@ def test_lora_changes_films_and_is_told(folder, films, tmp_path):
         tiny_generator(folder, lora=str(tmp_path / "nowhere")).settings()
 
 
-def test_a_pickle_holds_no_weights(folder, films):
+def test_a_pickle_holds_no_weights(folder, images):
     draw = tiny_generator(folder)
     draw(RECORDS[:1], SEEDS[:1])
     pickled = pickle.dumps(draw)
     assert len(pickled) < 3000
     copy = pickle.loads(pickled)
     assert copy.settings() == draw.settings()
-    np.testing.assert_array_equal(copy(RECORDS[:1], SEEDS[:1])[0].image, films[0])
+    np.testing.assert_array_equal(copy(RECORDS[:1], SEEDS[:1])[0].image, images[0])
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,13 @@ def test_out_of_memory_halves_the_batch(folder, monkeypatch, caplog):
     expected = tiny_generator(folder, batch_size=2)(RECORDS, SEEDS)
     spoiled = Spoiled(monkeypatch, largest=2)
     draw = tiny_generator(folder, batch_size=8)
-    films = draw(RECORDS, SEEDS)
+    images = draw(RECORDS, SEEDS)
     assert spoiled.batches == [8, 4, 2, 2, 2]
     assert "cpu does not suffice for a batch of 8: going on with 4" in caplog.text
     assert "batch of 4: going on with 2 (--batch-size 2 makes all images so)" in caplog.text
-    for film, same in zip(films, expected, strict=True):
-        np.testing.assert_array_equal(film.image, same.image)
-        assert film.made_with == "batch of 2 on cpu"
+    for image, same in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(image.image, same.image)
+        assert image.made_with == "batch of 2 on cpu"
     draw(RECORDS[:1], SEEDS[:1])
     assert spoiled.batches[5:] == [2], "the smaller batch is kept"
     assert draw.batch_size == 8
@@ -315,7 +315,7 @@ def test_what_the_hub_refuses(monkeypatch, error, told):
         tiny_generator("some/pipeline", revision="v9").settings()
 
 
-def test_a_commit_stands_for_a_pipeline_on_the_hub(folder, tmp_path, monkeypatch, films):
+def test_a_commit_stands_for_a_pipeline_on_the_hub(folder, tmp_path, monkeypatch, images):
     snapshot = shutil.copytree(folder, tmp_path / "snapshots" / "0123abc")
     asked = []
 
@@ -329,7 +329,7 @@ def test_a_commit_stands_for_a_pipeline_on_the_hub(folder, tmp_path, monkeypatch
     settings = draw.settings()
     assert (settings["pipeline"], settings["commit"]) == ("some/pipeline", "0123abc")
     assert asked == [("some/pipeline", "v2"), ("some/pipeline", "0123abc")], "weights and index are of one commit"
-    np.testing.assert_array_equal(draw(RECORDS[:1], SEEDS[:1])[0].image, films[0])
+    np.testing.assert_array_equal(draw(RECORDS[:1], SEEDS[:1])[0].image, images[0])
 
 
 def test_a_pipeline_of_another_task_is_refused(tmp_path, folder):

@@ -9,7 +9,7 @@ import pytest
 from dataset_builder.build import build, summary
 from dataset_builder.build import main as build_main
 from dataset_builder.generators.diffusion import DiffusionGenerator
-from dataset_builder.pipeline import render as films_module
+from dataset_builder.pipeline import render as images_module
 from dataset_builder.reports.record import ReportRecord
 from tests.fixtures.launch import launch
 from tests.fixtures.tiny_diffusion import IMPRESSIONS, Spoiled, save_tiny_pipeline, tiny_generator
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 def repeated_records(number: int) -> list[ReportRecord]:
     """Every third report says the same; two studies a subject."""
-    texts = [IMPRESSIONS[1] if index % 3 == 0 else f"Film {index}: {IMPRESSIONS[0]}" for index in range(number)]
+    texts = [IMPRESSIONS[1] if index % 3 == 0 else f"Image {index}: {IMPRESSIONS[0]}" for index in range(number)]
     return [
         ReportRecord(f"s{index:03d}", f"p{index // 2:03d}", text, source="made") for index, text in enumerate(texts)
     ]
@@ -38,7 +38,7 @@ def image_hashes(out, config="tiny") -> dict[str, str]:
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(films_module, "PART_FILMS", 4)
+    monkeypatch.setattr(images_module, "PART_IMAGES", 4)
 
 
 def test_a_build_does_not_depend_on_order_or_interruptions(folder, tmp_path, monkeypatch, small_parts):
@@ -50,7 +50,7 @@ def test_a_build_does_not_depend_on_order_or_interruptions(folder, tmp_path, mon
     assert entry["reports"]["prompts_over_text_limit"] == 0
     assert "| scheduler | `DDIMScheduler` |" in (tmp_path / "one" / "README.md").read_text()
 
-    original, calls = films_module._write_part, []
+    original, calls = images_module._write_part, []
 
     def stop(*args):
         calls.append(1)
@@ -58,7 +58,7 @@ def test_a_build_does_not_depend_on_order_or_interruptions(folder, tmp_path, mon
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(films_module, "_write_part", stop)
+    monkeypatch.setattr(images_module, "_write_part", stop)
     with pytest.raises(KeyboardInterrupt):
         build(records[::-1], tiny_generator(folder), tmp_path / "two")
     with pytest.raises(ValueError, match="generator.guidance_scale .there 7.5, asked for 3.0"):

@@ -16,7 +16,7 @@ from datasets import Image, load_dataset
 
 from dataset_builder import build as build_module
 from dataset_builder.build import build
-from dataset_builder.pipeline import render as films
+from dataset_builder.pipeline import render as images
 from dataset_builder.pipeline import shards as assemble_module
 from dataset_builder.pipeline import workspace as folder
 from dataset_builder.pipeline.workspace import only_build
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(films, "PART_FILMS", 7)
+    monkeypatch.setattr(images, "PART_IMAGES", 7)
     monkeypatch.setattr(assemble_module, "ROW_GROUP", 10)
 
 
@@ -71,11 +71,11 @@ def test_round_trip(tmp_path, monkeypatch):
     assert row["labels"]["Edema"] == 1 and row["labels"]["No Finding"] == 0 and row["labels"]["Pneumonia"] is None
     assert (row["view"], row["generator"]) == ("PA", "fake")
 
-    film = FakeGenerator()([record], [row["seed"]])[0]
+    image = FakeGenerator()([record], [row["seed"]])[0]
     assert row["image"].mode == "L"
-    np.testing.assert_array_equal(np.asarray(row["image"]), film.image)
+    np.testing.assert_array_equal(np.asarray(row["image"]), image.image)
     assert [entry["finding"] for entry in row["finding_masks"]] == ["edema", "cardiomegaly"]
-    for entry, (_, mask) in zip(row["finding_masks"], film.masks, strict=True):
+    for entry, (_, mask) in zip(row["finding_masks"], image.masks, strict=True):
         np.testing.assert_array_equal(np.asarray(entry["mask"]), np.where(mask, 255, 0))
     assert row["boxes"] == [
         {"finding": "edema", "box": [2.0, 4.0, 6.0, 12.0]},
@@ -172,7 +172,7 @@ class Stopped(BaseException):
 @pytest.mark.parametrize(
     "module, function, call",
     [
-        (films, "_write_part", 3),
+        (images, "_write_part", 3),
         (assemble_module, "_write_shard", 1),
         (assemble_module, "_write_shard", 2),
         (assemble_module.os, "rename", 1),
@@ -233,16 +233,16 @@ def test_five_kills_change_nothing(tmp_path):
             time.sleep(chance.uniform(0.2, 1.2))
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-        deadline = time.monotonic() + 120  # without their parent they end at their next film, when a core is free
+        deadline = time.monotonic() + 120  # without their parent they end at their next image, when a core is free
         while group_lives(process.pid):
             assert time.monotonic() < deadline, "the rendering processes outlived their parent"
             time.sleep(0.02)
         there = len(list(work.glob("films-*.arrow")))
         assert there >= kept
         kept = there
-    # Parts of 20 films, as the processes above made them.
+    # Parts of 20 images, as the processes above made them.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(films, "PART_FILMS", 20)
+        patch.setattr(images, "PART_IMAGES", 20)
         killed = build(fake_records(400), FakeGenerator(), tmp_path / "killed")
         unbroken = build(fake_records(400), FakeGenerator(), tmp_path / "unbroken")
     assert kept > 0
@@ -275,15 +275,15 @@ def test_a_killed_rendering_process_is_told(tmp_path):
 
 class BrokenGenerator(FakeGenerator):
     def __call__(self, records, seeds):
-        film = super().__call__(records, seeds)
-        film[0].image = film[0].image.astype(np.float32)
-        return film
+        image = super().__call__(records, seeds)
+        image[0].image = image[0].image.astype(np.float32)
+        return image
 
 
-def test_a_broken_film_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match="studies s0000[0-3]$") as caught:
+def test_a_broken_image_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match="study s0000[0-3]: the generator returned .* type float32") as caught:
         build(fake_records(4), BrokenGenerator(), tmp_path / "d")
-    assert "float32" in str(caught.value.__cause__)
+    assert "studies s0000" in caught.value.medsyn_input  # the sentence of `medsyn build` names them
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def unbroken(tmp_path_factory) -> dict[str, bytes]:
 def test_full_disk(tmp_path, monkeypatch, unbroken, call):
     out = tmp_path / "d"
     with monkeypatch.context() as patch:
-        patch.setattr(films.os, "fsync", FullDisk(call))
+        patch.setattr(images.os, "fsync", FullDisk(call))
         with pytest.raises(DiskFullError) as caught:
             build(fake_records(40), FakeGenerator(), out)
     assert "the disk is full: no room for " in str(caught.value) and "run the same command again" in str(caught.value)

@@ -1,4 +1,4 @@
-"""The whole way with the real phantom: grammar, films, folder, `load_dataset`, and the builder's equal rows."""
+"""The whole way with the real phantom: grammar, images, folder, `load_dataset`, and the builder's equal rows."""
 
 import json
 
@@ -19,7 +19,7 @@ def test_phantom_from_grammar_to_rows(tmp_path, monkeypatch, capsys):
     assert len(rows) == len({row["study_id"] for row in rows}) == 8
     for row in rows:
         assert row["image"].size == (64, 64) and row["image"].mode == "L"
-        assert np.asarray(row["image"]).std() > 10, "a film of one grey"
+        assert np.asarray(row["image"]).std() > 10, "an image of one grey"
         assert list(row["labels"]) == list(CHEXPERT_LABELS)
         assert row["generator"] == "phantom" and row["source"] == "grammar" and row["prompt"] and row["findings"]
         assert all(entry["mask"].size == (64, 64) for entry in row["finding_masks"])

@@ -7,7 +7,7 @@ import pytest
 from dataset_builder.build import build, main
 from dataset_builder.generators.radiograph import GenerationError
 from dataset_builder.pipeline import executors as ranks
-from dataset_builder.pipeline import render as films
+from dataset_builder.pipeline import render as images
 from dataset_builder.pipeline.executors import Rank
 from medsyn.schema import read_manifest
 from tests.fixtures.generators import FakeGenerator, fake_records
@@ -18,7 +18,7 @@ FIRST, SECOND = Rank(0, 2), Rank(1, 2)
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(films, "PART_FILMS", 7)
+    monkeypatch.setattr(images, "PART_IMAGES", 7)
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def test_two_processes_make_the_dataset_of_one(tmp_path):
     ended = launch(2, "-c", script)
     assert [process.returncode for process in ended] == [0, 0], ended
     assert [int(process.stdout) for process in ended] == [80, 70], (
-        "every film is drawn by its rank alone, in parts of 20"
+        "every image is drawn by its rank alone, in parts of 20"
     )
     assert "rendering (2 ranks)" in ended[0].stderr and "150/150" in ended[0].stderr and "image/s" in ended[0].stderr
     assert "rendering" not in ended[1].stderr
     assert not (out / ".build").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(films, "PART_FILMS", 20)
+        patch.setattr(images, "PART_IMAGES", 20)
         one = build(fake_records(150), FakeGenerator(), tmp_path / "one")
     assert data_files(out) == data_files(tmp_path / "one")
     two = read_manifest(out)["configs"]["fake"]
@@ -71,7 +71,7 @@ def test_two_processes_make_the_dataset_of_one(tmp_path):
 def test_a_silent_rank_is_told_and_its_share_made_later(tmp_path, impatient, later):
     out = tmp_path / "d"
     with pytest.raises(
-        ChildProcessError, match="rank 1 of 2 has given no sign for 0.6 s and left 3 parts of the films"
+        ChildProcessError, match="rank 1 of 2 has given no sign for 0.6 s and left 3 parts of the images"
     ):
         build(fake_records(40), FakeGenerator(), out, rank=FIRST)
     work = out / ".build" / "fake"
@@ -102,13 +102,13 @@ def test_a_failed_rank_ends_the_wait(tmp_path, monkeypatch):
             failed.append(str(error))
 
     waiting = threading.Event()
-    await_other_ranks = films.await_other_ranks
+    await_other_ranks = images.await_other_ranks
 
     def tell(*args):
         waiting.set()
         await_other_ranks(*args)
 
-    monkeypatch.setattr(films, "await_other_ranks", tell)
+    monkeypatch.setattr(images, "await_other_ranks", tell)
     monkeypatch.setattr(ranks, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(ranks, "START_SECONDS", 15)
     drawing = Failing.__call__

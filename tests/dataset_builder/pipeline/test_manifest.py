@@ -123,10 +123,10 @@ def test_images_equal_in_spite_of_their_texts_are_found(tmp_path):
     assert manifest["configs"]["fake"]["images"]["num_distinct"] == 1
 
 
-def test_prompt_mode_draws_a_film_once(tmp_path, monkeypatch):
+def test_prompt_mode_draws_an_image_once(tmp_path, monkeypatch):
     drawn = []
-    original = FakeGenerator._film
-    monkeypatch.setattr(FakeGenerator, "_film", lambda self, *args: drawn.append(1) or original(self, *args))
+    original = FakeGenerator._image
+    monkeypatch.setattr(FakeGenerator, "_image", lambda self, *args: drawn.append(1) or original(self, *args))
     manifest = build(
         fake_records(50, repeated=20),
         FakeGenerator(),

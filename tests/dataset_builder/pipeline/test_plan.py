@@ -27,14 +27,14 @@ def test_seeds_are_those_of_earlier_releases():
     assert image_seed(0, "prompt", "g0000001", "No acute process.") == 4106959544659234528
 
 
-def test_equal_conditions_share_a_film_except_in_study_mode():
+def test_equal_conditions_share_an_image_except_in_study_mode():
     records = list(fake_records(20, repeated=8))
-    for mode, films in (("study", 20), ("prompt", 13), ("fixed", 13)):
+    for mode, images in (("study", 20), ("prompt", 13), ("fixed", 13)):
         plan = make_plan(records, FakeGenerator(), seed_mode=mode, allow_cross_split_repeats=True)
-        assert len(plan.films) == films and len(plan.rows) == 20
+        assert len(plan.images) == images and len(plan.rows) == 20
         for row in plan.rows:
-            assert plan.films[row.film].condition == row.record.impression
-    assert {film.seed for film in plan.films} == {0}
+            assert plan.images[row.image].condition == row.record.impression
+    assert {image.seed for image in plan.images} == {0}
 
 
 def test_splits_follow_the_subject():
@@ -73,12 +73,12 @@ def test_bad_shares_are_refused(shares):
 def test_repeats_over_splits():
     records = [replace(record, split=split) for record, split in zip(fake_records(6, repeated=4), SPLITS, strict=True)]
     plan = make_plan(records, FakeGenerator(), seed_mode="prompt", allow_cross_split_repeats=True)
-    assert cross_split_repeats(plan, range(len(plan.films))) == {"images": 1, "rows": 4}
+    assert cross_split_repeats(plan, range(len(plan.images))) == {"images": 1, "rows": 4}
     with pytest.raises(
         ValueError, match=r"1 images .* \(4 of 6 rows\), for example s00000 \(train\) = s00002 \(test\)"
     ):
         make_plan(records, FakeGenerator(), seed_mode="prompt")
-    assert len(make_plan(records, FakeGenerator()).films) == 6
+    assert len(make_plan(records, FakeGenerator()).images) == 6
 
 
 SPLITS = ("train", "train", "test", "test", "validation", "validation")

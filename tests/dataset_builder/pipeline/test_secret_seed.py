@@ -8,7 +8,7 @@ from datasets import Image, load_dataset
 from dataset_builder import build as build_module
 from dataset_builder.build import build, main
 from dataset_builder.medsyn_cxr import MedSynCXR
-from dataset_builder.pipeline import render as films
+from dataset_builder.pipeline import render as images
 from dataset_builder.pipeline import shards as assemble
 from dataset_builder.pipeline import workspace as folder
 from dataset_builder.pipeline.executors import Rank
@@ -23,7 +23,7 @@ from tests.fixtures.report_trees import report, write_mimic_cxr
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(films, "PART_FILMS", 5)
+    monkeypatch.setattr(images, "PART_IMAGES", 5)
 
 
 def rows_of(out) -> dict[str, dict]:
@@ -64,7 +64,7 @@ def test_an_interrupted_build_goes_on_with_its_seed(tmp_path, monkeypatch):
     rendered = []
     monkeypatch.setattr(FakeGenerator, "__call__", lambda *args: rendered.append(args))
     entry = build(fake_records(20), FakeGenerator(), tmp_path / "two", seed="secret")["configs"]["fake"]
-    assert drawn == [63, 63] and not rendered, "one seed a dataset, and no film drawn anew"
+    assert drawn == [63, 63] and not rendered, "one seed a dataset, and no image drawn anew"
     assert entry["settings"]["secret_seed"] == 2**62 + 2
     assert entry["images"] != unbroken["configs"]["fake"]["images"]
     again = build(fake_records(20), FakeGenerator(), tmp_path / "two", seed="secret")["configs"]["fake"]

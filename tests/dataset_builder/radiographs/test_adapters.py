@@ -53,18 +53,20 @@ def test_chexpert_in_the_batches_of_the_full_download(tmp_path):
     root = trees.write_chexpert(tmp_path / "small", patients=7, prefix="CheXpert-v1.0")
     small = read_chexpert(root)
     batches = read_chexpert(trees.as_batches(root))
-    assert [film.image_id for film in batches.films] == [film.image_id for film in small.films]
-    assert [film.labels for film in batches.films] == [film.labels for film in small.films]
-    assert not any(film.path.is_file() for film in small.films) and all(film.path.is_file() for film in batches.films)
+    assert [image.image_id for image in batches.images] == [image.image_id for image in small.images]
+    assert [image.labels for image in batches.images] == [image.labels for image in small.images]
+    assert not any(image.path.is_file() for image in small.images) and all(
+        image.path.is_file() for image in batches.images
+    )
 
 
 @pytest.mark.parametrize(
     ("rule", "uncertain", "unmentioned"), [("keep", -1, None), ("absent", 0, 0), ("present", 1, 0)]
 )
 def test_rules_for_uncertain_labels_of_chexpert(rule, uncertain, unmentioned, tmp_path):
-    films = read_chexpert(trees.write_chexpert(tmp_path, patients=1), uncertain=rule, any_view=True)
-    assert len(films.films) == 8
-    assert films.films[0].labels == tuple([1, 0, uncertain, unmentioned][k % 4] for k in range(14))
+    images = read_chexpert(trees.write_chexpert(tmp_path, patients=1), uncertain=rule, any_view=True)
+    assert len(images.images) == 8
+    assert images.images[0].labels == tuple([1, 0, uncertain, unmentioned][k % 4] for k in range(14))
 
 
 def test_the_official_rule_is_the_published_table():
@@ -87,7 +89,7 @@ def test_rsna(tmp_path):
     mask = np.array(row["finding_masks"][0]["mask"])
     assert len(row["finding_masks"]) == 1 and mask.shape == (40, 48)
     assert (mask > 0).sum() == 10 * 20 + 12 * 12 and mask[10, 30] == 255
-    assert np.abs(np.array(row["image"]).astype(int) - trees.film(0)).mean() < 3
+    assert np.abs(np.array(row["image"]).astype(int) - trees.draw_image(0)).mean() < 3
     other = found["0002-a2"]
     assert other["labels"] == {"Pneumonia": 0} and other["boxes"] == other["finding_masks"] == []
     assert other["rsna_class"] == "No Lung Opacity / Not Normal"
@@ -98,13 +100,13 @@ def test_covidx_9a_and_6(tmp_path):
     root = trees.write_covidx(tmp_path / "covidx")
     dataset, manifest = prepared(tmp_path / "out", "covidx", "--root", root)
     found = rows(dataset)
-    assert found["train/train film-1.png"]["labels"] == {"Normal": 0, "Pneumonia": 1, "COVID-19": 0}
+    assert found["train/train image-1.png"]["labels"] == {"Normal": 0, "Pneumonia": 1, "COVID-19": 0}
     assert found["test/test-0.png"]["subject_id"] == "cohen/3" and found["train/train-3.png"]["subject_id"] == "rsna/3"
-    # Patient 3 of `cohen` is in the official test list, so two films leave the training list.
+    # Patient 3 of `cohen` is in the official test list, so two images leave the training list.
     assert manifest["left_out"]["patient_in_test"] == {"count": 2, "first": ["train/train-0.png", "train/train-4.png"]}
     assert len(found) == 24 and len(dataset["test"]) == 6
-    films = read_covidx(trees.write_covidx(tmp_path / "six", "6"), "6")
-    assert films.labels == ("COVID-19",) and [film.labels for film in films.films[:2]] == [(0,), (1,)]
+    images = read_covidx(trees.write_covidx(tmp_path / "six", "6"), "6")
+    assert images.labels == ("COVID-19",) and [image.labels for image in images.images[:2]] == [(0,), (1,)]
     assert read_covidx(trees.write_covidx(tmp_path / "five", "5"), "5").labels == ("Normal", "Pneumonia", "COVID-19")
     with (root / "train_COVIDx9A.txt").open("a") as file:
         file.write("1 a.png positive cohen\n")
@@ -121,14 +123,16 @@ def test_covidx_spells_a_source_in_two_ways_and_may_repeat_a_line(tmp_path):
     lines = path.read_text().splitlines()
     lines[5] = "t5 train-5.png COVID-19 rnsa"  # a patient of the test list, there of `rsna`
     path.write_text("\n".join([*lines, lines[7]]) + "\n")
-    films = read_covidx(root)
-    subjects = {film.image_id: film.subject_id for film in films.films}
+    images = read_covidx(root)
+    subjects = {image.image_id: image.subject_id for image in images.images}
     assert subjects["train/train-5.png"] == subjects["test/test-5.png"] == "rsna/t5"
-    assert films.funnel == {"lines": 27, "films": 26} and films.left_out == {"repeated_lines": ["train/train-7.png"]}
-    official = films.official["official"]().films
+    assert images.funnel == {"lines": 27, "images": 26} and images.left_out == {
+        "repeated_lines": ["train/train-7.png"]
+    }
+    official = images.official["official"]().images
     train, _ = shuffled_parts(21, 0, train=0.8)
     drawn = dict.fromkeys((lines + [lines[7]])[k].rsplit(" ", 2)[0].split(" ", 1)[1] for k in train)
-    assert [film.image_id for film in official["train"]] == [f"train/{name}" for name in drawn]
+    assert [image.image_id for image in official["train"]] == [f"train/{name}" for name in drawn]
 
 
 @pytest.mark.parametrize(("marker", "image_format"), [(" -1", "dcm"), ("-1", "png")])
@@ -138,7 +142,7 @@ def test_siim(marker, image_format, tmp_path):
     found = rows(dataset)
     assert len(found) == 24 and manifest["funnel"]["rows"] == 30
     expected = trees.siim_masks(2)
-    row = found["1.2.276.0.0"]  # two rows, one mask, at the film's own size
+    row = found["1.2.276.0.0"]  # two rows, one mask, at the image's own size
     assert row["labels"] == {"Pneumothorax": 1} and len(row["finding_masks"]) == 1
     mask = np.array(row["finding_masks"][0]["mask"]) > 0
     assert mask.shape == (40, 48)
@@ -238,7 +242,7 @@ def test_broken_lists_and_tables_are_named(tmp_path):
 
 
 @pytest.mark.real
-def test_real_nih_films_have_the_boxes_of_the_official_list(real_data, tmp_path):
+def test_real_nih_images_have_the_boxes_of_the_official_list(real_data, tmp_path):
     """The boxes of the CSV, told as shares, against those of `BBox_List_2017.csv`, told in pixels of 1024."""
     options = ["--boxes-column", "boxes", "--view-column", "view"]
     dataset, manifest = prepared(tmp_path / "out", "folder-csv", "--root", real_data / "nih_cxr14", *options)
@@ -252,7 +256,7 @@ def test_real_nih_films_have_the_boxes_of_the_official_list(real_data, tmp_path)
             ours = [
                 b["box"] for b in row["boxes"] if b["finding"] == shape.finding.replace("Infiltration", "Infiltrate")
             ]
-            theirs = np.array(shape.corners) / 2  # films of 512
+            theirs = np.array(shape.corners) / 2  # images of 512
             if ours:
                 assert min(np.abs(np.subtract(box, theirs)).max() for box in ours) < 0.02
                 compared += 1
@@ -260,11 +264,11 @@ def test_real_nih_films_have_the_boxes_of_the_official_list(real_data, tmp_path)
 
 
 @pytest.mark.real
-def test_real_lung_masks_lie_on_their_films(real_data, tmp_path):
+def test_real_lung_masks_lie_on_their_images(real_data, tmp_path):
     options = ["--mask-column", "lung_mask", "--image-size", "256"]
     dataset, manifest = prepared(tmp_path / "out", "folder-csv", "--root", real_data / "covid_cohen", *options)
     assert manifest["masks"] == {"lung_mask": 73}
-    assert any("1 films have a mask without a pixel: images/covid-19" in warning for warning in manifest["warnings"])
+    assert any("1 images have a mask without a pixel: images/covid-19" in warning for warning in manifest["warnings"])
     darker = 0
     for row in rows(dataset).values():
         if row["finding_masks"]:
@@ -281,7 +285,7 @@ def test_real_lung_masks_lie_on_their_films(real_data, tmp_path):
 def test_images_of_more_than_eight_bits_and_turned_ones_are_encoded_anew(tmp_path):
     from dataset_builder.radiographs.image_files import read_image
 
-    deep = (trees.film().astype(np.uint16) + 100) * 200
+    deep = (trees.draw_image().astype(np.uint16) + 100) * 200
     Image.fromarray(deep).save(tmp_path / "deep.png")
     stored = Image.open(io.BytesIO(read_image(tmp_path / "deep.png").encoded))
     assert stored.mode == "L"
@@ -289,7 +293,7 @@ def test_images_of_more_than_eight_bits_and_turned_ones_are_encoded_anew(tmp_pat
     assert np.abs(np.array(stored) - expected).max() <= 0.51
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(trees.film()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(trees.draw_image()).save(tmp_path / "turned.png", exif=exif)
     turned = read_image(tmp_path / "turned.png")
     assert turned.size == turned.original == (40, 48)
-    assert np.array_equal(np.array(Image.open(io.BytesIO(turned.encoded))), np.rot90(trees.film(), -1))
+    assert np.array_equal(np.array(Image.open(io.BytesIO(turned.encoded))), np.rot90(trees.draw_image(), -1))

@@ -1,4 +1,4 @@
-"""Reading DICOM: grey scale and polarity on files of known pixels, on real films, and on broken and hostile files."""
+"""Reading DICOM: grey scale and polarity on files of known pixels, real radiographs, broken and hostile files."""
 
 import io
 import logging
@@ -26,7 +26,7 @@ from tests.fixtures.radiograph_trees import (
     RLE,
     compressed,
     dicom_bytes,
-    film,
+    draw_image,
 )
 
 RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 64  # 0 to 4032, of 12 bits
@@ -37,13 +37,13 @@ def test_jpeg_ls_and_the_others_decode_signed_values_alike():
 
     folder = Path(pydicom.__file__).parent / "data" / "test_files"  # they come with pydicom
     names = ("MR_small", "MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless")
-    films = [read_dicom(folder / f"{name}.dcm") for name in names]
-    assert films[0].shape == (64, 64) and films[0].std() > 20
-    assert all(np.array_equal(film, films[0]) for film in films)
+    images = [read_dicom(folder / f"{name}.dcm") for name in names]
+    assert images[0].shape == (64, 64) and images[0].std() > 20
+    assert all(np.array_equal(image, images[0]) for image in images)
 
 
 def test_eight_bits_are_taken_as_they_are_and_monochrome1_is_inverted():
-    pixels = film()
+    pixels = draw_image()
     assert np.array_equal(read_dicom(dicom_bytes(pixels)), pixels)
     assert np.array_equal(read_dicom(dicom_bytes(pixels, photometric="MONOCHROME1")), 255 - pixels)
 
@@ -51,7 +51,7 @@ def test_eight_bits_are_taken_as_they_are_and_monochrome1_is_inverted():
 @pytest.mark.parametrize("syntax", [EXPLICIT_LITTLE, "1.2.840.10008.1.2", JPEG_2000, RLE])
 @pytest.mark.parametrize("deep", [False, True])
 def test_lossless_syntaxes_decode_to_equal_pixels(syntax, deep):
-    pixels = film()
+    pixels = draw_image()
     tags = {}
     if deep:
         pixels = pixels.astype(np.uint16) * 16
@@ -67,12 +67,12 @@ def test_lossless_syntaxes_decode_to_equal_pixels(syntax, deep):
     else:
         content = dicom_bytes(pixels, syntax=syntax, **tags)
     decoded = read_dicom(content)
-    expected = film() if not deep else np.clip((pixels - 2048.0) / 4080 + 0.5, 0, 1) * 255
+    expected = draw_image() if not deep else np.clip((pixels - 2048.0) / 4080 + 0.5, 0, 1) * 255
     assert np.abs(decoded.astype(float) - expected).max() <= (0.51 if deep else 0)
 
 
 def test_jpeg_baseline_decodes_close_to_the_pixels():
-    pixels = film()
+    pixels = draw_image()
     assert np.abs(read_dicom(dicom_bytes(pixels, syntax=JPEG_BASELINE)).astype(int) - pixels).mean() < 2
 
 
@@ -116,7 +116,7 @@ def lookup(first: int, depth: int, values: list[int]):
 
 def test_a_voi_lut_is_used_before_a_window_and_a_modality_lut_before_both():
     inverse = lookup(0, 8, list(range(255, -1, -1)))
-    pixels = film()
+    pixels = draw_image()
     content = dicom_bytes(pixels, VOILUTSequence=inverse, WindowCenter=10, WindowWidth=2)
     assert np.array_equal(read_dicom(content), 255 - pixels)
     doubled = lookup(0, 16, [2 * k for k in range(256)])
@@ -138,7 +138,7 @@ def test_without_a_window_that_makes_sense_deep_values_spread_between_percentile
     assert decoded.std() > 30
 
 
-def test_a_film_of_one_value_or_two_does_not_divide_by_zero():
+def test_an_image_of_one_value_or_two_does_not_divide_by_zero():
     assert set(np.unique(read_dicom(dicom_bytes(np.full((9, 9), 700, np.uint16), bits=12)))) == {0}
     pixels = np.full((100, 100), 700, np.uint16)
     pixels[:1] = 900
@@ -146,9 +146,9 @@ def test_a_film_of_one_value_or_two_does_not_divide_by_zero():
 
 
 def test_header_tells_patient_and_view(tmp_path):
-    (tmp_path / "a.dcm").write_bytes(dicom_bytes(film(), patient_id="p7", view="AP"))
+    (tmp_path / "a.dcm").write_bytes(dicom_bytes(draw_image(), patient_id="p7", view="AP"))
     assert read_dicom_header(tmp_path / "a.dcm") == dicom.DicomHeader("p7", "AP")
-    (tmp_path / "b.dcm").write_bytes(dicom_bytes(film(), patient_id="", view="LL"))
+    (tmp_path / "b.dcm").write_bytes(dicom_bytes(draw_image(), patient_id="", view="LL"))
     assert read_dicom_header(tmp_path / "b.dcm") == dicom.DicomHeader(None, None)
 
 
@@ -177,17 +177,17 @@ def test_the_measure_sees_memory_that_is_given_back():
 
 
 def grown(jpeg: bytes) -> bytes:
-    """The stream with a header that says 9999 x 9999 pixels, over the data of a small film."""
+    """The stream with a header that says 9999 x 9999 pixels, over the data of a small image."""
     at = jpeg.find(b"\xff\xc0") + 5
     return jpeg[:at] + (9999).to_bytes(2, "big") * 2 + jpeg[at + 4 :]
 
 
-SMALL = film(size=(8, 8))
-HUGE = film(size=(64, 64))
+SMALL = draw_image(size=(8, 8))
+HUGE = draw_image(size=(64, 64))
 BAD_FILES = {
     "empty": (b"", "not a DICOM file"),
     "text": (b"patient,label\n" * 100, "not a DICOM file"),
-    "png": (compressed(film(), JPEG_BASELINE), "not a DICOM file"),
+    "png": (compressed(draw_image(), JPEG_BASELINE), "not a DICOM file"),
     "huge": (dicom_bytes(SMALL, Rows=30000, Columns=30000), "30000 x 30000 pixels"),
     "long": (dicom_bytes(SMALL, Rows=1, Columns=20000), "1 x 20000 pixels"),
     "nothing": (dicom_bytes(SMALL, Rows=0), "0 x 8 pixels"),
@@ -227,14 +227,14 @@ BAD_FILES = {
         dicom_bytes(SMALL).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")[:300],
         "transfer syntax",
     ),
-    "bad LUT": (dicom_bytes(film(), VOILUTSequence=lookup(0, 8, [])), "is malformed"),
+    "bad LUT": (dicom_bytes(draw_image(), VOILUTSequence=lookup(0, 8, [])), "is malformed"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_files_are_named_within_a_second_and_without_memory(name, tmp_path):
     content, message = BAD_FILES[name]
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     path.write_bytes(content)
     read_dicom(dicom_bytes(SMALL))  # imports what is imported once
     with Measured(), pytest.raises(DicomError, match=message) as raised:
@@ -252,7 +252,7 @@ def test_a_jpeg_2000_stream_that_claims_to_be_huge_is_not_decoded():
 
 
 def test_a_file_that_is_too_long_is_not_read(tmp_path):
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     with path.open("wb") as file:
         file.truncate(dicom.MAX_FILE_BYTES + 1)  # sparse
     with Measured(), pytest.raises(DicomError, match="bytes, over the"):
@@ -261,7 +261,7 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path):
 
 @pytest.mark.parametrize("syntax", [EXPLICIT_LITTLE, JPEG_BASELINE, JPEG_2000, RLE])
 def test_files_cut_anywhere_or_with_flipped_bytes_raise_nothing_else(syntax):
-    content = dicom_bytes(film(), syntax=syntax)
+    content = dicom_bytes(draw_image(), syntax=syntax)
     rng = np.random.default_rng(0)
     failed = 0
     for trial in range(80):
@@ -285,7 +285,7 @@ def test_files_cut_anywhere_or_with_flipped_bytes_raise_nothing_else(syntax):
 def test_names_of_patients_reach_no_message_warning_or_log(caplog, capsys):
     caplog.set_level(logging.DEBUG)
     messages: list[str] = []
-    content = dicom_bytes(film())
+    content = dicom_bytes(draw_image())
     at = content.find(EXPLICIT_LITTLE.encode())
     broken = content[:at] + b"Zebedee" + content[at + 7 :]  # no UID: pydicom warns and logs it
     with warnings.catch_warnings(record=True) as caught:
@@ -310,7 +310,7 @@ def test_without_pydicom_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.real
-def test_real_films_have_dark_lungs(real_data):
+def test_real_images_have_dark_lungs(real_data):
     for name in ("gdcm_chest_mono1_10bit", "pydicom_rg1_chest_mono1_15bit_j2k", "rsna_ap_mono2", "siim_pa_mono2"):
         pixels = read_dicom(real_data / "dicom" / f"{name}.dcm").astype(float)
         rows, columns = pixels.shape
@@ -322,7 +322,7 @@ def test_real_films_have_dark_lungs(real_data):
 
 
 @pytest.mark.real
-def test_a_real_film_retagged_as_monochrome1_is_the_negative_of_itself(real_data):
+def test_a_real_image_retagged_as_monochrome1_is_the_negative_of_itself(real_data):
     # One byte of its tag differs: its stored pixels are those of MONOCHROME2, and no reader can know that.
     pair = [read_dicom(real_data / "dicom" / f"siim_pa_{name}.dcm") for name in ("mono2", "mono1_variant")]
     assert np.array_equal(pair[1], 255 - pair[0])

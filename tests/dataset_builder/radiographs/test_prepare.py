@@ -19,15 +19,15 @@ HEADER = ["file", "split", "patient_id", "labels", "boxes", "mask"]
 
 
 def write_folder(root, count: int = 12, **cells) -> str:
-    """A folder with a CSV of `count` films; `cells` names a column and its value in row 0."""
+    """A folder with a CSV of `count` images; `cells` names a column and its value in row 0."""
     rows = []
     for number in range(count):
-        trees.write_image(root / f"{number}.png", trees.film(number))
+        trees.write_image(root / f"{number}.png", trees.draw_image(number))
         labels = ("Edema|Mass", "Mass", "No Finding")[number % 3]
         rows.append([f"{number}.png", ("train", "valid", "test")[number // 4 % 3], f"p{number // 2}", labels, "", ""])
     for column, value in cells.items():
         rows[0][HEADER.index(column)] = value
-    trees.write_csv(root / "films.csv", HEADER, rows)
+    trees.write_csv(root / "images.csv", HEADER, rows)
     return str(root)
 
 
@@ -43,7 +43,7 @@ def failure(capsys, *arguments) -> str:
 
 
 def test_the_folder_holds_data_lists_manifest_and_readme(tmp_path, capsys):
-    root = write_folder(tmp_path / "films")
+    root = write_folder(tmp_path / "images")
     assert run(root, tmp_path / "out") == 0
     out = tmp_path / "out"
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
@@ -65,18 +65,18 @@ def test_the_folder_holds_data_lists_manifest_and_readme(tmp_path, capsys):
 def test_a_probe_reads_it(tmp_path):
     from trainers.downstream.images.labelled_images import images_from_dataset
 
-    root = write_folder(tmp_path / "films")
+    root = write_folder(tmp_path / "images")
     assert run(root, tmp_path / "out") == 0
     images = images_from_dataset(str(tmp_path / "out"))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert images.labels == ("Edema", "Mass", "No Finding") and images.counts() == dict.fromkeys(images.counts(), 4)
     assert images.split_hash() == manifest["split_sha256"][:12]
-    assert images.encoded(0) == (tmp_path / "films" / images.ids[0]).read_bytes()
+    assert images.encoded(0) == (tmp_path / "images" / images.ids[0]).read_bytes()
     assert images.targets[images.ids.index("0.png")].tolist() == [1, 1, 0]
 
 
 def test_equal_input_gives_equal_bytes_with_any_number_of_processes(tmp_path):
-    root = write_folder(tmp_path / "films", 24)
+    root = write_folder(tmp_path / "images", 24)
     assert run(root, tmp_path / "one", "--split", "patient", "--image-size", 20) == 0
     assert run(root, tmp_path / "two", "--split", "patient", "--image-size", 20, "--workers", 2) == 0
     for path in sorted((tmp_path / "one").rglob("*.*")):
@@ -85,9 +85,9 @@ def test_equal_input_gives_equal_bytes_with_any_number_of_processes(tmp_path):
 
 
 def test_saved_lists_make_the_same_split_again(tmp_path):
-    root = write_folder(tmp_path / "films", 24)
+    root = write_folder(tmp_path / "images", 24)
     assert run(root, tmp_path / "one", "--split", "patient", "--seed", 3) == 0
-    table = tmp_path / "films" / "films.csv"
+    table = tmp_path / "images" / "images.csv"
     table.write_text(table.read_text().replace("file,split,", "file,holdout,"))  # no split column is needed for this
     assert run(root, tmp_path / "two", "--split-lists", tmp_path / "one" / "splits") == 0
     one, two = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("one", "two"))
@@ -99,7 +99,7 @@ def test_memory_is_bounded_by_row_groups_and_shards_by_bytes(tmp_path, monkeypat
     monkeypatch.setattr(write, "SHARD_BYTES", 12000)
     largest = []
     monkeypatch.setattr(write, "_row_bytes", lambda row: largest.append(len(row["image"]["bytes"])) or largest[-1])
-    assert run(write_folder(tmp_path / "films", 36), tmp_path / "out") == 0
+    assert run(write_folder(tmp_path / "images", 36), tmp_path / "out") == 0
     shards = sorted((tmp_path / "out" / "data").glob("train-*.parquet"))
     assert len(shards) > 1 and shards[0].name == f"train-00000-of-{len(shards):05d}.parquet"
     groups = [
@@ -111,7 +111,7 @@ def test_memory_is_bounded_by_row_groups_and_shards_by_bytes(tmp_path, monkeypat
 
 
 def test_out_that_is_in_use_is_refused(tmp_path, capsys):
-    root = write_folder(tmp_path / "films")
+    root = write_folder(tmp_path / "images")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     assert "out is not empty" in failure(capsys, root, tmp_path / "out")
@@ -119,9 +119,9 @@ def test_out_that_is_in_use_is_refused(tmp_path, capsys):
 
 
 def test_missing_images_are_counted_and_named_or_left_out(tmp_path, capsys):
-    root = write_folder(tmp_path / "films", 24)
+    root = write_folder(tmp_path / "images", 24)
     for number in range(7):
-        os.remove(tmp_path / "films" / f"{number}.png")
+        os.remove(tmp_path / "images" / f"{number}.png")
     told = failure(capsys, root, tmp_path / "out")
     assert (
         "7 of the 24 images" in told and "0.png, 1.png, 2.png, 3.png, 4.png, ..." in told and "--skip-missing" in told
@@ -154,8 +154,8 @@ def broken_files(folder) -> dict[str, str]:
 
 
 def test_unreadable_images_are_named_or_left_out_within_a_second(tmp_path, capsys):
-    root = write_folder(tmp_path / "films", 24)
-    expected = broken_files(tmp_path / "films")
+    root = write_folder(tmp_path / "images", 24)
+    expected = broken_files(tmp_path / "images")
     start = time.monotonic()
     told = failure(capsys, root, tmp_path / "out")
     assert time.monotonic() - start < 3
@@ -173,7 +173,7 @@ def boxes(*values) -> str:
 
 def test_boxes_outside_the_image_or_without_area_are_named_or_mended_and_counted(tmp_path, capsys):
     bad = boxes((0.5, 0.5, 0.7, 0.2), (0.1, 0.1, 0, 0.5), (0.25, 0.25, 0.5, 0.5))
-    root = write_folder(tmp_path / "films", boxes=bad)
+    root = write_folder(tmp_path / "images", boxes=bad)
     told = failure(capsys, root, tmp_path / "out", "--boxes-column", "boxes")
     assert "1 with bad box: 0.png" in told and "is not inside the image" in told and "--fix-boxes" in told
     assert run(root, tmp_path / "out", "--boxes-column", "boxes", "--fix-boxes") == 0
@@ -185,14 +185,14 @@ def test_boxes_outside_the_image_or_without_area_are_named_or_mended_and_counted
 
 
 def test_masks_that_do_not_fit_are_named(tmp_path, capsys):
-    root = write_folder(tmp_path / "films", mask="mask.png")
+    root = write_folder(tmp_path / "images", mask="mask.png")
     assert "mask.png" in failure(capsys, root, tmp_path / "out", "--mask-column", "mask")
-    trees.write_image(tmp_path / "films" / "mask.png", np.full((9, 9), 255, np.uint8))
+    trees.write_image(tmp_path / "images" / "mask.png", np.full((9, 9), 255, np.uint8))
     told = failure(capsys, root, tmp_path / "out", "--mask-column", "mask")
-    assert "1 with bad mask: 0.png" in told and "9 x 9 pixels, its film 48 x 40" in told
+    assert "1 with bad mask: 0.png" in told and "9 x 9 pixels, its image 48 x 40" in told
 
 
-def test_runs_that_overrun_are_named_with_their_film(tmp_path, capsys):
+def test_runs_that_overrun_are_named_with_their_image(tmp_path, capsys):
     root = trees.write_siim(tmp_path / "siim", image_format="png")
     text = (root / "train-rle.csv").read_text()
     (root / "train-rle.csv").write_text(text.replace("1.2.276.0.3, -1", "1.2.276.0.3, 1048570 9"))
@@ -212,19 +212,19 @@ def test_runs_that_overrun_are_named_with_their_film(tmp_path, capsys):
     ],
 )
 def test_bad_rows_are_named(cells, message, tmp_path, capsys):
-    assert message in failure(capsys, write_folder(tmp_path / "films", **cells), tmp_path / "out")
+    assert message in failure(capsys, write_folder(tmp_path / "images", **cells), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     "cell", ["[", '{"x": 1}', '[{"label": "a", "x": 0}]', '[{"label":"a","x":"b","y":0,"w":1,"h":1}]']
 )
 def test_boxes_of_another_form_are_named(cell, tmp_path, capsys):
-    root = write_folder(tmp_path / "films", boxes=cell)
-    assert "films.csv, row 1" in failure(capsys, root, tmp_path / "out", "--boxes-column", "boxes")
+    root = write_folder(tmp_path / "images", boxes=cell)
+    assert "images.csv, row 1" in failure(capsys, root, tmp_path / "out", "--boxes-column", "boxes")
 
 
 def test_rows_without_labels_can_be_absent_or_dropped(tmp_path, capsys):
-    root = write_folder(tmp_path / "films", labels="")
+    root = write_folder(tmp_path / "images", labels="")
     assert run(root, tmp_path / "absent", "--unlabelled", "absent") == 0
     assert run(root, tmp_path / "drop", "--unlabelled", "drop") == 0
     assert "left out 1 (without labels): 0.png" in capsys.readouterr().out
@@ -235,15 +235,15 @@ def test_rows_without_labels_can_be_absent_or_dropped(tmp_path, capsys):
 
 
 def test_a_class_absent_from_a_split_is_named(tmp_path, capsys):
-    assert run(write_folder(tmp_path / "films", labels="Hernia"), tmp_path / "out") == 0
+    assert run(write_folder(tmp_path / "images", labels="Hernia"), tmp_path / "out") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert "no film of the validation split shows Hernia" in manifest["warnings"]
-    assert "warning: no film of the test split shows Hernia" in capsys.readouterr().out
+    assert "no image of the validation split shows Hernia" in manifest["warnings"]
+    assert "warning: no image of the test split shows Hernia" in capsys.readouterr().out
 
 
-def test_films_without_labels_in_the_tables_are_counted(tmp_path, capsys):
+def test_images_without_labels_in_the_tables_are_counted(tmp_path, capsys):
     root = trees.write_rsna(tmp_path / "rsna")
-    (root / "stage_2_train_images" / "unlisted.dcm").write_bytes(trees.dicom_bytes(trees.film()))
+    (root / "stage_2_train_images" / "unlisted.dcm").write_bytes(trees.dicom_bytes(trees.draw_image()))
     assert main(["prepare", "rsna", "--root", str(root), "--out", str(tmp_path / "out")]) == 0
     assert "left out 1 (images without labels): unlisted" in capsys.readouterr().out
 

@@ -147,14 +147,14 @@ def test_runs_of_several_strings_unite_and_scale():
     assert draw_mask(region, (4, 4), (4, 4)).tolist() == [[True, False, False, False]] * 4
 
 
-def test_a_mask_file_has_the_films_size(tmp_path):
+def test_a_mask_file_has_the_images_size(tmp_path):
     pixels = np.zeros((6, 8), dtype=np.uint8)
     pixels[2:4, 4:8] = 1  # everything but black
     Image.fromarray(pixels).save(tmp_path / "mask.png")
     region = MaskFile("lung", tmp_path / "mask.png")
     assert np.array_equal(draw_mask(region, (8, 6), (8, 6)), pixels > 0)
     assert draw_mask(region, (8, 6), (4, 3)).astype(int).tolist() == [[0] * 4, [0, 0, 1, 1], [0] * 4]
-    with pytest.raises(ValueError, match="mask.png: the mask has 8 x 6 pixels, its film 6 x 8"):
+    with pytest.raises(ValueError, match="mask.png: the mask has 8 x 6 pixels, its image 6 x 8"):
         draw_mask(region, (6, 8), (6, 8))
 
 

@@ -98,7 +98,7 @@ def effusion(side=None, severity=None, certainty=1):
             },
         ),
         ("Left chest wall pacemaker, leads in the right ventricle.", {Finding("pacemaker", "left")}),
-        # not said of this film, or not of the lungs
+        # not said of this image, or not of the lungs
         ("Evaluate for pneumonia.", set()),
         ("History of heart failure.", set()),
         ("Recommend CT to rule out a mass.", set()),

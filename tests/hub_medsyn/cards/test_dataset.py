@@ -204,22 +204,22 @@ def test_settings_and_audit_figures_are_told(built):
     entry["settings"]["generator"] |= {
         "pipeline": "org/pipeline",
         "commit": "0" * 40,
-        "lora": {"file": "films.safetensors", "sha256": "a" * 64},
+        "lora": {"file": "images.safetensors", "sha256": "a" * 64},
         "scheduler": {"class": "PNDMScheduler", "beta_end": 0.012},
         "negative_prompt": None,
         "compile": False,
     }
-    entry["audit"] = {"FID, Inception-v3 at 299 px, n 5,000": 41.23456, "films too close to training": 0}
+    entry["audit"] = {"FID, Inception-v3 at 299 px, n 5,000": 41.23456, "images too close to training": 0}
     told = {"format": "medsyn-cxr", "text_policy": "credentialed", "configs": {"fake": entry}}
     card = dataset_card.dataset_card(told, "d", {"fake": schema_of(out, "fake")}, {"fake": "assets/s.png"})
     check_card(card, "dataset")
     for row in (
         "| pipeline | `org/pipeline` |",
         f"| commit | `{'0' * 40}` |",
-        "| LoRA | `films.safetensors` |",
+        "| LoRA | `images.safetensors` |",
         "| scheduler | `PNDMScheduler` |",
         "| FID, Inception-v3 at 299 px, n 5,000 | 41.23 |",
-        "| films too close to training | 0 |",
+        "| images too close to training | 0 |",
     ):
         assert f"\n{row}\n" in card.text, row
     assert "negative" not in card.text and "compile" not in card.text
@@ -246,7 +246,7 @@ def test_the_grid_outlines_masks_and_names_findings(built):
     assert 200 < coloured[:256].sum() < 20_000
 
 
-def test_a_plain_grid_holds_the_first_films_and_nothing_else(built, tmp_path):
+def test_a_plain_grid_holds_the_first_images_and_nothing_else(built, tmp_path):
     out, _ = built
     (shard,) = (out / "data" / "fake").glob("train-*.parquet")
     rows = pq.read_table(shard, columns=["image"])
@@ -256,21 +256,21 @@ def test_a_plain_grid_holds_the_first_films_and_nothing_else(built, tmp_path):
     assert grid.size == (4 * 256, 3 * 256)
     pixels = np.asarray(grid)
     assert (pixels == pixels[:, :, :1]).all(), "no colour"
-    films = load_dataset(str(out), split="train")
+    images = load_dataset(str(out), split="train")
     for place in (0, 5, 11):
-        film = films[place]["image"].convert("L").resize((256, 256), Image.Resampling.LANCZOS)
+        image = images[place]["image"].convert("L").resize((256, 256), Image.Resampling.LANCZOS)
         x, y = place % 4 * 256, place // 4 * 256
-        assert np.array_equal(pixels[y : y + 256, x : x + 256, 0], film)
+        assert np.array_equal(pixels[y : y + 256, x : x + 256, 0], image)
 
 
-def test_a_config_of_two_films_has_a_grid_of_two(tmp_path):
+def test_a_config_of_two_images_has_a_grid_of_two(tmp_path):
     build([ReportRecord(f"s{n}", f"p{n}", "No acute process.") for n in range(2)], FakeGenerator(), tmp_path / "d")
     sizes = {Image.open(tmp_path / "d" / "assets" / "samples-fake.png").size}
     sizes.add(dataset_card.sample_grid(tmp_path / "d" / "data" / "fake", plain=True).size)
     assert {width for width, _ in sizes} <= {256, 512}
 
 
-def test_a_film_without_labels_is_not_said_to_show_nothing():
+def test_an_image_without_labels_is_not_said_to_show_nothing():
     emphysema = chexpert_labels([Finding("emphysema")])
     assert dataset_card._label_caption(emphysema) == "none of the 14 labels present"
     assert dataset_card._label_caption(chexpert_labels([], normal=True)) == "No Finding"

@@ -24,13 +24,13 @@ def pipeline(tmp_path):
 
 
 def test_the_card_of_a_pipeline(pipeline):
-    card = generator_card(pipeline, "org/films")
+    card = generator_card(pipeline, "org/images")
     check_card(card, "model")
     assert card.data.pipeline_tag == "text-to-image" and card.data.library_name == "diffusers"
     assert card.data.base_model is None and card.data.medsyn["text_policy"] is None
     for text in (
-        'DiffusionPipeline.from_pretrained("org/films")',
-        "medsyn build --generator org/films --reports",
+        'DiffusionPipeline.from_pretrained("org/images")',
+        "medsyn build --generator org/images --reports",
         "| pipeline | `StableDiffusionPipeline` |",
         "| unet | `UNet2DConditionModel` |",
         "| image | 512 x 512 px |",
@@ -65,9 +65,9 @@ def test_the_card_of_lora_weights(tmp_path, ending):
     ("recorded", "base"), [("org/base", "org/base"), ("/home/me/base", None), ("./base", None), (None, None)]
 )
 def test_a_base_model_is_what_peft_recorded_unless_it_is_a_folder(tmp_path, recorded, base):
-    path = lora(tmp_path / "films.safetensors")
+    path = lora(tmp_path / "images.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": recorded}))
-    card = generator_card(path, "films")
+    card = generator_card(path, "images")
     check_card(card, "model")
     assert card.data.base_model == base and "/home" not in str(card)
     assert ("do not tell which pipeline" in card.text) == (base is None)
@@ -75,6 +75,6 @@ def test_a_base_model_is_what_peft_recorded_unless_it_is_a_folder(tmp_path, reco
 
 def test_what_is_no_generator_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither model_index.json nor pytorch_lora_weights.safetensors"):
-        generator_card(tmp_path, "films")
-    with pytest.raises(ValueError, match="films.safetensors holds no LoRA weights; save them with save_lora_weights"):
-        generator_card(lora(tmp_path / "films.safetensors", ending=".weight"), "films")
+        generator_card(tmp_path, "images")
+    with pytest.raises(ValueError, match="images.safetensors holds no LoRA weights; save them with save_lora_weights"):
+        generator_card(lora(tmp_path / "images.safetensors", ending=".weight"), "images")

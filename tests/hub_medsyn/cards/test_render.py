@@ -19,14 +19,14 @@ def templates(tmp_path, monkeypatch):
 
 def test_dataset_card_parses_back(templates, tmp_path):
     metadata = DatasetCardData(license="mit", configs=[{"config_name": "default", "data_files": "x.parquet"}])
-    card = cards.render_card("toy.md.jinja", metadata, title="Films: <all> & more", rows=["1", "2"])
+    card = cards.render_card("toy.md.jinja", metadata, title="Images: <all> & more", rows=["1", "2"])
     assert isinstance(card, DatasetCard)
     card.save(tmp_path / "README.md")
     again = DatasetCard.load(tmp_path / "README.md")
     assert again.data.license == "mit"
     assert again.data.configs == [{"config_name": "default", "data_files": "x.parquet"}]
     # A block's tag leaves no blank line (which would end a Markdown table), and nothing is escaped as HTML.
-    assert again.text.strip() == "# Films: <all> & more\n\n| a |\n|---|\n| 1 |\n| 2 |\n\nLicence: mit"
+    assert again.text.strip() == "# Images: <all> & more\n\n| a |\n|---|\n| 1 |\n| 2 |\n\nLicence: mit"
 
 
 def test_model_card_keeps_its_metrics(templates, tmp_path):

@@ -104,8 +104,8 @@ def test_gloria_from_a_lightning_checkpoint_of_a_resnet50(text, tmp_path, capsys
     assert (images.size, images.crop_size) == ({"longest_edge": 256}, {"height": 224, "width": 224})
     assert (images.image_mean, images.image_std) == ([0.5] * 3, [0.5] * 3)
     classify = pipeline("zero-shot-image-classification", model=str(out))
-    film = Image.fromarray(np.arange(300 * 200, dtype=np.uint8).reshape(300, 200))
-    scores = classify(film, candidate_labels=["edema", "no edema"], hypothesis_template="{}")
+    image = Image.fromarray(np.arange(300 * 200, dtype=np.uint8).reshape(300, 200))
+    scores = classify(image, candidate_labels=["edema", "no edema"], hypothesis_template="{}")
     assert sum(score["score"] for score in scores) == pytest.approx(1)
 
 

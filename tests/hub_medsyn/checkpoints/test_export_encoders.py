@@ -41,7 +41,7 @@ TEXTS = ["small left pleural effusion.", "no pneumothorax. heart normal"]
 
 def random_statistics(model: torch.nn.Module) -> None:
     """Gives BatchNorms statistics that are not the ones they start with, so that losing them shows, and that let a
-    film's signal through to the last layer."""
+    image's signal through to the last layer."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -56,7 +56,7 @@ def save_checkpoint(folder: Path, model, processor: MedSynImageProcessor) -> Pat
     return folder
 
 
-def film(height: int, width: int) -> Image.Image:
+def draw_image(height: int, width: int) -> Image.Image:
     """Smooth shades with a bright disc, a letter's sharpness at its rim."""
     rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     pixels = 90 + 60 * np.sin(5 * rows) + 40 * np.cos(7 * columns)
@@ -85,7 +85,7 @@ def test_timm_and_transformers_read_equal_features(kind, tmp_path):
     assert not torch.equal(timm.create_model(f"local-dir:{image}", pretrained=False).eval()(pixels), expected)
 
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(by_timm))
-    square = film(side, side)
+    square = draw_image(side, side)
     ours = AutoImageProcessor.from_pretrained(tmp_path / "checkpoint")(square, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(transform(square.convert("RGB"))[None], ours, rtol=0, atol=1e-6)
     timms = AutoImageProcessor.from_pretrained(image)(square.convert("RGB"))["pixel_values"]
@@ -105,7 +105,7 @@ def test_one_channel_and_a_centre_crop(tmp_path):
     save_checkpoint(tmp_path / "checkpoint", model, processor)
     image = export_encoders(tmp_path / "checkpoint", tmp_path / "out") / "image"
     encoder = aligned(timm.create_model(f"local-dir:{image}", pretrained=True))
-    square = film(40, 40)
+    square = draw_image(40, 40)
     pixels = processor(square, return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 1, 32, 32)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))
@@ -119,7 +119,7 @@ def test_one_channel_and_a_centre_crop(tmp_path):
 
 
 def test_how_far_timms_transforms_are_from_ours():
-    """Square films of other sizes: a grey level in the mean. Others: the borders, grey for black."""
+    """Square images of other sizes: a grey level in the mean. Others: the borders, grey for black."""
     processor = MedSynImageProcessor(size=64)
     settings = timm_preprocessing(processor)
     transform = timm.data.create_transform(**{**settings, "input_size": tuple(settings["input_size"])})
@@ -128,8 +128,8 @@ def test_how_far_timms_transforms_are_from_ours():
         ours = processor(image, return_tensors="np")["pixel_values"][0, 0]
         return np.abs(ours - transform(image.convert("RGB")).numpy()[0]) * 127.5
 
-    assert 0 < differences(film(200, 200)).mean() < 1
-    wide = differences(film(150, 200))  # 48 rows of 64
+    assert 0 < differences(draw_image(200, 200)).mean() < 1
+    wide = differences(draw_image(150, 200))  # 48 rows of 64
     assert wide[9:55].mean() < 2
     assert wide[:8].min() == wide[-8:].min() == pytest.approx(128, abs=0.1)
 
@@ -199,7 +199,7 @@ def test_the_probe_and_from_encoders_take_the_folder(tmp_path):
     out = export_encoders(checkpoint, tmp_path / "out")
     whole, alone = load_encoder(str(checkpoint)), load_encoder(str(out / "image"))
     assert whole.weights_hash() == alone.weights_hash()
-    image = film(50, 70)
+    image = draw_image(50, 70)
     pixels = [encoder.processor([image], return_tensors="pt")["pixel_values"] for encoder in (whole, alone)]
     features = aligned(whole.model)(pixels[0])
     assert torch.equal(*pixels) and torch.equal(aligned(alone.model)(pixels[1]), features)
@@ -264,7 +264,7 @@ def python_blocks(path: Path) -> list[str]:
 
 def test_what_the_cards_and_the_docs_tell_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    film(60, 50).save("film.png")
+    draw_image(60, 50).save("image.png")
     save_checkpoint(tmp_path / "runs" / "gloria", tiny_gloria(), MedSynImageProcessor(size=32))
     assert main(["runs/gloria", "--out", "encoders"]) == 0
     docs = python_blocks(Path(__file__).parents[3] / "docs" / "loading.md")
@@ -279,7 +279,7 @@ def test_what_the_cards_and_the_docs_tell_runs_as_it_stands(tmp_path, monkeypatc
 
 def test_the_card_of_a_text_encoder_that_never_had_a_pooler_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    film(60, 50).save("film.png")
+    draw_image(60, 50).save("image.png")
     electra = ElectraConfig(
         vocab_size=130,
         hidden_size=16,

@@ -58,12 +58,12 @@ from transformers import (
     AutoConfig, AutoImageProcessor, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, pipeline
 )
 
-def scores_of(folder, labels, film):
+def scores_of(folder, labels, image):
     classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
-    return {row["label"]: row["score"] for row in classify(film, candidate_labels=labels, hypothesis_template="{}")}
+    return {row["label"]: row["score"] for row in classify(image, candidate_labels=labels, hypothesis_template="{}")}
 
 task = json.load(open(sys.argv[1]))
-film, answer, logits = Image.open(task["film"]), {}, {}
+image, answer, logits = Image.open(task["image"]), {}, {}
 for name, folder in task["folders"].items():
     trust = {"trust_remote_code": True}
     config = AutoConfig.from_pretrained(folder, **trust)
@@ -71,8 +71,8 @@ for name, folder in task["folders"].items():
     images = AutoImageProcessor.from_pretrained(folder, **trust)
     kinds = (AutoModel, AutoModelForZeroShotImageClassification)
     models = [kind.from_pretrained(folder, **trust).eval() for kind in kinds]
-    batch = processor(text=task["labels"], images=[film], padding=True, return_tensors="pt")
-    assert torch.equal(images(film, return_tensors="pt")["pixel_values"], batch["pixel_values"])
+    batch = processor(text=task["labels"], images=[image], padding=True, return_tensors="pt")
+    assert torch.equal(images(image, return_tensors="pt")["pixel_values"], batch["pixel_values"])
     with torch.no_grad():
         outputs = [model(**batch).logits_per_image for model in models]
     assert torch.equal(*outputs)
@@ -81,13 +81,13 @@ for name, folder in task["folders"].items():
     assert all(module.startswith("transformers_modules.") for module in modules), modules
     answer[name] = {
         "classes": [type(thing).__name__ for thing in (config, processor, images, *models)],
-        "scores": scores_of(folder, task["labels"], film),
+        "scores": scores_of(folder, task["labels"], image),
     }
 save_file(logits, task["logits"])
 
 models[0].save_pretrained(task["saved"])  # takes its code along
 processor.save_pretrained(task["saved"])
-answer["saved"] = scores_of(task["saved"], task["labels"], film)
+answer["saved"] = scores_of(task["saved"], task["labels"], image)
 
 sys.meta_path.remove(refuse)
 sys.path.insert(0, task["package"])
@@ -104,7 +104,7 @@ def save_checkpoint(folder: Path, method: str, processor=None) -> Path:
     return folder
 
 
-def film(path: Path) -> Path:
+def draw_image(path: Path) -> Path:
     pixels = torch.randint(0, 256, (40, 30), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(path)
     return path
@@ -119,7 +119,7 @@ def test_a_process_without_the_package_gives_equal_scores(tmp_path):
     home, away = tmp_path / "home", tmp_path / "away"
     away.mkdir()
     local = {method: save_checkpoint(tmp_path / f"my-{method}", method) for method in MAKERS}
-    picture = film(tmp_path / "film.png")
+    picture = draw_image(tmp_path / "image.png")
     expected = {}
     for method, folder in local.items():
         add_remote_code(folder)
@@ -139,7 +139,7 @@ def test_a_process_without_the_package_gives_equal_scores(tmp_path):
     task = {
         "folders": {**{name: str(local[name]) for name in ("convirt", "gloria")}, "mgca": "someone/tiny-mgca"},
         "labels": LABELS,
-        "film": str(picture),
+        "image": str(picture),
         "package": str(Path(hub_medsyn.__file__).parents[1]),
         **{name: str(tmp_path / name) for name in ("logits", "answer", "saved")},
     }

@@ -1,4 +1,4 @@
-"""Heat maps at the film's own size, with features planted where the answer is known, and their measures."""
+"""Heat maps at the image's own size, with features planted where the answer is known, and their measures."""
 
 import numpy as np
 import pytest
@@ -62,8 +62,8 @@ def test_brightness_comes_back_where_it_was(monkeypatch, shape, crop):
     for make, axis in ((tiny_gloria, 1), (tiny_mgca, 0)):
         model = plant_brightness(make(), monkeypatch)
         ramp = np.indices(shape)[axis] + 0.5
-        film = (ramp / shape[axis] * 255).round().astype(np.uint8)
-        heat = ground(model, settings, Image.fromarray(film), "left effusion")
+        image = (ramp / shape[axis] * 255).round().astype(np.uint8)
+        heat = ground(model, settings, Image.fromarray(image), "left effusion")
         assert heat.values.shape == shape and heat.values.dtype == np.float32 and heat.regions.shape == (16, 16)
         left, top, right, bottom = shown_box(settings.image_processor, height, width)
         x = left + (np.arange(width) + 0.5) / width * (right - left)
@@ -74,8 +74,8 @@ def test_brightness_comes_back_where_it_was(monkeypatch, shape, crop):
         ]
         clear = np.ix_(*inside)
         assert heat.values[clear].size > 20
-        # A 255th from rounding; where the film is enlarged, a pixel's step of the ramp too.
-        np.testing.assert_allclose(heat.values[clear], film[clear] / 255, atol=0.01 + 0.5 / min(shape))
+        # A 255th from rounding; where the image is enlarged, a pixel's step of the ramp too.
+        np.testing.assert_allclose(heat.values[clear], image[clear] / 255, atol=0.01 + 0.5 / min(shape))
 
 
 @pytest.mark.parametrize("make", [tiny_gloria, tiny_mgca])
@@ -86,9 +86,9 @@ def test_the_largest_value_is_within_a_cell_of_what_was_planted(monkeypatch, mak
     cell = max(shape) / 8
     for share_y, share_x in ((0.25, 0.7), (0.8, 0.2), (0.5, 0.5)):
         y, x = share_y * height, share_x * width
-        film = np.zeros(shape, np.uint8)
-        film[round(y - cell / 2) : round(y + cell / 2), round(x - cell / 2) : round(x + cell / 2)] = 255
-        heat = ground(model, processor(size=64), film, "left")
+        image = np.zeros(shape, np.uint8)
+        image[round(y - cell / 2) : round(y + cell / 2), round(x - cell / 2) : round(x + cell / 2)] = 255
+        heat = ground(model, processor(size=64), image, "left")
         found = np.unravel_index(heat.values.argmax(), shape)
         assert np.abs(np.array(found) + 0.5 - (y, x)).max() <= cell
         box = [max(x - cell, 0), max(y - cell, 0), min(x + cell, width), min(y + cell, height)]
@@ -100,7 +100,7 @@ def test_the_largest_value_is_within_a_cell_of_what_was_planted(monkeypatch, mak
 
 
 @pytest.mark.parametrize("settings", [{"size": 64}, {"size": 80, "crop_size": 64}, {"size": 81, "crop_size": 64}])
-def test_the_film_is_where_the_processor_puts_it(settings):
+def test_the_image_is_where_the_processor_puts_it(settings):
     images = MedSynImageProcessor(**settings)
     for shape in [*SHAPES, (2, 60), (61, 200)]:
         square = images(np.full(shape, 255, np.uint8), return_tensors="np")["pixel_values"][0, 0] > 0
@@ -113,17 +113,17 @@ def test_the_film_is_where_the_processor_puts_it(settings):
 @pytest.mark.parametrize("kind", ["resnet", "vit", "swin"])
 def test_maps_are_the_cosines_of_regions_and_words(make, kind):
     model, side = make(kind).train(), side_of(kind)
-    film = np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)
     settings = processor(size=side)
     text = "Small cardiomegaly, no effusion."
-    maps = ground_words(model, settings, film, text)
+    maps = ground_words(model, settings, image, text)
     assert [word for word, _ in maps] == ["small", "cardiomegaly", "no", "effusion"]  # words, not pieces or points
     assert [heat.text for _, heat in maps] == [word for word, _ in maps] and model.training
     with torch.no_grad():
         model.eval()
         inputs = tiny_tokenizer()([text], return_tensors="pt")
         features = model.encode(
-            {**inputs, "pixel_values": settings.image_processor(film, return_tensors="pt")["pixel_values"]}
+            {**inputs, "pixel_values": settings.image_processor(image, return_tensors="pt")["pixel_values"]}
         )
         places = [1, 2, 4, 5] if make is tiny_gloria else [0, 1, 3, 4]  # the comma between
         words = features["words"][0, places]
@@ -135,40 +135,40 @@ def test_maps_are_the_cosines_of_regions_and_words(make, kind):
         centres = np.arange(number) * 16 if kind == "resnet" else (np.arange(number) + 0.5) * side / number - 0.5
         down = np.stack([np.interp(pixels, centres, column) for column in heat.regions.T], axis=1)
         np.testing.assert_allclose(heat.values, [np.interp(pixels, centres, row) for row in down], atol=1e-5)
-    phrase = ground(model, settings, film, text)
+    phrase = ground(model, settings, image, text)
     assert phrase.text == "small cardiomegaly no effusion"
     np.testing.assert_allclose(phrase.values, np.mean([heat.values for _, heat in maps], 0), atol=1e-6)
 
 
-def test_every_kind_of_film_gives_the_map_of_its_own_size():
-    model, film = tiny_gloria(), np.random.default_rng(0).integers(0, 256, (40, 30), np.uint8)
-    expected = ground(model, processor(), film, "left").values
+def test_every_kind_of_image_gives_the_map_of_its_own_size():
+    model, image = tiny_gloria(), np.random.default_rng(0).integers(0, 256, (40, 30), np.uint8)
+    expected = ground(model, processor(), image, "left").values
     assert expected.std() > 0
     for other in (
-        Image.fromarray(film).convert("RGB"),
-        np.repeat(film[None], 3, axis=0),
-        np.where(film == film, film / 255, 0),
+        Image.fromarray(image).convert("RGB"),
+        np.repeat(image[None], 3, axis=0),
+        np.where(image == image, image / 255, 0),
     ):
         np.testing.assert_allclose(ground(model, processor(), other, "left").values, expected, atol=1e-3)
 
 
 def test_what_cannot_be_grounded_is_told():
-    film = np.zeros((8, 8), np.uint8)
+    image = np.zeros((8, 8), np.uint8)
     with pytest.raises(ValueError, match="medsyn-convirt .* use GLoRIA or MGCA"):
-        ground(tiny_convirt(), processor(), film, "effusion")
+        ground(tiny_convirt(), processor(), image, "effusion")
     model = tiny_gloria()
     with pytest.raises(ValueError, match="is empty"):
-        ground(model, processor(), film, " ")
+        ground(model, processor(), image, " ")
     with pytest.raises(ValueError, match="no word with a letter or digit"):
-        ground_words(model, processor(), film, ". ,")
+        ground_words(model, processor(), image, ". ,")
     with pytest.raises(ValueError, match="NaN"):
         ground(model, processor(), np.full((8, 8), np.nan), "effusion")
     with pytest.raises(ValueError, match="1 x 8"):
-        ground(model, processor(), film[:1], "effusion")
+        ground(model, processor(), image[:1], "effusion")
     with torch.no_grad():
         model.region_head.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="not finite"):
-        ground(model, processor(), film, "effusion")
+        ground(model, processor(), image, "effusion")
 
 
 def test_contrast_to_noise_is_the_published_ratio_with_its_sign():
@@ -218,7 +218,7 @@ def test_pointing_at_random_hits_as_often_as_chance_says():
 
 def test_boxes_and_maps_that_mean_nothing_are_told():
     values = np.random.default_rng(0).random((10, 20))
-    with pytest.raises(ValueError, match="leave out films without"):
+    with pytest.raises(ValueError, match="leave out images without"):
         pointing_game(values, [])
     for wrong in ([5, 5, 22, 9], [-3, 1, 4, 4], [5, 5, 5, 9], [9, 1, 5, 4], [0, 0, np.nan, 4]):
         with pytest.raises(ValueError, match="20 wide and 10 high"):

@@ -1,4 +1,4 @@
-"""Where regions look: known encoders exactly, and what is planted in a film found at its place by real encoders."""
+"""Where regions look: known encoders exactly, and what is planted in an image found at its place by real encoders."""
 
 import numpy as np
 import pytest
@@ -45,10 +45,10 @@ def test_centres_follow_from_kernels_strides_and_padding(architecture, arguments
     assert centres_in_square(centres, 14, 224) == expected.get(14, middles)
 
 
-def test_an_enlarged_film_is_measured_in_pixels_of_its_own():
+def test_an_enlarged_image_is_measured_in_pixels_of_its_own():
     centres = {299: (0.0, 1.0), 19: (0.0, 16.0)}
     first, step = centres_in_square(centres, 19, 224)
-    position = np.linspace(0, 223, 299)  # of the pixels of a film that was enlarged corners on corners
+    position = np.linspace(0, 223, 299)  # of the pixels of an image that was enlarged corners on corners
     assert first == 0 and 18 * step == pytest.approx(position[18 * 16])
     assert centres_in_square({}, 8, 64) == (3.5, 8)
 
@@ -91,9 +91,9 @@ def test_what_is_planted_is_found_at_its_place(monkeypatch, kind, upsample_size)
         monkeypatch.setattr(model, "encode_texts", encode_texts)
         for _ in range(16):
             x, y = random.integers(48, 80, 2)
-            film = np.zeros((SIDE, SIDE), np.uint8)
-            film[y - 3 : y + 4, x - 3 : x + 4] = 255
-            heat = ground(model, settings, film, "left").values - 0.3
+            image = np.zeros((SIDE, SIDE), np.uint8)
+            image[y - 3 : y + 4, x - 3 : x + 4] = 255
+            heat = ground(model, settings, image, "left").values - 0.3
             found = np.array([heat.sum(0) @ np.arange(SIDE), heat.sum(1) @ np.arange(SIDE)]) / heat.sum()
             misses.append(found - (x, y))
     assert np.abs(np.mean(misses, 0)).max() < 3  # a map taken for its cells is 7.5 off in a ResNet

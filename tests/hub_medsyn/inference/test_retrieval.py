@@ -1,4 +1,4 @@
-"""Embeddings and ranks of films and reports, against plain dense references."""
+"""Embeddings and ranks of images and reports, against plain dense references."""
 
 import numpy as np
 import pytest
@@ -32,9 +32,9 @@ def processor():
     return VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer())
 
 
-def films(number=5):
+def draw_images(number=5):
     pixels = np.random.default_rng(3).integers(0, 256, (number, 40, 30), np.uint8)
-    return [Image.fromarray(film) for film in pixels]
+    return [Image.fromarray(image) for image in pixels]
 
 
 def random_embeds(rows, dim=6, seed=0):
@@ -43,7 +43,7 @@ def random_embeds(rows, dim=6, seed=0):
 
 
 def dense_ranks(scores, keys):
-    """By sorting, one query at a time: the rank of the own text among distinct texts, and of a text's best film."""
+    """By sorting, one query at a time: the rank of the own text among distinct texts, and of a text's best image."""
     distinct = list(dict.fromkeys(keys))
     columns = [keys.index(key) for key in distinct]
     image_ranks = [
@@ -53,7 +53,7 @@ def dense_ranks(scores, keys):
     text_ranks = []
     for column, key in zip(columns, distinct, strict=True):
         order = np.argsort(-scores[:, column])
-        text_ranks.append(1 + min(place for place, film in enumerate(order) if keys[film] == key))
+        text_ranks.append(1 + min(place for place, image in enumerate(order) if keys[image] == key))
     return image_ranks, text_ranks
 
 
@@ -63,25 +63,25 @@ def test_embeddings_equal_the_models_own_in_the_order_given_whatever_the_batch(m
     with torch.no_grad():
         model.eval()
         text = tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
-        pixels = tiny_image_processor()(films(), return_tensors="pt")["pixel_values"]
+        pixels = tiny_image_processor()(draw_images(), return_tensors="pt")["pixel_values"]
         expected = model(**text, pixel_values=pixels)
     model.train()
     for batch_size in (2, 64):
-        images = embed_images(model, processor(), (film for film in films()), batch_size)
+        images = embed_images(model, processor(), (image for image in draw_images()), batch_size)
         texts = embed_texts(model, processor(), iter(TEXTS), batch_size)
         torch.testing.assert_close(images, expected.image_embeds, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(texts, expected.text_embeds, rtol=1e-4, atol=1e-5)
         assert images.dtype == texts.dtype == torch.float32 and not images.requires_grad and model.training
         assert not images.is_inference()
         torch.testing.assert_close(images.norm(dim=1), torch.ones(5))
-        similarity = model_similarity(model, processor(), iter(films()), TEXTS, batch_size, batch_size)
+        similarity = model_similarity(model, processor(), iter(draw_images()), TEXTS, batch_size, batch_size)
         torch.testing.assert_close(similarity, expected.logits_per_image, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", [tiny_convirt, tiny_gloria, tiny_mgca])
 def test_similarities_of_a_model_in_half_precision_are_not_rounded_to_it(make):
     model = make("vit").to(torch.bfloat16)
-    scores = model_similarity(model, processor(), films(), TEXTS)
+    scores = model_similarity(model, processor(), draw_images(), TEXTS)
     assert not torch.equal(scores, scores.bfloat16().float())
     assert torch.equal(scores[:, 1], scores[:, 4]) and scores[0].unique().numel() == 4  # four different texts
 
@@ -101,17 +101,17 @@ def test_what_cannot_be_embedded_is_told():
     with pytest.raises(ValueError, match="no texts"):
         embed_texts(model, processor(), [])
     with pytest.raises(ValueError, match="single Image"):
-        embed_images(model, processor(), films()[0])
-    with pytest.raises(ValueError, match="no films"):
+        embed_images(model, processor(), draw_images()[0])
+    with pytest.raises(ValueError, match="no images"):
         embed_images(model, processor(), iter([]))
-    bad = [*films(3), np.full((8, 8), np.nan)]
-    with pytest.raises(ValueError, match="starts at film 2: image 1 of 2: .*NaN"):
+    bad = [*draw_images(3), np.full((8, 8), np.nan)]
+    with pytest.raises(ValueError, match="starts at image 2: image 1 of 2: .*NaN"):
         embed_images(model, processor(), bad, batch_size=2)
     with torch.no_grad():
         model.image_head[-1].bias.fill_(torch.nan)
     model.train()
-    with pytest.raises(ValueError, match="number 0 of the films"):
-        embed_images(model, processor(), films())
+    with pytest.raises(ValueError, match="number 0 of the images"):
+        embed_images(model, processor(), draw_images())
     assert model.training  # again, in spite of the errors
 
 
@@ -149,16 +149,16 @@ def test_a_perfect_model_is_first_even_where_reports_repeat():
 
 def test_a_model_that_says_the_same_of_everything_is_at_chance():
     rows = 41
-    keys = [number // 2 for number in range(rows)]  # 21 texts, of two films each but the last
+    keys = [number // 2 for number in range(rows)]  # 21 texts, of two images each but the last
     one = random_embeds(1, dim=300).expand(rows, -1)
     result = retrieval_ranks(one, one, text_ids=keys, chunk_size=16)
     assert result.image_ranks.tolist() == [11.0] * rows  # the middle of 21
-    assert result.text_ranks[:20].tolist() == [14.0] * 20 and result.text_ranks[20] == 21  # (41 + 1) / (films + 1)
+    assert result.text_ranks[:20].tolist() == [14.0] * 20 and result.text_ranks[20] == 21  # (41 + 1) / (images + 1)
     assert result.metrics()["image_to_text_recall_at_10"] == 0
     chance = result.chance()
     assert chance["image_to_text_median_rank"] == 11
     assert chance["image_to_text_recall_at_5"] == pytest.approx(5 / 21)
-    # A first film among 5 of 41, when a text has two: not (39/41)(38/40)...(35/37).
+    # A first image among 5 of 41, when a text has two: not (39/41)(38/40)...(35/37).
     pairs = 1 - np.prod([(39 - place) / (41 - place) for place in range(5)])
     assert chance["text_to_image_recall_at_5"] == pytest.approx((20 * pairs + 5 / 41) / 21)
 

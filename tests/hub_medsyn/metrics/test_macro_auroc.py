@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from hub_medsyn.metrics.macro_auroc import bootstrap_macro_auroc, confidence_interval, macro_auroc
 
 
-def films(n=200, labels=3, seed=0, patients=120):
+def draw_images(n=200, labels=3, seed=0, patients=120):
     rng = np.random.default_rng(seed)
     targets = (rng.random((n, labels)) < 0.3).astype(float)
     scores = np.round(rng.normal(size=(n, labels)) + targets, 1)  # rounded: many ties
@@ -15,7 +15,7 @@ def films(n=200, labels=3, seed=0, patients=120):
 
 
 def test_equals_scikit_learn_with_ties_and_masked_targets():
-    targets, scores, _ = films()
+    targets, scores, _ = draw_images()
     targets[::7, 1] = np.nan
     result = macro_auroc(targets, scores, ["a", "b", "c"])
     known = ~np.isnan(targets)
@@ -26,7 +26,7 @@ def test_equals_scikit_learn_with_ties_and_masked_targets():
 
 
 def test_labels_without_an_area_are_left_out_and_named():
-    targets, scores, _ = films()
+    targets, scores, _ = draw_images()
     targets[:, 0], targets[:, 2] = 0, 1
     result = macro_auroc(targets, scores, ["Fracture", "Edema", "Support Devices"])
     assert result.left_out == {"Fracture": "no positives", "Support Devices": "no negatives"}
@@ -49,7 +49,7 @@ def test_bad_input_is_refused_with_the_value(targets, scores, message):
 
 
 def test_each_resample_is_the_metric_of_the_repeated_rows():
-    targets, scores, patients = films(n=80, patients=30)
+    targets, scores, patients = draw_images(n=80, patients=30)
     samples = bootstrap_macro_auroc(targets, scores, patients, resamples=5, seed=3)
     names, index = np.unique(patients, return_inverse=True)
     draws = np.random.default_rng(3).multinomial(len(names), np.full(len(names), 1 / len(names)), size=5)
@@ -58,19 +58,19 @@ def test_each_resample_is_the_metric_of_the_repeated_rows():
         assert sample == pytest.approx(macro_auroc(targets[rows], scores[rows]).value, abs=1e-12)
 
 
-def test_films_of_one_patient_stay_together():
-    targets, scores, _ = films(n=60)
+def test_images_of_one_patient_stay_together():
+    targets, scores, _ = draw_images(n=60)
     once = bootstrap_macro_auroc(targets, scores, np.arange(60), resamples=400)
     doubled = bootstrap_macro_auroc(
         np.tile(targets, (4, 1)), np.tile(scores, (4, 1)), np.tile(np.arange(60), 4), resamples=400
     )
     apart = bootstrap_macro_auroc(np.tile(targets, (4, 1)), np.tile(scores, (4, 1)), np.arange(240), resamples=400)
-    assert doubled == pytest.approx(once)  # four films of each patient carry no more information than one
+    assert doubled == pytest.approx(once)  # four images of each patient carry no more information than one
     assert apart.std() < 0.7 * once.std()
 
 
 def test_several_scores_are_averaged_on_the_same_resamples():
-    targets, scores, patients = films()
+    targets, scores, patients = draw_images()
     other = scores + np.random.default_rng(9).normal(size=scores.shape)
     mean = bootstrap_macro_auroc(targets, [scores, other], patients, resamples=50)
     a = bootstrap_macro_auroc(targets, scores, patients, resamples=50)
@@ -91,7 +91,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_a_thousand_resamples_of_a_large_test_set_are_quick():
-    targets, scores, patients = films(n=700, labels=14, patients=600)
+    targets, scores, patients = draw_images(n=700, labels=14, patients=600)
     start = time.process_time()
     bootstrap_macro_auroc(targets, scores, patients, resamples=1000)
     assert time.process_time() - start < 3

@@ -124,7 +124,7 @@ def test_problems_have_remedies(built, tmp_path):
         (entry | {"settings": settings | {"seed": 7}}, "base seed of config 'fake' can be guessed"),
         (entry | {"settings": settings | {"seed_mode": "prompt"}}, "--seed-mode prompt"),
         (entry | {"settings": settings | {"text_policy": "public"}}, "order of the reports"),
-        (entry | {"images": images | {"num_distinct": images["num_rows"] - 2}}, "2 films of config 'fake' repeat"),
+        (entry | {"images": images | {"num_distinct": images["num_rows"] - 2}}, "2 images of config 'fake' repeat"),
         (older, "older version"),
     ):
         (problem,) = ids_only_problems("fake", changed)
@@ -188,7 +188,7 @@ def row(**changed) -> dict:
     return there | changed
 
 
-def test_a_table_keeps_its_films_and_loses_the_rest():
+def test_a_table_keeps_its_images_and_loses_the_rest():
     rows = [row(prompt="a b c", seed=7), row(image_id="fake-s2", study_id="s2", report_hash=None, prompt="", seed=8)]
     rows[1]["image"] = {"bytes": encode(PIXELS, "jpeg"), "path": None}
     table = ids_only_table(pa.Table.from_pylist(rows))
@@ -197,9 +197,9 @@ def test_a_table_keeps_its_films_and_loses_the_rest():
     assert [image["bytes"] for image in images] == [each["image"]["bytes"] for each in rows]
     assert [image["path"] for image in images] == ["fake-s1.png", "fake-s2.jpeg"]
     assert list(Features.from_arrow_schema(table.schema)) == list(IDS_ONLY_COLUMNS)
-    films = Dataset(table)
-    assert isinstance(films.features["image"], Image)
-    np.testing.assert_array_equal(np.asarray(films[0]["image"]), PIXELS)
+    radiographs = Dataset(table)
+    assert isinstance(radiographs.features["image"], Image)
+    np.testing.assert_array_equal(np.asarray(radiographs[0]["image"]), PIXELS)
     assert table.schema.metadata.keys() == {b"huggingface"}
     assert len(ids_only_table(pa.Table.from_pylist(rows).slice(0, 0))) == 0
 
@@ -308,7 +308,7 @@ def test_a_jpeg_cut_anywhere_is_refused():
 def test_report_texts_find_sentences():
     texts = ReportTexts(["1. Small left effusion is seen. 2. Stable.\n\nHeart size, 2.5 cm, is normal", "No change."])
     card = (
-        "# Films\nNothing here.\nThere is a small\nleft effusion IS seen today.\n\nthe heart size (2.5 cm) is normal"
+        "# Images\nNothing here.\nThere is a small\nleft effusion IS seen today.\n\nthe heart size (2.5 cm) is normal"
     )
     assert texts.find_in(card) == [3, 6]
     assert texts.find_in("Stable. No change. Small left effusion") == [], "two words, and half a sentence"

@@ -45,7 +45,7 @@ FORMS = (
     "FINDINGS:\n{0}\n\nIMPRESSION:\n{0}",
     "                                 FINAL REPORT\n FINDINGS:\n\n {0}\n\n IMPRESSION:\n\n {0}\n",
 )
-GENERATOR = FakeGenerator(image_size=8, localizes=False)  # small, so that many films can be drawn
+GENERATOR = FakeGenerator(image_size=8, localizes=False)  # small, so that many images can be drawn
 STOCK = (
     "The lungs are clear.",
     "The heart is normal in size. The lungs are clear. No pneumothorax or pleural effusion.",
@@ -186,10 +186,10 @@ def numbers_in(files: dict[str, bytes]) -> set[int]:
 
 
 def recovered_by_drawing(files, generator, dictionary, seeds, studies: int) -> int:
-    """Studies whose film some candidate and seed give again, pixel by pixel."""
+    """Studies whose image some candidate and seed give again, pixel by pixel."""
     count = 0
     for row in rows_of(files)[:studies]:
-        film = pixels(row["image"]["bytes"])
+        image = pixels(row["image"]["bytes"])
         study = row["study_id"]
         for candidate in dictionary:
             record = ReportRecord(study, row["subject_id"], candidate, source="hospital")
@@ -197,13 +197,13 @@ def recovered_by_drawing(files, generator, dictionary, seeds, studies: int) -> i
             tried = {
                 image_seed(seed, mode, study, condition) for seed in seeds for mode in ("study", "prompt", "fixed")
             }
-            if any(generator([record], [seed])[0].image.tobytes() == film for seed in tried):
+            if any(generator([record], [seed])[0].image.tobytes() == image for seed in tried):
                 count += 1
                 break
     return count
 
 
-def test_no_film_can_be_drawn_again(release, dictionary, tmp_path):
+def test_no_image_can_be_drawn_again(release, dictionary, tmp_path):
     files, records = release
     seeds = {0, 1, 42, 1234, 2**63 - 1} | {number for number in numbers_in(files) if number > 99}
     likely = dictionary[:40]
@@ -216,7 +216,7 @@ def test_no_film_can_be_drawn_again(release, dictionary, tmp_path):
     assert any("can be guessed" in problem for problem in problems)
     shards = (tmp_path / "open").glob("data/fake/*.parquet")
     open_files = {f"data/fake/{path.name}": path.read_bytes() for path in shards}
-    assert recovered_by_drawing(open_files, GENERATOR, likely, {0}, studies=5) == 5, "a known seed gives every film"
+    assert recovered_by_drawing(open_files, GENERATOR, likely, {0}, studies=5) == 5, "a known seed gives every image"
 
 
 def test_no_phantom_can_be_drawn_again(tmp_path):
@@ -232,10 +232,10 @@ def test_no_phantom_can_be_drawn_again(tmp_path):
     assert recovered_by_drawing(files, generator, texts, {0}, studies=1) == 1
 
 
-def test_equal_impressions_have_no_equal_films(release, tmp_path):
+def test_equal_impressions_have_no_equal_images(release, tmp_path):
     files, records = release
-    films = [pixels(row["image"]["bytes"]) for row in rows_of(files)]
-    assert len({record.impression for record in records}) < len(records) == len(films) == len(set(films))
+    images = [pixels(row["image"]["bytes"]) for row in rows_of(files)]
+    assert len({record.impression for record in records}) < len(records) == len(images) == len(set(images))
     assert len({row["report_hash"] for row in rows_of(files) if row["report_hash"]}) > 5
 
     repeats = {"allow_cross_split_repeats": True}
@@ -247,7 +247,7 @@ def test_equal_impressions_have_no_equal_films(release, tmp_path):
             records, FakeGenerator(), out, seed="secret" if mode == "prompt" else 0, seed_mode=mode, **repeats
         )
         problems = ids_only_problems("fake", manifest["configs"]["fake"])
-        assert any("equal films tell of equal texts" in problem for problem in problems)
+        assert any("equal images reveal equal texts" in problem for problem in problems)
         assert any("repeat others" in problem for problem in problems)
 
 
@@ -282,7 +282,7 @@ def test_the_order_of_rows_tells_nothing(tmp_path, monkeypatch, dictionary):
 class StudyGenerator(FakeGenerator):
     """Draws from the study's id alone, so that whatever differs between two releases comes from their text."""
 
-    def _film(self, record: ReportRecord, seed: int) -> Radiograph:
+    def _image(self, record: ReportRecord, seed: int) -> Radiograph:
         digest = hashlib.sha256(record.study_id.encode()).digest()
         return Radiograph(np.random.default_rng(list(digest)).integers(0, 200, (16, 16), dtype=np.uint8))
 
@@ -293,7 +293,7 @@ TEXTS = st.lists(st.text(min_size=1, max_size=12).map(lambda word: f"w{word}"), 
 
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(TEXTS, min_size=4, max_size=4), findings=TEXTS, table=st.text(max_size=30))
-def test_text_changes_nothing_but_films_and_hashes(tmp_path_factory, texts, findings, table):
+def test_text_changes_nothing_but_images_and_hashes(tmp_path_factory, texts, findings, table):
     """Of two datasets that differ in their text alone, the publications are the same, byte for byte."""
     with pytest.MonkeyPatch.context() as patch:
         same_secret(patch)

@@ -240,9 +240,9 @@ def test_what_a_manifest_of_that_sentence_is_judged(sentence):
 )
 def test_the_last_gate_finds_it_however_it_is_written(sentence, change):
     texts = ReportTexts([f"FINDINGS: something else entirely here.\n\n{sentence} No pneumothorax."])
-    card = f"# A dataset\n\nIt has films.\n{change(sentence)}\nAnd more of them."
+    card = f"# A dataset\n\nIt has images.\n{change(sentence)}\nAnd more of them."
     assert 4 in texts.find_in(card)
-    assert texts.find_in("# A dataset\n\nIt has films.\nAnd more of them.") == []
+    assert texts.find_in("# A dataset\n\nIt has images.\nAnd more of them.") == []
 
 
 @pytest.mark.parametrize(

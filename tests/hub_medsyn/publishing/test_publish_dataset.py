@@ -152,11 +152,11 @@ def test_a_pull_request_leaves_main_alone(hub, public, capsys):
     assert main(["dataset", str(public), "--repo", REPO, "--create-pr"]) == 1
     assert f"there is no dataset {REPO} to open a pull request in" in capsys.readouterr().err
     HfApi().create_repo(REPO, repo_type="dataset")
-    done = publish_dataset(public, REPO, create_pr=True, message="films of August")
+    done = publish_dataset(public, REPO, create_pr=True, message="images of August")
     assert done.pull_request.endswith("/discussions/1")
     assert HfApi().list_repo_files(REPO, repo_type="dataset") == [".gitattributes"]
     assert sum(map(len, load_dataset(REPO, revision="refs/pr/1").values())) == 30
-    assert HfApi().list_repo_commits(REPO, repo_type="dataset", revision="refs/pr/1")[0].title == "films of August"
+    assert HfApi().list_repo_commits(REPO, repo_type="dataset", revision="refs/pr/1")[0].title == "images of August"
 
 
 def test_a_broken_connection_is_gone_on_with(hub, public, no_waiting, capsys):

@@ -132,7 +132,7 @@ def test_a_sentence_outside_the_rows_stays_here(hub, credentialed, place, capsys
         pq.write_table(table, shard, row_group_size=10)
         match = "Parquet metadata of data/fake/train"
     elif place == "message":
-        options, match = ["--message", f"films with {sentence}"], "the message"
+        options, match = ["--message", f"images with {sentence}"], "the message"
     else:
         manifest = json.loads((credentialed / "manifest.json").read_text())
         name = "-".join(sentence.rstrip(".").split())
@@ -155,7 +155,9 @@ def test_ids_only_leaves_nothing_of_the_reports(hub, folders):
     there = load_dataset(str(folder))
     for split in rows:
         assert rows[split]["image_id"] == there[split]["image_id"]
-        assert [film.tobytes() for film in rows[split]["image"]] == [film.tobytes() for film in there[split]["image"]]
+        assert [image.tobytes() for image in rows[split]["image"]] == [
+            image.tobytes() for image in there[split]["image"]
+        ]
     manifest = json.loads(Path(HfApi().hf_hub_download(REPO, "manifest.json", repo_type="dataset")).read_text())
     sizes = manifest["configs"]["fake"]["splits"]["train"]
     shard = HfApi().hf_hub_download(REPO, "data/fake/train-00000-of-00001.parquet", repo_type="dataset")
@@ -227,7 +229,7 @@ def test_tokens_that_may_not_write(hub, folders, monkeypatch, capsys):
         assert error.count("\n") == 1 and "Traceback" not in error
         return error
 
-    assert "no member of nobody; publish under you or your-org" in told("nobody/films")
+    assert "no member of nobody; publish under you or your-org" in told("nobody/images")
     monkeypatch.setenv("HF_TOKEN", hub.read_only_token)
     assert "the token of you may only read; make one that may write" in told()
     monkeypatch.setenv("HF_TOKEN", hub.expired_token)
@@ -265,14 +267,14 @@ def test_a_hub_that_is_not_there(folders, monkeypatch, capsys):
     assert "the connection to http://127.0.0.1:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("repo_id", ["films", "a/b/c", "org/", "org/fi lms", "org/films.git"])
+@pytest.mark.parametrize("repo_id", ["images", "a/b/c", "org/", "org/fi lms", "org/images.git"])
 def test_names_that_cannot_be(folders, repo_id, capsys):
     assert main(["dataset", str(folders["public"]), "--repo", repo_id, "--dry-run"]) == 1
     assert f"--repo {repo_id!r}" in capsys.readouterr().err
 
 
 def test_usage(capsys):
-    for arguments in ([], ["dataset"], ["dataset", "x"], ["films", "x", "--repo", "a/b"], ["space", "--gated"]):
+    for arguments in ([], ["dataset"], ["dataset", "x"], ["images", "x", "--repo", "a/b"], ["space", "--gated"]):
         with pytest.raises(SystemExit) as exit_code:
             main(arguments)
         assert exit_code.value.code == 2

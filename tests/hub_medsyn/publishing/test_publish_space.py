@@ -30,7 +30,7 @@ FILES = {
 STAY = {
     "spaces_app/__pycache__/app.cpython-311.pyc": "",
     "spaces_app/.gradio/flagged.csv": "",
-    "spaces_app/film.dcm": "",
+    "spaces_app/image.dcm": "",
     "spaces_app/tests/test_app.py": "",
     "trainers/__init__.py": "",
     "tests/test_app.py": "",
@@ -99,7 +99,7 @@ def test_text_in_the_bundle_is_judged(hub, page, options):
     assert not hub.asked("POST", "/repos/create")
 
 
-def test_films_published_without_text_may_go_along(page):
+def test_images_published_without_text_may_go_along(page):
     settings = {"text_policy": "ids-only", "generator": {"name": "phantom"}}  # of `ids_only_entry`: no seed
     entry = {"settings": settings, "reports": {"sources": ["a table"]}, "splits": {"train": {"num_examples": 2}}}
     folder = page / "bundle" / "medsyn-cxr"

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.fixtures.radiograph_trees import dicom_bytes, film
+from tests.fixtures.radiograph_trees import dicom_bytes, draw_image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ITEM = b"\xfe\xff\x00\xe0\0\0\0\0"
-SECONDS, MEGABYTES = 10, 256  # on a busy machine; the largest film that is taken needs 211 MB
+SECONDS, MEGABYTES = 10, 256  # on a busy machine; the largest image that is taken needs 211 MB
 
 
 class Measured:
@@ -75,7 +75,7 @@ def with_size(jpeg: bytes, height: int, width: int) -> bytes:
 
 def many_scans(number: int) -> bytes:
     """A progressive JPEG whose last scan is told over and over."""
-    jpeg = encoded(film(size=(512, 512)), "JPEG", progressive=True)
+    jpeg = encoded(draw_image(size=(512, 512)), "JPEG", progressive=True)
     last = jpeg.rfind(b"\xff\xda")
     return jpeg[:last] + jpeg[last:-2] * number + b"\xff\xd9"
 
@@ -92,8 +92,8 @@ def dicom_head(syntax: bytes = b"1.2.840.10008.1.2.1\0") -> bytes:
 
 
 def behind_the_head(more: bytes) -> bytes:
-    """A DICOM film with more elements in front of those of the pixels."""
-    whole = dicom_bytes(film())
+    """A DICOM image with more elements in front of those of the pixels."""
+    whole = dicom_bytes(draw_image())
     at = whole.index(struct.pack("<HH", 0x28, 2))
     return whole[:at] + more + whole[at:]
 
@@ -106,12 +106,12 @@ def long_value(tag: int, kind: bytes, text: bytes) -> bytes:
 def zipped(content: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("film.png", content)
+        archive.writestr("image.png", content)
     return buffer.getvalue()
 
 
 def animated(kind: str) -> bytes:
-    frames = [Image.fromarray(film(seed)) for seed in range(3)]
+    frames = [Image.fromarray(draw_image(seed)) for seed in range(3)]
     return encoded(frames[0], kind, save_all=True, append_images=frames[1:])
 
 
@@ -121,11 +121,11 @@ def photograph() -> bytes:
 
 
 def whole(kind: str) -> bytes:
-    return encoded(film(size=(300, 300)), kind)
+    return encoded(draw_image(size=(300, 300)), kind)
 
 
 def after_head(chunks: bytes) -> bytes:
-    """A whole PNG film with more chunks behind its header."""
+    """A whole PNG image with more chunks behind its header."""
     return whole("PNG")[:33] + chunks + whole("PNG")[33:]
 
 
@@ -154,14 +154,14 @@ JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 ABUSE: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: b"", "empty"),
     "one byte": (lambda: b"\x89", "no picture"),
-    "text": (lambda: b"This is a chest film, believe me.\n" * 100, "no picture"),
+    "text": (lambda: b"This is a chest radiograph, believe me.\n" * 100, "no picture"),
     "html": (lambda: b"<!doctype html><script>alert(1)</script>", "no picture"),
     "noise": (lambda: np.random.default_rng(0).bytes(100_000), "no picture"),
     "svg": (lambda: b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
     "pdf": (lambda: b"%PDF-1.7\n1 0 obj\n", "PDF"),
     "gif": (lambda: animated("GIF"), "GIF"),
     "tiff": (lambda: animated("TIFF"), "TIFF"),
-    "webp": (lambda: encoded(film(), "WEBP"), "WebP"),
+    "webp": (lambda: encoded(draw_image(), "WEBP"), "WebP"),
     "zip": (lambda: zipped(whole("PNG")), "ZIP"),
     "zip bomb": (lambda: zipped(bytes(100_000_000)), "ZIP"),
     "animated png": (lambda: animated("PNG"), "animated"),
@@ -180,7 +180,7 @@ ABUSE: dict[str, tuple[Callable[[], bytes], str]] = {
     "png of one shade, as large as may be": (lambda: blank_png(5_000, 5_000, 5_000), "one shade"),
     "png of one shade, deep, with alpha": (lambda: blank_png(5_000, 5_000, 40_000, depth=16, colour=6), "one shade"),
     "png of one shade, deep": (lambda: blank_png(5_000, 5_000, 10_000, depth=16), "one shade"),
-    "small png": (lambda: encoded(film(size=(31, 31))), "31 x 31"),
+    "small png": (lambda: encoded(draw_image(size=(31, 31))), "31 x 31"),
     "jpeg cut short": (lambda: whole("JPEG")[:-2000], "broken"),
     "jpeg cut short with an end": (lambda: whole("JPEG")[:9_000] + b"\xff\xd9", "missing"),
     "jpeg that says 65000 x 65000": (lambda: with_size(whole("JPEG"), 65_000, 65_000), "65,000"),
@@ -191,10 +191,10 @@ ABUSE: dict[str, tuple[Callable[[], bytes], str]] = {
     "over the limit of bytes": (lambda: PNG_SIGNATURE + bytes(45 * 2**20), "MB"),
     "dicom head alone": (lambda: bytes(128) + b"DICM", "broken"),
     "dicom without pixels": (lambda: dicom_head(), "broken"),
-    "dicom cut short": (lambda: dicom_bytes(film())[:-500], "broken"),
-    "dicom of several frames": (lambda: dicom_bytes(film(), NumberOfFrames=3), "several"),
-    "dicom in colour": (lambda: dicom_bytes(film(), photometric="RGB", SamplesPerPixel=3), "no grey"),
-    "dicom of 200 megapixels": (lambda: dicom_bytes(film(), Rows=20_000, Columns=10_000), "20,000"),
+    "dicom cut short": (lambda: dicom_bytes(draw_image())[:-500], "broken"),
+    "dicom of several frames": (lambda: dicom_bytes(draw_image(), NumberOfFrames=3), "several"),
+    "dicom in colour": (lambda: dicom_bytes(draw_image(), photometric="RGB", SamplesPerPixel=3), "no grey"),
+    "dicom of 200 megapixels": (lambda: dicom_bytes(draw_image(), Rows=20_000, Columns=10_000), "20,000"),
     "dicom with a deflate bomb": (deflated_dicom, "packs its pixels"),
     "dicom of half a million elements": (lambda: behind_the_head(empty_elements(500_000)), "broken"),
     "dicom of a million items": (lambda: behind_the_head(SEQUENCE + ITEM * 1_000_000), "broken"),
@@ -204,11 +204,13 @@ ABUSE: dict[str, tuple[Callable[[], bytes], str]] = {
         "broken",
     ),
     "dicom of a thousand scans": (
-        lambda: dicom_bytes(film(size=(512, 512)), syntax=JPEG_BASELINE, frame=many_scans(1_000)),
+        lambda: dicom_bytes(draw_image(size=(512, 512)), syntax=JPEG_BASELINE, frame=many_scans(1_000)),
         "broken",
     ),
     "dicom that is a colour jpeg": (
-        lambda: dicom_bytes(film(), syntax=JPEG_BASELINE, frame=encoded(np.zeros((40, 48, 3), np.uint8), "JPEG")),
+        lambda: dicom_bytes(
+            draw_image(), syntax=JPEG_BASELINE, frame=encoded(np.zeros((40, 48, 3), np.uint8), "JPEG")
+        ),
         "broken",
     ),
 }

@@ -14,9 +14,9 @@ from dataset_builder.generators.phantom import PhantomGenerator
 from spaces_app.guard import uploads
 from spaces_app.guard.uploads import Refused, forget_upload, read_upload
 from spaces_app.loading import share_heaps
-from spaces_app.view.pictures import film_picture, heat_overlay, mask_overlay
+from spaces_app.view.pictures import heat_overlay, image_picture, mask_overlay
 from spaces_app.workbench import Workbench
-from tests.fixtures.radiograph_trees import PATIENT_NAME, dicom_bytes, film
+from tests.fixtures.radiograph_trees import PATIENT_NAME, dicom_bytes, draw_image
 from tests.spaces_app.guard.abuse_files import ABUSE, MEGABYTES, Measured, encoded
 from tests.spaces_app.tiny_page import HOSTILE, model, rows
 
@@ -26,7 +26,7 @@ OVERRIDE = "no effusion \u202enoisuffe egral"
 ASKED = {  # what takes a text, by what it is for
     "prompt": lambda bench, one, text: bench.free_text(one, ["pointing"], [text]),
     "phrase": lambda bench, one, text: bench.where(one, "pointing", text),
-    "search": lambda bench, one, text: bench.nearest_films(text, "pointing"),
+    "search": lambda bench, one, text: bench.nearest_images(text, "pointing"),
     "impression": lambda bench, one, text: bench.make(text),
 }
 
@@ -52,7 +52,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def one():
-    return uploads.Film(film(3), "your film")
+    return uploads.Upload(draw_image(3), "your image")
 
 
 @pytest.mark.parametrize("use", ASKED)
@@ -96,9 +96,9 @@ def test_no_text_keeps_the_reader_of_findings_busy(bench, text):
     assert time.monotonic() - started < 10
 
 
-def test_no_film_of_the_server_can_be_read_or_deleted_by_its_path(folder, tmp_path):
+def test_no_image_of_the_server_can_be_read_or_deleted_by_its_path(folder, tmp_path):
     secret = tmp_path / "secret.png"
-    secret.write_bytes(encoded(film()))
+    secret.write_bytes(encoded(draw_image()))
     os.symlink(secret, folder / "mine.png")
     for path in (
         str(secret),
@@ -117,13 +117,13 @@ def test_no_film_of_the_server_can_be_read_or_deleted_by_its_path(folder, tmp_pa
     assert secret.exists()
 
 
-def test_a_film_with_a_patients_name_is_shown_without_it(folder, caplog, capsys):
-    (folder / f"{PATIENT_NAME}.dcm").write_bytes(dicom_bytes(film(), patient_id="4711-0815"))
+def test_an_image_with_a_patients_name_is_shown_without_it(folder, caplog, capsys):
+    (folder / f"{PATIENT_NAME}.dcm").write_bytes(dicom_bytes(draw_image(), patient_id="4711-0815"))
     taken = read_upload(str(folder / f"{PATIENT_NAME}.dcm"))
-    picture = film_picture(taken, 64)
+    picture = image_picture(taken, 64)
     told = f"{taken!r} {picture.info} {caplog.text} {capsys.readouterr()}"
     assert "Zebedee" not in told and "4711" not in told
-    assert (taken.name, taken.note) == ("your film", "")
+    assert (taken.name, taken.note) == ("your image", "")
 
 
 def test_pictures_hold_pixels_and_nothing_that_was_written(bench, one):
@@ -153,7 +153,7 @@ def crowd(folder: Path) -> tuple[dict, list[str], float, float]:
             scores = [reading.score for reading in bench.read(taken, ["pointing"])]
             heat = bench.where(taken, "pointing", "effusion")
             heat_overlay(taken, heat, side=256)
-            found = bench.nearest_films(taken, "pointing", 3)
+            found = bench.nearest_images(taken, "pointing", 3)
             made = bench.make("Left pleural effusion.", seed=person) if person % 5 == 0 else []
             answers[person] = (scores, float(heat.values.max()), [sample.id for sample, _ in found], len(made))
         except Refused as refusal:
@@ -162,7 +162,7 @@ def crowd(folder: Path) -> tuple[dict, list[str], float, float]:
             errors.append(repr(error))
 
     with Measured() as one_alone:
-        visit(PEOPLE)  # hands in a large film and has one made
+        visit(PEOPLE)  # hands in a large image and has one made
     del answers[PEOPLE]
     threads = [threading.Thread(target=visit, args=(person,)) for person in range(PEOPLE)]
     with Measured() as all_of_them:
@@ -174,9 +174,9 @@ def crowd(folder: Path) -> tuple[dict, list[str], float, float]:
 
 
 def test_twenty_people_at_once_are_each_answered_and_need_no_more_memory_than_one(folder):
-    """Half of them hand in a film of 25 megapixels, the others something else; all ask, and some have films made."""
-    large = np.tile(film(size=(500, 500)), (10, 10))
-    files = [encoded(large), encoded(film(size=(600, 500))), dicom_bytes(film()), ABUSE["zip bomb"][0]()]
+    """Half of them hand in an image of 25 megapixels, the others other files; all ask, and some have images made."""
+    large = np.tile(draw_image(size=(500, 500)), (10, 10))
+    files = [encoded(large), encoded(draw_image(size=(600, 500))), dicom_bytes(draw_image()), ABUSE["zip bomb"][0]()]
     for person in range(PEOPLE + 1):
         (folder / str(person)).mkdir()
         (folder / str(person) / "film").write_bytes(files[0 if person % 2 or person == PEOPLE else person // 2 % 4])

@@ -9,7 +9,7 @@ from PIL import Image
 from dataset_builder.radiographs.dicom import read_dicom
 from spaces_app.guard import uploads
 from spaces_app.guard.uploads import DISPLAY_SIDE, Refused, checked_text, delete_old, forget_upload, read_upload
-from tests.fixtures.radiograph_trees import EXPLICIT_LITTLE, JPEG_2000, JPEG_BASELINE, RLE, dicom_bytes, film
+from tests.fixtures.radiograph_trees import EXPLICIT_LITTLE, JPEG_2000, JPEG_BASELINE, RLE, dicom_bytes, draw_image
 from tests.spaces_app.guard.abuse_files import (
     ABUSE,
     MEGABYTES,
@@ -28,7 +28,7 @@ PERSON = (b"Zebedee^Quentin", b"19450312")
 def hand_in(tmp_path):
     """Writes a file into the folder of uploads and reads it from there."""
 
-    def read(content: bytes, name: str = "a film.PNG"):
+    def read(content: bytes, name: str = "an image.PNG"):
         (tmp_path / name).write_bytes(content)
         return read_upload(str(tmp_path / name), tmp_path)
 
@@ -39,26 +39,28 @@ def alike(pixels: np.ndarray, expected: np.ndarray) -> float:
     return float(np.corrcoef(pixels.ravel().astype(float), expected.ravel().astype(float))[0, 1])
 
 
-@pytest.mark.parametrize("name", ["film.png", "film.dcm", "film.jpg.exe", "фильм", "a" * 200, "-rf", "<script>.svg"])
+@pytest.mark.parametrize(
+    "name", ["image.png", "image.dcm", "image.jpg.exe", "фильм", "a" * 200, "-rf", "<script>.svg"]
+)
 def test_eight_bit_pixels_stay_as_they_are_whatever_the_file_is_called(hand_in, name):
-    taken = hand_in(encoded(film()), name)
-    np.testing.assert_array_equal(taken.pixels, film())
-    assert taken.pixels.dtype == np.uint8 and (taken.name, taken.note) == ("your film", "")
+    taken = hand_in(encoded(draw_image()), name)
+    np.testing.assert_array_equal(taken.pixels, draw_image())
+    assert taken.pixels.dtype == np.uint8 and (taken.name, taken.note) == ("your image", "")
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_every_mode_gives_the_same_film(hand_in, mode, kind):
+def test_every_mode_gives_the_same_image(hand_in, mode, kind):
     if (kind, mode) in [("PNG", "CMYK"), ("PNG", "YCbCr"), ("JPEG", "LA"), ("JPEG", "P"), ("JPEG", "RGBA")]:
         pytest.skip(f"no {kind} file is {mode}")
-    taken = hand_in(encoded(Image.fromarray(film()).convert(mode), kind))
-    assert alike(taken.pixels, film()) > 0.98
+    taken = hand_in(encoded(Image.fromarray(draw_image()).convert(mode), kind))
+    assert alike(taken.pixels, draw_image()) > 0.98
     assert taken.note == ""
 
 
 def test_one_bit_pictures_are_read(hand_in):
-    taken = hand_in(encoded(Image.fromarray(film() > 100)))
-    np.testing.assert_array_equal(taken.pixels, np.where(film() > 100, 255, 0))
+    taken = hand_in(encoded(Image.fromarray(draw_image() > 100)))
+    np.testing.assert_array_equal(taken.pixels, np.where(draw_image() > 100, 255, 0))
 
 
 @pytest.mark.parametrize("highest", [1_000, 4_095, 65_535])
@@ -69,7 +71,7 @@ def test_sixteen_bits_are_spread_and_not_clipped(hand_in, highest):
     assert len(np.unique(taken)) == 256 and (np.diff(taken) >= 0).all() and np.diff(taken).max() == 1
 
 
-def test_larger_films_are_shrunk_by_averaging_and_say_so(hand_in):
+def test_larger_images_are_shrunk_by_averaging_and_say_so(hand_in):
     large = np.zeros((3000, 2000), np.uint8)
     large[:, ::2] = 200  # stripes of a pixel
     large[:1500] //= 2
@@ -81,7 +83,7 @@ def test_larger_films_are_shrunk_by_averaging_and_say_so(hand_in):
 
 
 def test_what_a_camera_turned_is_put_upright(hand_in):
-    tall = film(size=(90, 60))
+    tall = draw_image(size=(90, 60))
     lying = Image.fromarray(np.rot90(tall))  # as a camera stores it that was turned clockwise
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -90,14 +92,14 @@ def test_what_a_camera_turned_is_put_upright(hand_in):
 
 
 def test_what_is_transparent_is_black(hand_in):
-    pixels = np.dstack([np.full((40, 48), 255, np.uint8)] * 3 + [film()])
-    np.testing.assert_allclose(hand_in(encoded(pixels)).pixels, film(), atol=1)
+    pixels = np.dstack([np.full((40, 48), 255, np.uint8)] * 3 + [draw_image()])
+    np.testing.assert_allclose(hand_in(encoded(pixels)).pixels, draw_image(), atol=1)
 
 
-def test_a_tinted_film_is_read_and_a_picture_of_many_colours_is_not(hand_in):
-    blue = np.dstack([(film(size=(200, 200)) * weight).astype(np.uint8) for weight in (0.6, 0.8, 1.0)])
+def test_a_tinted_image_is_read_and_a_picture_of_many_colours_is_not(hand_in):
+    blue = np.dstack([(draw_image(size=(200, 200)) * weight).astype(np.uint8) for weight in (0.6, 0.8, 1.0)])
     assert hand_in(encoded(blue)).note == "colour taken as grey"
-    marked = np.dstack([film(size=(200, 200))] * 3)
+    marked = np.dstack([draw_image(size=(200, 200))] * 3)
     marked[10:30, 10:40] = (255, 0, 0)  # somebody's arrow
     assert hand_in(encoded(marked)).note == "colour taken as grey"
     hues = np.asarray(Image.linear_gradient("L").resize((200, 200)))
@@ -108,8 +110,8 @@ def test_a_tinted_film_is_read_and_a_picture_of_many_colours_is_not(hand_in):
 
 @pytest.mark.parametrize("syntax", [EXPLICIT_LITTLE, JPEG_BASELINE, JPEG_2000, RLE])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_dicom_films_are_those_that_the_reader_of_data_sets_gives(hand_in, syntax, photometric):
-    content = dicom_bytes(film(), syntax=syntax, photometric=photometric, WindowCenter=100, WindowWidth=150)
+def test_dicom_images_are_those_that_the_reader_of_data_sets_gives(hand_in, syntax, photometric):
+    content = dicom_bytes(draw_image(), syntax=syntax, photometric=photometric, WindowCenter=100, WindowWidth=150)
     taken = hand_in(content, "looks.png")
     np.testing.assert_array_equal(taken.pixels, read_dicom(content))
 
@@ -119,7 +121,7 @@ def test_dicom_films_are_those_that_the_reader_of_data_sets_gives(hand_in, synta
 def test_lookup_tables_rescaling_and_sequences_go_along_in_every_byte_order(hand_in, syntax, undefined):
     import pydicom
 
-    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(film().astype(np.uint16) * 16, bits=12)))
+    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(draw_image().astype(np.uint16) * 16, bits=12)))
     table = pydicom.Dataset()
     table.LUTDescriptor, table.LUTData = [256, 0, 8], (np.arange(256)[::-1] // 2).astype(np.uint16).tolist()
     table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
@@ -134,11 +136,11 @@ def test_lookup_tables_rescaling_and_sequences_go_along_in_every_byte_order(hand
     little, implicit = not syntax.endswith(".2.2"), syntax.endswith("1.2")
     dataset.file_meta.TransferSyntaxUID = syntax
     if not little:
-        dataset.PixelData = (film().astype(np.uint16) * 16).astype(">u2").tobytes()
+        dataset.PixelData = (draw_image().astype(np.uint16) * 16).astype(">u2").tobytes()
     pydicom.dcmwrite(buffer, dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
     content = buffer.getvalue()
     expected = read_dicom(content)
-    assert alike(expected, film()) < -0.9  # the table turns light and dark round
+    assert alike(expected, draw_image()) < -0.9  # the table turns light and dark round
     np.testing.assert_array_equal(hand_in(content).pixels, expected)
 
 
@@ -150,7 +152,7 @@ def test_the_decoder_of_dicom_sees_nothing_of_a_person(monkeypatch, hand_in):
         return read_dicom(content)
 
     monkeypatch.setattr(uploads, "read_dicom", spy)
-    content = dicom_bytes(film(), PatientBirthDate="19450312")
+    content = dicom_bytes(draw_image(), PatientBirthDate="19450312")
     assert all(word in content for word in PERSON)
     hand_in(content)
     assert len(seen) == 1 and not any(word in seen[0] for word in PERSON)
@@ -158,10 +160,10 @@ def test_the_decoder_of_dicom_sees_nothing_of_a_person(monkeypatch, hand_in):
 
 def test_refusals_and_logs_of_broken_dicom_files_hold_nothing_of_a_person(hand_in, caplog, capsys, recwarn):
     caplog.set_level(logging.DEBUG)
-    whole = dicom_bytes(film(), patient_id="19450312", PatientBirthDate="19450312")
+    whole = dicom_bytes(draw_image(), patient_id="19450312", PatientBirthDate="19450312")
     broken = [whole[: len(whole) // 2], whole[:-100], behind_the_head(element(0x00281052, b"DS", PERSON[1] * 90))]
     broken.append(behind_the_head(element(0x00281050, b"DS", PERSON[0] + b" ")))
-    broken.append(dicom_bytes(film(), patient_id="19450312", NumberOfFrames=19450312))
+    broken.append(dicom_bytes(draw_image(), patient_id="19450312", NumberOfFrames=19450312))
     broken.append(whole.replace(b"1.2.840.10008.1.2.1\0", b"1.19450312.10008.1\0\0"))
     for content in broken:
         with pytest.raises(Refused) as refusal:
@@ -174,10 +176,12 @@ def test_refusals_and_logs_of_broken_dicom_files_hold_nothing_of_a_person(hand_i
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "progressive", EXPLICIT_LITTLE, JPEG_BASELINE, JPEG_2000, RLE])
 def test_files_cut_anywhere_or_with_flipped_bytes_are_read_or_refused_and_nothing_else(hand_in, kind):
     if kind in ("PNG", "JPEG"):
-        whole = encoded(film(), kind)
+        whole = encoded(draw_image(), kind)
     else:
         whole = (
-            encoded(film(), "JPEG", progressive=True) if kind == "progressive" else dicom_bytes(film(), syntax=kind)
+            encoded(draw_image(), "JPEG", progressive=True)
+            if kind == "progressive"
+            else dicom_bytes(draw_image(), syntax=kind)
         )
     draw = np.random.default_rng(7)
     refused = 0
@@ -198,13 +202,13 @@ def test_files_cut_anywhere_or_with_flipped_bytes_are_read_or_refused_and_nothin
 def test_only_regular_files_inside_the_folder_of_uploads_are_read(tmp_path):
     folder, outside = tmp_path / "uploads", tmp_path / "secret.png"
     (folder / "deep").mkdir(parents=True)
-    outside.write_bytes(encoded(film()))
-    (folder / "film.png").write_bytes(encoded(film()))
+    outside.write_bytes(encoded(draw_image()))
+    (folder / "image.png").write_bytes(encoded(draw_image()))
     (folder / "link.png").symlink_to(outside)
-    (folder / "own link.png").symlink_to(folder / "film.png")
+    (folder / "own link.png").symlink_to(folder / "image.png")
     (folder / "way out").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe")
-    assert read_upload(str(folder / "deep" / ".." / "film.png"), folder).pixels.shape == (40, 48)
+    assert read_upload(str(folder / "deep" / ".." / "image.png"), folder).pixels.shape == (40, 48)
     for path in (
         outside,
         folder / ".." / "secret.png",
@@ -218,9 +222,9 @@ def test_only_regular_files_inside_the_folder_of_uploads_are_read(tmp_path):
         "/dev/zero",
         "/etc/passwd",
         "/proc/self/environ",
-        "film.png",
-        "film\0.png",
-        "https://example.org/film.png",
+        "image.png",
+        "image\0.png",
+        "https://example.org/image.png",
         "a" * 5000,
         42,
         {"path": "x"},
@@ -230,7 +234,7 @@ def test_only_regular_files_inside_the_folder_of_uploads_are_read(tmp_path):
         assert str(tmp_path) not in str(refusal.value)
         assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
     for nothing in (None, ""):
-        with pytest.raises(Refused, match="no film yet"):
+        with pytest.raises(Refused, match="no image yet"):
             read_upload(nothing, folder)
 
 
@@ -240,7 +244,7 @@ def test_only_what_was_uploaded_is_deleted(tmp_path):
     outside.write_bytes(b"keep")
     (folder / "link.png").symlink_to(outside)
     (folder / "way out").symlink_to(tmp_path)
-    (folder / "deep" / "film.png").write_bytes(b"no film at all")
+    (folder / "deep" / "image.png").write_bytes(b"no image at all")
     for path in (
         None,
         "",
@@ -257,8 +261,8 @@ def test_only_what_was_uploaded_is_deleted(tmp_path):
     ):
         forget_upload(path if path is None or isinstance(path, int) else str(path), folder)
     assert outside.read_bytes() == b"keep" and (folder / "link.png").is_symlink()
-    forget_upload(str(folder / "deep" / "film.png"), folder)
-    assert not (folder / "deep" / "film.png").exists() and (folder / "deep").is_dir()
+    forget_upload(str(folder / "deep" / "image.png"), folder)
+    assert not (folder / "deep" / "image.png").exists() and (folder / "deep").is_dir()
 
 
 def test_the_folder_of_uploads_is_gradios(monkeypatch, tmp_path):
@@ -271,8 +275,8 @@ def test_the_folder_of_uploads_is_gradios(monkeypatch, tmp_path):
 def test_a_folder_of_uploads_that_is_a_link_itself_is_followed(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "uploads").symlink_to(tmp_path / "real")
-    (tmp_path / "real" / "film.png").write_bytes(encoded(film()))
-    assert read_upload(str(tmp_path / "uploads" / "film.png"), tmp_path / "uploads").pixels.shape == (40, 48)
+    (tmp_path / "real" / "image.png").write_bytes(encoded(draw_image()))
+    assert read_upload(str(tmp_path / "uploads" / "image.png"), tmp_path / "uploads").pixels.shape == (40, 48)
 
 
 @pytest.mark.parametrize("name", ABUSE)
@@ -294,14 +298,14 @@ def test_the_measure_sees_memory_that_is_given_back():
 
 def test_what_lies_behind_a_picture_is_left_out(hand_in):
     for kind in ("PNG", "JPEG"):
-        whole = encoded(film(), kind)
+        whole = encoded(draw_image(), kind)
         np.testing.assert_array_equal(hand_in(whole + b"<script>" * 1000).pixels, hand_in(whole).pixels)
 
 
-def test_a_wide_text_chunk_does_not_keep_a_film_from_being_read(hand_in):
-    whole = encoded(film())
+def test_a_wide_text_chunk_does_not_keep_an_image_from_being_read(hand_in):
+    whole = encoded(draw_image())
     with_text = whole[:33] + chunk(b"tEXt", b"Comment\0" + b"a" * 5000) + whole[33:]
-    np.testing.assert_array_equal(hand_in(with_text).pixels, film())
+    np.testing.assert_array_equal(hand_in(with_text).pixels, draw_image())
 
 
 @pytest.mark.parametrize(

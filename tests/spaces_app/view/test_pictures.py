@@ -3,10 +3,10 @@ import pytest
 from PIL import Image
 
 from hub_medsyn.inference.grounding import HeatMap
-from spaces_app.guard.uploads import Film
-from spaces_app.view.pictures import COLOURS, HEAT, film_picture, heat_colour, heat_overlay, mask_overlay
+from spaces_app.guard.uploads import Upload
+from spaces_app.view.pictures import COLOURS, HEAT, heat_colour, heat_overlay, image_picture, mask_overlay
 
-GREY = Film(np.full((100, 200), 100, np.uint8), "your film")
+GREY = Upload(np.full((100, 200), 100, np.uint8), "your image")
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
@@ -24,12 +24,12 @@ def is_colour(pixels: np.ndarray, colour) -> np.ndarray:
     return (pixels == np.array(colour)).all(-1)
 
 
-def test_a_film_lies_in_the_middle_of_a_black_square():
-    picture = film_picture(GREY, 400)
+def test_an_image_lies_in_the_middle_of_a_black_square():
+    picture = image_picture(GREY, 400)
     pixels = np.asarray(picture)
     assert (picture.mode, picture.size) == ("RGB", (400, 400))
     assert (pixels[100:300] == 100).all() and not pixels[:100].any() and not pixels[300:].any()
-    tall = np.asarray(film_picture(Film(GREY.pixels.T, "x"), 400))
+    tall = np.asarray(image_picture(Upload(GREY.pixels.T, "x"), 400))
     assert (tall[:, 100:300] == 100).all() and not tall[:, :100].any() and not tall[:, 300:].any()
 
 
@@ -40,15 +40,15 @@ def test_the_colours_of_heat_grow_brighter_in_even_steps():
     np.testing.assert_allclose(heat_colour(np.array([0.0, 1.0])), HEAT[[0, -1]])
 
 
-def test_heat_is_clear_up_to_the_median_and_the_film_shows_through_where_it_is_hottest():
-    stripes = Film(np.tile(np.where(np.arange(200) // 10 % 2, 40, 200).astype(np.uint8), (100, 1)), "x")
+def test_heat_is_clear_up_to_the_median_and_the_image_shows_through_where_it_is_hottest():
+    stripes = Upload(np.tile(np.where(np.arange(200) // 10 % 2, 40, 200).astype(np.uint8), (100, 1)), "x")
     rising = np.tile(np.linspace(-0.5, 0.3, 200), (100, 1))
-    bare = np.asarray(film_picture(stripes, 400)).astype(int)
+    bare = np.asarray(image_picture(stripes, 400)).astype(int)
     over = np.asarray(heat_overlay(stripes, heat(rising), 1.0, side=400)).astype(int)
     np.testing.assert_array_equal(over[100:300, :195], bare[100:300, :195])
     change = np.abs(over - bare).max(-1)[150]
     assert change[215] > 10 and change[390] > 50  # the deeper into the heat, the more of it
-    dark, light = over[150, 350], over[150, 370]  # neighbours on the film's stripes
+    dark, light = over[150, 350], over[150, 370]  # neighbours on the image's stripes
     assert (np.abs(bare[150, 350] - bare[150, 370]) > 100).all()
     assert abs(int(dark.sum()) - int(light.sum())) > 100
 
@@ -57,20 +57,20 @@ def test_where_is_the_heat():
     values = np.zeros((100, 200))
     values[20:40, 150:170] = 1
     over = np.asarray(heat_overlay(GREY, heat(values), 1.0, side=400)).astype(int)
-    changed = (over - np.asarray(film_picture(GREY, 400)).astype(int)).any(-1)[:330]  # above the scale
+    changed = (over - np.asarray(image_picture(GREY, 400)).astype(int)).any(-1)[:330]  # above the scale
     rows, columns = np.nonzero(changed)
     assert abs(rows.mean() - (100 + 60)) < 2 and abs(columns.mean() - 320) < 2
 
 
-def test_opacity_of_nothing_leaves_the_film():
+def test_opacity_of_nothing_leaves_the_image():
     rising = np.tile(np.linspace(0, 1, 200), (100, 1))
     over = np.asarray(heat_overlay(GREY, heat(rising), 0.0, side=400))
-    np.testing.assert_array_equal(over[:330], np.asarray(film_picture(GREY, 400))[:330])
+    np.testing.assert_array_equal(over[:330], np.asarray(image_picture(GREY, 400))[:330])
 
 
 def test_a_map_of_one_value_is_clear():
     over = np.asarray(heat_overlay(GREY, heat(np.full((100, 200), 0.7)), 1.0, side=400))
-    np.testing.assert_array_equal(over[:330], np.asarray(film_picture(GREY, 400))[:330])
+    np.testing.assert_array_equal(over[:330], np.asarray(image_picture(GREY, 400))[:330])
 
 
 def test_the_scale_tells_the_cosines():
@@ -82,7 +82,7 @@ def test_the_scale_tells_the_cosines():
 
 
 def test_maps_of_another_size_and_opacities_out_of_range_are_errors():
-    with pytest.raises(ValueError, match=r"\(10, 10\) is not one of a film of shape \(100, 200\)"):
+    with pytest.raises(ValueError, match=r"\(10, 10\) is not one of an image of shape \(100, 200\)"):
         heat_overlay(GREY, heat(np.zeros((10, 10))))
     with pytest.raises(ValueError, match="opacity=1.5"):
         heat_overlay(GREY, heat(np.zeros((100, 200))), 1.5)
@@ -90,7 +90,7 @@ def test_maps_of_another_size_and_opacities_out_of_range_are_errors():
         mask_overlay(GREY, [("nodule", np.ones((3, 3), bool))])
 
 
-def test_each_finding_is_outlined_in_its_colour_where_it_is_and_the_film_inside_stays():
+def test_each_finding_is_outlined_in_its_colour_where_it_is_and_the_image_inside_stays():
     left, right = np.zeros((2, 100, 200), bool)
     left[40:80, 20:60], right[40:80, 140:180] = True, True
     pixels = np.asarray(mask_overlay(GREY, [("nodule", left), ("edema", right), ("nodule", right)], side=400))
@@ -100,7 +100,7 @@ def test_each_finding_is_outlined_in_its_colour_where_it_is_and_the_film_inside_
     assert first[180:262, 278:282].any()  # the later mask of the same place
     assert (pixels[200:240, 60:100] == 100).all()  # inside
     blank = mask_overlay(GREY, [("nodule", np.zeros((100, 200), bool))], side=400)
-    np.testing.assert_array_equal(np.asarray(blank), np.asarray(film_picture(GREY, 400)))
+    np.testing.assert_array_equal(np.asarray(blank), np.asarray(image_picture(GREY, 400)))
 
 
 def test_a_mask_of_a_pixel_and_one_at_the_edge_are_outlined():
@@ -147,8 +147,8 @@ def test_markup_in_a_name_is_drawn_and_not_read():
     assert picture.size == (400, 400) and not picture.info
 
 
-def test_a_film_of_any_shape_and_one_large_map_are_drawn():
+def test_an_image_of_any_shape_and_one_large_map_are_drawn():
     for shape in ((32, 128), (1024, 257), (1, 1)):
-        one = Film(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8), "x")
+        one = Upload(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8), "x")
         assert heat_overlay(one, heat(np.random.default_rng(1).normal(size=shape)), side=256).size == (256, 256)
-    assert isinstance(film_picture(GREY, 64), Image.Image)
+    assert isinstance(image_picture(GREY, 64), Image.Image)

@@ -1,4 +1,4 @@
-"""Inputs of a model: noise for films, and reports of 3 to 14 words."""
+"""Inputs of a model: noise for images, and reports of 3 to 14 words."""
 
 from __future__ import annotations
 

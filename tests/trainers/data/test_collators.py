@@ -8,28 +8,28 @@ from PIL import Image
 
 from hub_medsyn import MedSynImageProcessor
 from tests.fixtures.tiny_models import tiny_image_processor, tiny_tokenizer
-from tests.trainers.data.pairs_of_films import film_pairs, film_rows
+from tests.trainers.data.image_pairs import image_pairs, image_rows
 from trainers.data.augmentation import augment, blur
 from trainers.data.collators import PairCollator
 from trainers.data.pairs import PairDataset
 
 
 def test_batch():
-    pairs = film_pairs(augmentation="none", text_sampling="full", repeats=1)
+    pairs = image_pairs(augmentation="none", text_sampling="full", repeats=1)
     collate = PairCollator(tiny_tokenizer(), pairs.processor, max_length=6)
     batch = collate([pairs[0], pairs[(3, 5)]])
-    assert batch["return_loss"] is True and batch["ids"] == ["film000", "film005"]
+    assert batch["return_loss"] is True and batch["ids"] == ["image000", "image005"]
     assert batch["pixel_values"].shape == (2, 3, 32, 32) and batch["pixel_values"].dtype == torch.float32
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 6)
-    expected = pairs.processor([film_rows()[row]["image"] for row in (0, 5)], return_tensors="pt")["pixel_values"]
+    expected = pairs.processor([image_rows()[row]["image"] for row in (0, 5)], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch["pixel_values"], expected)
 
 
 @pytest.mark.parametrize("kind", ["crop", "film"])
 def test_draws_depend_on_seed_epoch_and_id_alone(kind):
-    pairs = film_pairs(augmentation=kind, seed=4)
+    pairs = image_pairs(augmentation=kind, seed=4)
     reversed_rows = PairDataset(
-        film_rows().select(range(23, -1, -1)),
+        image_rows().select(range(23, -1, -1)),
         tiny_image_processor(),
         ["prompt"],
         augmentation=kind,
@@ -43,35 +43,37 @@ def test_draws_depend_on_seed_epoch_and_id_alone(kind):
     torch.manual_seed(1)
     for other in (pairs[(2, 7)], reversed_rows[(2, 16)]):
         assert other["id"] == first["id"] and other["text"] == first["text"]
-        np.testing.assert_array_equal(other["film"], first["film"])
-    views = [pairs[(epoch, 7)]["film"] for epoch in range(4)] + [film_pairs(augmentation=kind, seed=5)[(2, 7)]["film"]]
+        np.testing.assert_array_equal(other["image"], first["image"])
+    views = [pairs[(epoch, 7)]["image"] for epoch in range(4)] + [
+        image_pairs(augmentation=kind, seed=5)[(2, 7)]["image"]
+    ]
     assert len({view.tobytes() for view in views}) == 5
     assert len({pairs[(epoch, 7)]["text"] for epoch in range(8)}) == 2  # both sentences turn up
 
 
-def test_uncached_films_equal_cached_ones():
-    cached, uncached = film_pairs(), film_pairs(cache_gb=0.0)
-    assert cached.films is not None and uncached.films is None
-    np.testing.assert_array_equal(cached[(1, 3)]["film"], uncached[(1, 3)]["film"])
+def test_uncached_images_equal_cached_ones():
+    cached, uncached = image_pairs(), image_pairs(cache_gb=0.0)
+    assert cached.cached is not None and uncached.cached is None
+    np.testing.assert_array_equal(cached[(1, 3)]["image"], uncached[(1, 3)]["image"])
 
 
 def test_centre_crop_without_augmentation():
     processor = MedSynImageProcessor(size=32, crop_size=28)
-    item = film_pairs(processor=processor, augmentation="none")[0]
-    expected = processor(film_rows()[0]["image"])["pixel_values"][0, 0] * 0.5 + 0.5
-    np.testing.assert_allclose(item["film"] / 255, expected, atol=1e-6)
+    item = image_pairs(processor=processor, augmentation="none")[0]
+    expected = processor(image_rows()[0]["image"])["pixel_values"][0, 0] * 0.5 + 0.5
+    np.testing.assert_allclose(item["image"] / 255, expected, atol=1e-6)
 
 
 def test_augmentation_keeps_sides_apart_unless_flips_are_asked_for():
     square = np.zeros((36, 36), np.uint8)
     square[8:28, 4:14] = 200  # bright on the left of the picture
     for flip, expected in ((False, {True}), (True, {True, False})):
-        views = [augment(square, 32, np.random.default_rng(seed), "film", flip) for seed in range(30)]
+        views = [augment(square, 32, np.random.default_rng(seed), "image", flip) for seed in range(30)]
         assert all(view.shape == (32, 32) and 0 <= view.min() and view.max() <= 255 for view in views)
         assert {bool(view[:, :16].mean() > view[:, 16:].mean()) for view in views} == expected
 
 
-def test_crop_keeps_most_of_the_film():
+def test_crop_keeps_most_of_the_image():
     ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
     for seed in range(20):
         row = augment(ramp, 64, np.random.default_rng(seed), "crop")[32]
@@ -80,30 +82,30 @@ def test_crop_keeps_most_of_the_film():
 
 
 def test_blur_keeps_the_mean_and_flattens():
-    film = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))
-    blurred = blur(film, 1.0)
-    assert blurred.shape == film.shape and blurred.std() < film.std() / 2
-    torch.testing.assert_close(blurred.mean(), film.mean(), rtol=0.05, atol=0)
-    torch.testing.assert_close(blur(film, 0.1), film)
+    image = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    blurred = blur(image, 1.0)
+    assert blurred.shape == image.shape and blurred.std() < image.std() / 2
+    torch.testing.assert_close(blurred.mean(), image.mean(), rtol=0.05, atol=0)
+    torch.testing.assert_close(blur(image, 0.1), image)
 
 
 def test_columns_are_joined_and_rows_without_text_left_out():
-    rows = film_rows(6, repeats=0)
+    rows = image_rows(6, repeats=0)
     pairs = PairDataset(rows, tiny_image_processor(), ["findings", "impression"])
     assert (
         pairs[1]["text"] == "lungs are clear. " + rows[1]["impression"] and pairs[0]["text"] == rows[0]["impression"]
     )
     only = PairDataset(rows, tiny_image_processor(), ["findings"])
-    assert len(only) == 3 and only.rows_without_text == 3 and only.ids == ["film001", "film003", "film005"]
-    np.testing.assert_array_equal(only[0]["film"], pairs[1]["film"])
+    assert len(only) == 3 and only.rows_without_text == 3 and only.ids == ["image001", "image003", "image005"]
+    np.testing.assert_array_equal(only[0]["image"], pairs[1]["image"])
 
 
 @pytest.mark.parametrize("rule", ["gloria", "mgca"])
 def test_a_cleaning_rule_holds_for_whole_texts_and_leaves_out_what_it_empties(rule):
     texts = ["Normal.", "1. Clear lungs.  2.5 cm nodule", "clear lungs. 5 CM NODULE", "No edema"]
-    rows = film_rows(4).remove_columns("prompt").add_column("prompt", texts)
+    rows = image_rows(4).remove_columns("prompt").add_column("prompt", texts)
     pairs = PairDataset(rows, tiny_image_processor(), ["prompt"], sentence_rule=rule)
-    kept = {"gloria": ["film001", "film002", "film003"], "mgca": ["film001", "film002"]}[
+    kept = {"gloria": ["image001", "image002", "image003"], "mgca": ["image001", "image002"]}[
         rule
     ]  # of three words or more
     assert pairs.ids == kept and pairs.rows_without_text == 4 - len(kept)
@@ -117,14 +119,14 @@ def test_a_cleaning_rule_holds_for_whole_texts_and_leaves_out_what_it_empties(ru
 
 def test_texts_that_differ_in_case_and_space_alone_are_equal():
     rows = datasets.Dataset.from_dict(
-        {"image": list(film_rows(2)["image"]), "image_id": ["a", "b"], "prompt": ["No  a", "no A"]}
+        {"image": list(image_rows(2)["image"]), "image_id": ["a", "b"], "prompt": ["No  a", "no A"]}
     )
     keys = PairDataset(rows, tiny_image_processor(), ["prompt"]).distinct_keys()
     assert keys[0] == keys[1]
 
 
 def test_bad_datasets_are_refused():
-    rows = film_rows(3)
+    rows = image_rows(3)
     with pytest.raises(ValueError, match="no column caption; it has image, .*--text_columns"):
         PairDataset(rows, tiny_image_processor(), ["caption"])
     empty = rows.map(lambda row: {"prompt": " "})
@@ -135,41 +137,42 @@ def test_bad_datasets_are_refused():
 
 
 @pytest.mark.parametrize("content", [b"not an image", b""])
-def test_a_film_that_cannot_be_read_is_named(content):
-    rows = film_rows(3).cast_column("image", datasets.Image(decode=False))
+def test_an_image_that_cannot_be_read_is_named(content):
+    rows = image_rows(3).cast_column("image", datasets.Image(decode=False))
     broken = [{"bytes": content, "path": None} if row == 1 else rows[row]["image"] for row in range(3)]
     rows = rows.remove_columns("image").add_column("image", broken).cast_column("image", datasets.Image())
-    with pytest.raises(ValueError, match="the film film001 cannot be read"):
+    with pytest.raises(ValueError, match="the image image001 cannot be read"):
         PairDataset(rows, tiny_image_processor(), ["prompt"])
     pairs = PairDataset(rows, tiny_image_processor(), ["prompt"], cache_gb=0.0)
-    assert pairs[0]["id"] == "film000"
-    with pytest.raises(ValueError, match="the film film001 cannot be read"):
+    assert pairs[0]["id"] == "image000"
+    with pytest.raises(ValueError, match="the image image001 cannot be read"):
         pairs[1]
 
 
-def test_a_film_with_nan_pixels_is_named(tmp_path):
-    rows = film_rows(3).cast_column("image", datasets.Image(decode=False))
+def test_an_image_with_nan_pixels_is_named(tmp_path):
+    rows = image_rows(3).cast_column("image", datasets.Image(decode=False))
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path / "nan.tif")
-    films = [{"bytes": (tmp_path / "nan.tif").read_bytes(), "path": None}, *rows[1:]["image"]]
-    rows = rows.remove_columns("image").add_column("image", films).cast_column("image", datasets.Image())
-    with pytest.raises(ValueError, match="the film film000 cannot be read: an image of shape .* holds NaN"):
+    images = [{"bytes": (tmp_path / "nan.tif").read_bytes(), "path": None}, *rows[1:]["image"]]
+    rows = rows.remove_columns("image").add_column("image", images).cast_column("image", datasets.Image())
+    with pytest.raises(ValueError, match="the image image000 cannot be read: an image of shape .* holds NaN"):
         PairDataset(rows, tiny_image_processor(), ["prompt"])
 
 
 def test_an_empty_text_is_refused_by_its_id():
     collate = PairCollator(tiny_tokenizer(), tiny_image_processor(), max_length=8)
-    item = {"film": np.zeros((32, 32), np.float32), "text": "edema", "id": "film000"}
-    with pytest.raises(ValueError, match="film001, film002 have no text to learn from; leave these pairs out"):
-        collate([item, {**item, "text": "", "id": "film001"}, {**item, "text": " \n", "id": "film002"}])
+    item = {"image": np.zeros((32, 32), np.float32), "text": "edema", "id": "image000"}
+    with pytest.raises(ValueError, match="image001, image002 have no text to learn from; leave these pairs out"):
+        collate([item, {**item, "text": "", "id": "image001"}, {**item, "text": " \n", "id": "image002"}])
 
 
 def test_texts_over_the_limit_are_cut_and_that_is_said_once(caplog):
     collate = PairCollator(tiny_tokenizer(), tiny_image_processor(), max_length=8)
 
     def batch(*lengths):
-        film = np.zeros((32, 32), np.float32)
+        image = np.zeros((32, 32), np.float32)
         return [
-            {"film": film, "text": "edema " * length, "id": f"film{number}"} for number, length in enumerate(lengths)
+            {"image": image, "text": "edema " * length, "id": f"image{number}"}
+            for number, length in enumerate(lengths)
         ]
 
     with caplog.at_level("WARNING"):
@@ -178,6 +181,6 @@ def test_texts_over_the_limit_are_cut_and_that_is_said_once(caplog):
         assert collate(batch(3, 7, 60))["input_ids"].shape == (3, 8)
         collate(batch(60, 60))
     assert [record.getMessage() for record in caplog.records] == [
-        "texts of more than 8 tokens are cut there, 2 of 3 in this batch (film1, film2); this is said once"
+        "texts of more than 8 tokens are cut there, 2 of 3 in this batch (image1, image2); this is said once"
     ]
     assert "edema" not in caplog.text

@@ -8,7 +8,7 @@ from transformers import TimmWrapperModel
 
 from hub_medsyn import MedSynImageProcessor
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_mgca, tiny_vision_config
-from tests.trainers.downstream.films import write_csv
+from tests.trainers.downstream.image_tables import write_csv
 from trainers.downstream.encoders import FrozenEncoder, cached_features, load_encoder, pooled_features
 from trainers.downstream.images.labelled_images import images_from_csv
 from trainers.downstream.tasks.classifier_folder import save_classifier
@@ -16,7 +16,7 @@ from trainers.downstream.tasks.classifier_folder import save_classifier
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return images_from_csv(write_csv(tmp_path_factory.mktemp("films")))
+    return images_from_csv(write_csv(tmp_path_factory.mktemp("images")))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_what_a_model_enlarges_before_it_pools_is_enlarged_here_too(make, images
     assert (different[0] != different[1]).any()
     assert load_encoder(f"random:{tmp_path / 'model'}").enlarge == 56
 
-    # The stock classifier shows films at that size at once, which comes near.
+    # The stock classifier shows images at that size at once, which comes near.
     weight, bias = np.random.default_rng(0).normal(size=(expected.shape[1], 2)), np.zeros(2)
     save_classifier(tmp_path / "classifier", encoder, weight, bias, ("a", "b"))
     saved = load_encoder(str(tmp_path / "classifier"))

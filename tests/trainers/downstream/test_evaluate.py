@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import TimmWrapperConfig, TimmWrapperModel, pipeline
 
 from tests.fixtures.tiny_models import tiny_image_processor, tiny_vision_config
-from tests.trainers.downstream.films import film_table, write_annotated_csv, write_annotated_dataset, write_csv
 from tests.trainers.downstream.frozen import assert_unchanged
+from tests.trainers.downstream.image_tables import image_table, write_annotated_csv, write_annotated_dataset, write_csv
 from trainers.downstream import evaluate
 from trainers.downstream.encoders import load_encoder
 from trainers.downstream.linear_probe import main as probe
@@ -74,7 +74,7 @@ def test_probe_is_short_for_classify(encoder, csv, tmp_path, watched):
 
 
 def test_a_trained_head_of_exclusive_classes_is_saved_as_a_stock_classifier(tmp_path, capsys):
-    path = write_csv(tmp_path / "films")
+    path = write_csv(tmp_path / "images")
     table = pd.read_csv(path, keep_default_na=False)
     table["labels"] = np.where(table["labels"].str.contains("Cardiomegaly"), "Cardiomegaly", "Normal")
     table.to_csv(path, index=False)
@@ -136,10 +136,10 @@ def test_detection_measures_every_encoder(encoder, csv, tmp_path):
     main = rows[rows["metric"] == "map_40_75"]
     assert len(main) == 6 and main["value"].max() > 0
     assert ((main["ci_low"] <= main["value"]) & (main["value"] <= main["ci_high"])).all()
-    shown = film_table().groupby("split")["labels"].agg(lambda labels: sum(map(bool, labels)))
+    shown = image_table().groupby("split")["labels"].agg(lambda labels: sum(map(bool, labels)))
     told = f"with a finding: {shown['train']} of 60 train images, {shown['validation']} of 20 validation images, "
     assert told in (out / "results.md").read_text()
-    assert "| encoder | films (mAP) 100 % |" in (out / "tables.md").read_text()
+    assert "| encoder | images (mAP) 100 % |" in (out / "tables.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_an_encoder_that_does_not_do_is_refused_before_another_is_measured(
     def measured(*args, **kwargs):
         raise AssertionError("an encoder was measured")
 
-    for name in ("features.cached_features", "segmentation.train_segmenter", "detection_maps.FeatureMaps"):
+    for name in ("encoders.cached_features", "tasks.segmentation.train_segmenter", "tasks.detection_maps.FeatureMaps"):
         monkeypatch.setattr(f"trainers.downstream.{name}", measured)
     arguments = ["--task", task, "--dataset", str(dataset if task == "segment" else csv), "--image-size", "32"]
     arguments += ["--decoder-channels", "8", "8", "8", "8"] if task == "segment" else []
@@ -257,7 +257,7 @@ def test_a_split_that_leaks_is_refused_or_its_leaks_stand_in_the_results(task, e
 )
 def test_an_option_that_does_not_apply_is_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        evaluate.main(["--encoder", "x", "--dataset", "films.csv", *arguments])
+        evaluate.main(["--encoder", "x", "--dataset", "images.csv", *arguments])
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from hub_medsyn.metrics.macro_auroc import bootstrap_macro_auroc, confidence_interval, macro_auroc
-from tests.trainers.downstream.films import write_csv, write_dataset
+from tests.trainers.downstream.image_tables import write_csv, write_dataset
 from trainers.downstream.linear_probe import main
 from trainers.downstream.results.probe import ProbeRun, result_rows
 from trainers.downstream.tasks.logistic_head import PENALTIES, fit_head
@@ -84,11 +84,11 @@ def test_fits_at_real_width_are_quick():
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
-    """Two runs of the command on the same films: as a CSV and as a dataset."""
+    """Two runs of the command on the same images: as a CSV and as a dataset."""
     folder = tmp_path_factory.mktemp("probe")
     encoders = ["--encoder", "a=random:test_resnet", "--encoder", "b=random:test_vit2"]
     settings = ["--budget", "20", "100", "--seeds", "2", "--image-size", "32", "--resamples", "50"]
-    csv = write_csv(folder / "films")
+    csv = write_csv(folder / "images")
     assert main([*encoders, *settings, "--dataset", str(csv), "--out", str(folder / "csv")]) == 0
     dataset = write_dataset(folder / "dataset", uncertain=2)
     assert main([*encoders, *settings, "--dataset", str(dataset), "--out", str(folder / "from-dataset")]) == 0
@@ -131,7 +131,7 @@ def test_a_second_run_reads_the_cache_and_repeats_every_number(probed, capsys):
 def test_differences_are_paired(probed):
     from trainers.downstream.images.labelled_images import images_from_csv
 
-    images = images_from_csv(probed / "films" / "films.csv")
+    images = images_from_csv(probed / "images" / "images.csv")
     test = images.rows("test")
     rng = np.random.default_rng(0)
     scores = images.targets[test] + rng.normal(size=(len(test), 2))
@@ -151,7 +151,7 @@ def test_differences_are_paired(probed):
     ],
 )
 def test_failures_are_one_sentence_and_exit_1(probed, tmp_path, capsys, arguments, message):
-    csv = str(probed / "films" / "films.csv")
+    csv = str(probed / "images" / "images.csv")
     assert main([*arguments, "--dataset", csv, "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("medsyn probe: ") and message in error
@@ -168,15 +168,15 @@ def test_failures_are_one_sentence_and_exit_1(probed, tmp_path, capsys, argument
 )
 def test_bad_usage_exits_2(arguments):
     with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--dataset", "films.csv"])
+        main([*arguments, "--dataset", "images.csv"])
     assert stop.value.code == 2
 
 
 @pytest.mark.parametrize(
     ("dataset", "option", "message"),
     [
-        ("films.csv", ["--config", "phantom"], "--config: of a dataset alone, and films.csv is a CSV"),
-        ("films.csv", ["--uncertain", "mask"], "--uncertain: of a dataset alone"),
+        ("images.csv", ["--config", "phantom"], "--config: of a dataset alone, and images.csv is a CSV"),
+        ("images.csv", ["--uncertain", "mask"], "--uncertain: of a dataset alone"),
         ("medsyn-cxr", ["--file-column", "file"], "--file-column: of a CSV alone, and medsyn-cxr is a dataset"),
         ("medsyn-cxr", ["--labels-column", "labels", "--skip-missing"], "--labels-column, --skip-missing: of a CSV"),
         ("medsyn-cxr", ["--split-column", "fold"], "--split-column: of a CSV alone"),
@@ -189,8 +189,8 @@ def test_an_option_that_does_not_apply_is_refused(dataset, option, message, caps
 
 
 def test_missing_images_are_counted_in_the_table(probed, tmp_path, capsys):
-    csv = write_csv(tmp_path / "films")
-    (tmp_path / "films" / "images" / "train003.png").unlink()
+    csv = write_csv(tmp_path / "images")
+    (tmp_path / "images" / "images" / "train003.png").unlink()
     arguments = ["--encoder", "random:test_resnet", "--dataset", str(csv), "--out", str(tmp_path), "--budget", "100"]
     assert main(arguments) == 1
     assert main([*arguments, "--skip-missing", "--image-size", "32"]) == 0

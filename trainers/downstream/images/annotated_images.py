@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from medsyn.errors import UserError
 from trainers.downstream.images.image_set import (
     UNREADABLE,
     ImageSet,
@@ -89,7 +90,7 @@ def annotated_from_dataset(
 
     Raises:
         FileNotFoundError: There is no such dataset.
-        ValueError: A column or finding is missing, a box is not inside its image, or what [`ImageSet`] raises.
+        UserError: A column or finding is missing, a box is not inside its image, or what [`ImageSet`] raises.
     """
     import datasets
     import pyarrow.compute as pc
@@ -98,7 +99,7 @@ def annotated_from_dataset(
     columns = {kind: {"boxes": "boxes", "masks": "finding_masks"}[kind] for kind in kinds}
     columns = {kind: column for kind, column in columns.items() if column in table.column_names}
     if not columns:
-        raise ValueError(
+        raise UserError(
             f"dataset {name} has no column of {' or '.join(kinds)}; it has {', '.join(table.column_names)}"
         )
     known, without = set(), np.zeros(len(table), dtype=bool)
@@ -120,7 +121,7 @@ def annotated_from_dataset(
         ]
         for image, found_boxes in zip(ids, by_row, strict=True):
             if found_boxes.size and (found_boxes.dtype == object or found_boxes.shape[1:] != (4,)):
-                raise ValueError(f"dataset {name}: image {image} has a box that is not four numbers: mend the row")
+                raise UserError(f"dataset {name}: image {image} has a box that is not four numbers: mend the row")
 
         def boxes(row: int) -> np.ndarray:
             return by_row[kept[row]].reshape(-1, 4).astype(np.float32)
@@ -174,7 +175,7 @@ def annotated_from_csv(
         boxes_column (`str`, *optional*, defaults to `boxes`): Boxes as JSON, `[{"label", "x", "y", "w", "h"}, ...]`,
             where `x`, `y` are the left upper corner and all four are shares of the image's width and height. `[]` says
             that nothing was found, an empty cell that nobody looked. `None`, or a CSV without it: no boxes are read.
-        mask_column (`str`, *optional*, defaults to `mask`): An image file of the film's size, not black inside. An
+        mask_column (`str`, *optional*, defaults to `mask`): An image file of the image's size, not black inside. An
             empty cell says that nobody looked. `None`, or a CSV without it: no masks are read.
         findings (`Sequence[str]`, *optional*): Whose boxes to take, by default all. Masks name no finding.
         file_column (`str`, *optional*, defaults to `file`): The image.
@@ -191,7 +192,7 @@ def annotated_from_csv(
 
     Raises:
         FileNotFoundError: The CSV, an image or a mask.
-        ValueError: A column or finding is missing, boxes have another form or are not inside their image, or what
+        UserError: A column or finding is missing, boxes have another form or are not inside their image, or what
             [`ImageSet`] raises.
     """
     path = Path(path)
@@ -200,7 +201,7 @@ def annotated_from_csv(
     kinds = [column for column in (boxes_column, mask_column) if column in table]
     if not kinds:
         named = " or ".join(repr(column) for column in (boxes_column, mask_column) if column)
-        raise ValueError(f"{path} has no column {named}; it has {', '.join(table.columns)}")
+        raise UserError(f"{path} has no column {named}; it has {', '.join(table.columns)}")
     table.insert(0, "\n", np.arange(len(table)) + 2)  # the line, for messages; no CSV has a column of that name
     table, missing = existing_files(path, table, file_column, skip_missing)
     looked = table[annotated_column] != "" if annotated_column else np.zeros(len(table), dtype=bool)
@@ -261,7 +262,7 @@ def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, fl
     """The boxes of a cell as `(label, (x0, y0, x1, y1))` in shares of the image.
 
     Raises:
-        ValueError: Not JSON of that form, a box outside its image by more than `OVERHANG`, or one without area; names
+        UserError: Not JSON of that form, a box outside its image by more than `OVERHANG`, or one without area; names
             `where`.
     """
     if not cell:
@@ -269,7 +270,7 @@ def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, fl
     try:
         boxes = [(str(box["label"]), *(float(box[name]) for name in "xywh")) for box in json.loads(cell)]
     except (ValueError, TypeError, KeyError):
-        raise ValueError(
+        raise UserError(
             f'{where}: the boxes are not [{{"label": ..., "x": ..., "y": ..., "w": ..., "h": ...}}, ...]'
         ) from None
     found = []
@@ -279,7 +280,7 @@ def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, fl
         outside = not all(abs(one - other) <= OVERHANG for one, other in zip(corners, cut, strict=True))
         if outside or not (cut[0] < cut[2] and cut[1] < cut[3]):
             what = "is not inside its image, from 0 to 1" if outside else "has no area"
-            raise ValueError(f"{where}: box x {x:g}, y {y:g}, w {width:g}, h {height:g} {what}; mend it")
+            raise UserError(f"{where}: box x {x:g}, y {y:g}, w {width:g}, h {height:g} {what}; mend it")
         found.append((label, cut))
     return found
 
@@ -287,12 +288,12 @@ def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, fl
 def _check_findings(where: str, findings: Sequence[str] | None, known: set[str]) -> None:
     for finding in findings or ():
         if finding not in known:
-            raise ValueError(f"{where} annotates no {finding!r}; it annotates {', '.join(sorted(known)) or 'nothing'}")
+            raise UserError(f"{where} annotates no {finding!r}; it annotates {', '.join(sorted(known)) or 'nothing'}")
 
 
 def _kept(without: np.ndarray, unannotated: str) -> np.ndarray:
     if unannotated not in UNANNOTATED:
-        raise ValueError(f"unannotated {unannotated!r} is none of {', '.join(UNANNOTATED)}")
+        raise UserError(f"unannotated {unannotated!r} is none of {', '.join(UNANNOTATED)}")
     return np.flatnonzero(~without) if unannotated == "drop" else np.arange(len(without))
 
 
@@ -305,7 +306,7 @@ def _annotated(ids, encoded, patients, splits, kept, without, shares, seed, **re
     elif left:
         notes = (f"{len(left)} images without annotation count as negatives: {some(left)}",)
     if not len(kept):
-        raise ValueError(f"{rest['name']}: none of the {len(ids)} images is annotated")
+        raise UserError(f"{rest['name']}: none of the {len(ids)} images is annotated")
     if shares:
         notes += (f"patients are split anew, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
     splits = patient_splits(patients[kept], shares, seed) if shares else splits[kept]
@@ -328,9 +329,9 @@ def _united(images: AnnotatedImages, row: int, files: list[bytes]) -> np.ndarray
         try:
             mask = Image.open(io.BytesIO(file)).convert("L")
         except UNREADABLE as error:
-            raise ValueError(f"{images.name}: a mask of image {images.ids[row]} cannot be decoded: {error}") from error
+            raise UserError(f"{images.name}: a mask of image {images.ids[row]} cannot be decoded: {error}") from error
         if mask.size != size:
-            raise ValueError(
+            raise UserError(
                 f"{images.name}: a mask of image {images.ids[row]} has {mask.width} x {mask.height} pixels, its image "
                 f"{size[0]} x {size[1]}"
             )

@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from medsyn.errors import UserError
 from medsyn.schema import SPLITS
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class ImageSet:
             some published splits do, and count them, see [`~ImageSet.leaks`].
 
     Raises:
-        ValueError: An id stands twice in a split, a patient or an image is in two splits and `allow_leaks` is not set,
+        UserError: An id stands twice in a split, a patient or an image is in two splits and `allow_leaks` is not set,
             or a split is empty.
     """
 
@@ -60,7 +61,7 @@ class ImageSet:
         twice = table.duplicated(["id", "split"])
         if twice.any():
             name, split = table.loc[twice.idxmax(), ["id", "split"]]
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: image {name!r} stands twice in {split}; take one of the two away (a set that was "
                 "prepared with its published leaks cannot be split anew: prepare it with --split patient)"
             )
@@ -68,14 +69,14 @@ class ImageSet:
             crossing = table.groupby(column)["split"].nunique()
             if (crossing > 1).any():
                 where = sorted(table["split"][table[column] == crossing.idxmax()].unique())
-                raise ValueError(
+                raise UserError(
                     f"{self.name}: {what} {crossing.idxmax()!r} is in {' and '.join(where)} "
                     f"({int((crossing > 1).sum())} {what}s cross splits): split by patient, for example with "
                     "--resplit, or take a published split as it is with --allow-leaks"
                 )
         for split in SPLITS:
             if not (self.splits == split).any():
-                raise ValueError(
+                raise UserError(
                     f"{self.name} has no images in its {split} split; it has {self.counts()}: split the patients anew "
                     "with --resplit, or let medsyn data prepare --split patient draw one, which keeps a fixed test set"
                 )
@@ -117,21 +118,21 @@ class ImageSet:
         """The decoded image of a row.
 
         Raises:
-            ValueError: The image cannot be decoded; it is named.
+            UserError: The image cannot be decoded; it is named.
         """
         try:
             image = Image.open(io.BytesIO(self.encoded(row)))
             image.load()
             return image
         except UNREADABLE as error:
-            raise ValueError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
+            raise UserError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
 
     def size(self, row: int) -> tuple[int, int]:
         """Width and height of the image of a row, from its header."""
         try:
             return Image.open(io.BytesIO(self.encoded(row))).size
         except UNREADABLE as error:
-            raise ValueError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
+            raise UserError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
 
     def told(self) -> list[str]:
         """A sentence on each kind of image that takes no part, with its number and its first ids, on leaks, and the
@@ -165,10 +166,10 @@ def patient_splits(patients: np.ndarray, shares: Sequence[float], seed: int = 0)
         `np.ndarray` of shape `(n,)`: The split of each row.
 
     Raises:
-        ValueError: `shares` are not three positive numbers.
+        UserError: `shares` are not three positive numbers.
     """
     if len(shares) != 3 or min(shares) <= 0:
-        raise ValueError(f"shares {list(shares)} are not three positive numbers, of train, validation and test")
+        raise UserError(f"shares {list(shares)} are not three positive numbers, of train, validation and test")
     order = sorted(set(patients), key=lambda name: hashlib.sha256(f"{seed}\t{name}".encode()).digest())
     ends = np.rint(np.cumsum(shares) / np.sum(shares) * len(order)).astype(int)
     place = {name: SPLITS[int(np.searchsorted(ends, number, side="right"))] for number, name in enumerate(order)}
@@ -180,20 +181,20 @@ def csv_table(path: Path, columns: Sequence[str], split_column: str | None = "sp
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A column is missing, the file is not UTF-8, or a split has an unknown name.
+        UserError: A column is missing, the file is not UTF-8, or a split has an unknown name.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     for column in (*columns, *([split_column] if split_column else [])):
         if column not in table:
-            raise ValueError(f"{path} has no column {column!r}; it has {', '.join(table.columns)}")
+            raise UserError(f"{path} has no column {column!r}; it has {', '.join(table.columns)}")
     if split_column:
         odd = ~table[split_column].isin(SPLIT_NAMES)
         if odd.any():
             row = int(odd.idxmax())
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {row + 2}: split {table[split_column][row]!r} is none of {', '.join(SPLIT_NAMES)}"
             )
         table[split_column] = table[split_column].map(SPLIT_NAMES)
@@ -231,7 +232,7 @@ def dataset_table(
 
     Raises:
         FileNotFoundError: There is no such dataset.
-        ValueError: A column is missing, a split has an unknown name, or rows have no image.
+        UserError: A column is missing, a split has an unknown name, or rows have no image.
     """
     import datasets
 
@@ -240,20 +241,20 @@ def dataset_table(
     parts, splits = [], []
     for split, part in load_splits(name, config).items():
         if read_splits and split not in SPLIT_NAMES:
-            raise ValueError(
+            raise UserError(
                 f"dataset {name}: split {split!r} is none of {', '.join(SPLIT_NAMES)}; rename it, or split the "
                 "patients anew with --resplit"
             )
         for column in columns:
             if column not in part.column_names:
-                raise ValueError(f"dataset {name} has no column {column!r}; it has {', '.join(part.column_names)}")
+                raise UserError(f"dataset {name} has no column {column!r}; it has {', '.join(part.column_names)}")
         parts.append(part)
         splits += [SPLIT_NAMES.get(split, split)] * len(part)
     table = datasets.concatenate_datasets(parts).cast_column("image", datasets.Image(decode=False))
     absent = np.flatnonzero(table.data.column("image").is_null())
     if len(absent):
         ids = [str(value) for value in table.select(absent)["image_id"]]
-        raise ValueError(
+        raise UserError(
             f"dataset {name}: {len(absent)} of {len(table)} rows have no image: {some(ids)}; leave them out of it"
         )
     return table, np.array(splits)

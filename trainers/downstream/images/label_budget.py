@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from medsyn.errors import UserError
 from trainers.downstream.images.image_set import ImageSet
 
 
@@ -16,10 +17,10 @@ def budget_rows(images: ImageSet, percent: float, seed: int) -> np.ndarray:
     missing, as it would be in truth.
 
     Raises:
-        ValueError: `percent` is not above 0 and at most 100.
+        UserError: `percent` is not above 0 and at most 100.
     """
     if not 0 < percent <= 100:
-        raise ValueError(f"a budget of {percent:g} % is not above 0 and at most 100")
+        raise UserError(f"a budget of {percent:g} % is not above 0 and at most 100")
     rows = images.rows("train")
     if percent == 100:
         return rows

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsyn.errors import UserError
 from trainers.downstream.images.image_set import (
     ImageSet,
     csv_table,
@@ -48,12 +49,12 @@ class LabelledImages(ImageSet):
         """Checks that labels exclude each other.
 
         Raises:
-            ValueError: An image has none of them, several, or one that is uncertain; their number and the first are
+            UserError: An image has none of them, several, or one that is uncertain; their number and the first are
                 told.
         """
         odd = np.flatnonzero((self.targets == 1).sum(axis=1) + 2 * np.isnan(self.targets).any(axis=1) != 1)
         if len(odd):
-            raise ValueError(
+            raise UserError(
                 f"{self.name}: {len(odd)} of {len(self.ids)} images do not have exactly one of the labels "
                 f"{', '.join(self.labels)}: {some([self.ids[row] for row in odd])}; name labels that exclude each "
                 "other with --labels, or leave out --exclusive"
@@ -73,11 +74,11 @@ class LabelledImages(ImageSet):
             `tuple[LabelledImages, dict[str, str]]`: The set with the labels kept, and why each other one is left out.
 
         Raises:
-            ValueError: A name is not one of the labels, or no label is left.
+            UserError: A name is not one of the labels, or no label is left.
         """
         for name in names or ():
             if name not in self.labels:
-                raise ValueError(f"{self.name} has no label {name!r}; it has {', '.join(self.labels)}")
+                raise UserError(f"{self.name} has no label {name!r}; it has {', '.join(self.labels)}")
         kept, left_out = [], {}
         for column, name in enumerate(self.labels):
             if names and name not in names:
@@ -93,7 +94,7 @@ class LabelledImages(ImageSet):
             else:
                 kept.append(column)
         if not kept:
-            raise ValueError(f"{self.name}: no label has {min_positives} positives and negatives in train and in test")
+            raise UserError(f"{self.name}: no label has {min_positives} positives and negatives in train and in test")
         labels = tuple(self.labels[k] for k in kept)
         return replace(self, labels=labels, targets=self.targets[:, kept]), left_out
 
@@ -119,7 +120,7 @@ def images_from_csv(
 
     Raises:
         FileNotFoundError: The CSV, or images that it names and `skip_missing` does not forgive.
-        ValueError: A column is missing, the file is not UTF-8, or what [`LabelledImages`] raises.
+        UserError: A column is missing, the file is not UTF-8, or what [`LabelledImages`] raises.
     """
     path = Path(path)
     table = csv_table(path, (file_column, labels_column, patient_column), None if shares else split_column)
@@ -170,7 +171,7 @@ def images_from_dataset(
 
     Raises:
         FileNotFoundError: There is no such dataset.
-        ValueError: A column is missing, or what [`LabelledImages`] raises.
+        UserError: A column is missing, or what [`LabelledImages`] raises.
     """
     table, splits = dataset_table(name, config, ("image", "image_id", "labels", patient_column), not shares)
     labels = tuple(table.features["labels"])
@@ -201,11 +202,11 @@ def _labelled(
 ) -> LabelledImages:
     """The rows of a source, with those `without` any label treated as `unlabelled`, one of `UNLABELLED`, says."""
     if unlabelled not in UNLABELLED:
-        raise ValueError(f"unlabelled {unlabelled!r} is none of {', '.join(UNLABELLED)}")
+        raise UserError(f"unlabelled {unlabelled!r} is none of {', '.join(UNLABELLED)}")
     odd = tuple(ids[row] for row in np.flatnonzero(without))
     kept, left_out, notes = np.arange(len(ids)), {}, ()
     if odd and unlabelled == "error":
-        raise ValueError(
+        raise UserError(
             f"{name}: {len(odd)} of {len(ids)} images have no label: {some(odd)}; if all are absent there, say "
             "--unlabelled absent, else --unlabelled drop"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
+from medsyn.errors import UserError
 from trainers.downstream.results.rows import MAIN_METRICS
 
 RESULTS = re.compile(
@@ -28,7 +29,7 @@ def eval_results(rows: list[dict], encoder: str) -> list[EvalResult]:
         `list[EvalResult]`
 
     Raises:
-        ValueError: The rows hold nothing of that encoder.
+        UserError: The rows hold nothing of that encoder.
     """
     found = []
     for row in rows:
@@ -55,7 +56,7 @@ def eval_results(rows: list[dict], encoder: str) -> list[EvalResult]:
         )
     if not found:
         known = ", ".join(dict.fromkeys(row["encoder"] for row in rows))
-        raise ValueError(f"no results of encoder {encoder!r}; there are some of {known}")
+        raise UserError(f"no results of encoder {encoder!r}; there are some of {known}")
     return found
 
 

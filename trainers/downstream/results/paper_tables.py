@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from medsyn.errors import UserError, command
+
 METRICS = {"macro_auroc": "AUC", "accuracy": "ACC", "dice_per_image": "Dice", "map_40_75": "mAP"}
 CAPTION = "{task} in percent, a frozen encoder with {budgets} % of the training patients' labels; the mean over seeds."
 ARROWS = (
@@ -35,14 +37,14 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
         without 0), unrounded; and the reference of each encoder that has one.
 
     Raises:
-        ValueError: A number stands twice, as when a folder is given twice; a data set comes with two splits; or an
+        UserError: A number stands twice, as when a folder is given twice; a data set comes with two splits; or an
             encoder is compared with two others.
     """
     mean = rows[(rows["seed"].astype(str) == "mean") & (rows["task"] == task)]
     found, references = {}, {}
     for dataset, some in mean.groupby("dataset", sort=False):
         if some["split_hash"].nunique() > 1:
-            raise ValueError(
+            raise UserError(
                 f"{dataset} comes with the splits {', '.join(some['split_hash'].unique())}: numbers of several test "
                 "splits do not belong in one column"
             )
@@ -51,7 +53,7 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
             part = "value" if row["metric"] == metric else "change"
             cell = found.setdefault((row["encoder"], (dataset, metric, float(row["budget"]))), {})
             if part in cell:
-                raise ValueError(
+                raise UserError(
                     f"{metric} of {row['encoder']} on {dataset} at {row['budget']:g} % stands twice: give each run "
                     "once, and one run of a data set"
                 )
@@ -59,7 +61,7 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
             if part == "change":
                 cell["clear"] = float(row["ci_low"] > 0 or row["ci_high"] < 0)
                 if references.setdefault(row["encoder"], row["reference"]) != row["reference"]:
-                    raise ValueError(
+                    raise UserError(
                         f"{row['encoder']} is compared with {references[row['encoder']]} in one run and with "
                         f"{row['reference']} in another: give every run the same first encoder"
                     )
@@ -151,6 +153,7 @@ def write_tables(rows: pd.DataFrame, folder: str | Path) -> str:
     return text
 
 
+@command("paper_tables")
 def main(argv: list[str] | None = None) -> int:
     """Joins the results of several runs; returns the exit code."""
     arguments = argparse.ArgumentParser(
@@ -161,12 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("folders", nargs="+", help="folders that `medsyn evaluate --out` wrote")
     arguments.add_argument("--out", default="tables", help="folder of tables.{md,tex} (default: %(default)s)")
     args = arguments.parse_args(argv)
-    try:
-        rows = pd.concat([pd.read_parquet(Path(folder) / "results.parquet") for folder in args.folders])
-        print(write_tables(rows, args.out))
-    except (ValueError, OSError) as error:
-        print(f"paper_tables: {error}", file=sys.stderr)
-        return 1
+    rows = pd.concat([pd.read_parquet(Path(folder) / "results.parquet") for folder in args.folders])
+    print(write_tables(rows, args.out))
     return 0
 
 

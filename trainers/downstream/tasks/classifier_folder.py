@@ -11,6 +11,7 @@ from transformers import DonutImageProcessor, TimmWrapperConfig, TimmWrapperForI
 
 from hub_medsyn import MedSynImageProcessor
 from hub_medsyn.checkpoints.export_encoders import PROCESSOR_NAME
+from medsyn.errors import UserError
 from trainers.downstream.encoders import FrozenEncoder
 
 
@@ -36,11 +37,11 @@ def save_classifier(
         exclusive (`bool`, *optional*, defaults to `False`): Whether an image has exactly one of the labels.
 
     Raises:
-        ValueError: The encoder says no architecture, or timm gives that architecture no linear classifier of this
+        UserError: The encoder says no architecture, or timm gives that architecture no linear classifier of this
             width.
     """
     if encoder.architecture is None:
-        raise ValueError(f"encoder {encoder.name} does not say what timm calls it: load it with load_encoder")
+        raise UserError(f"encoder {encoder.name} does not say what timm calls it: load it with load_encoder")
     config = TimmWrapperConfig(
         architecture=encoder.architecture,
         model_args=dict(encoder.arguments) or None,
@@ -52,7 +53,7 @@ def save_classifier(
     model = TimmWrapperForImageClassification(config)
     classifier = model.timm_model.get_classifier()
     if not isinstance(classifier, torch.nn.Linear) or classifier.in_features != len(weight):
-        raise ValueError(
+        raise UserError(
             f"encoder {encoder.name}: {encoder.architecture} has {classifier} for a classifier, not one linear layer "
             f"on {len(weight)} pooled features"
         )
@@ -69,7 +70,7 @@ def save_classifier(
 
 
 def enlarged(processor: MedSynImageProcessor, side: int | None) -> MedSynImageProcessor:
-    """The image processor that shows a film at `side` pixels at once, in place of one that is enlarged afterwards."""
+    """Returns a processor that resizes to `side` pixels at once, in place of one followed by an enlargement."""
     if side is None:
         return processor
     return MedSynImageProcessor(
@@ -85,8 +86,9 @@ def stock_processor(processor: MedSynImageProcessor) -> DonutImageProcessor:
     """The image processor of transformers that comes nearest to ours: longest side to the same size, zero padding to a
     square on both sides, the same centre crop and normalisation.
 
-    Films that need no resize come out equal. A resize is bilinear with antialiasing instead of by area, and a film
-    that is not square is resized twice; films of 16 bits are not spread. See docs/evaluation.md for what that changes.
+    Images that need no resize come out equal. A resize is bilinear with antialiasing instead of by area, and an image
+    that is not square is resized twice; images of 16 bits are not spread. See docs/evaluation.md for what that
+    changes.
     """
     side = processor.size["longest_edge"]
     mean, std = processor.image_mean, processor.image_std

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from hub_medsyn import MedSynDetectionImageProcessor, MedSynForObjectDetection
 from hub_medsyn.metrics.mean_average_precision import mean_average_precision
+from medsyn.errors import UserError
 from trainers.downstream.encoders import FrozenEncoder
 from trainers.downstream.images.annotated_images import AnnotatedImages
 from trainers.downstream.tasks.detection_maps import DetectionSettings, FeatureMaps, new_detector
@@ -45,20 +46,20 @@ def checked_boxes(images: AnnotatedImages, row: int, max_boxes: int = 100) -> np
     """The boxes of a row, `(n, 4)`, cut off at the image's edges if they pass them by no more than a pixel.
 
     Raises:
-        ValueError: A box is outside the image, has no area or is not finite, or there are more than `max_boxes`; the
+        UserError: A box is outside the image, has no area or is not finite, or there are more than `max_boxes`; the
             image is named.
     """
     boxes = np.asarray(images.boxes(row), dtype=np.float32).reshape(-1, 4)
     width, height = images.size(row)
     where = f"{images.name}: image {images.ids[row]} ({width} x {height} pixels)"
     if len(boxes) > max_boxes:
-        raise ValueError(f"{where} has {len(boxes)} boxes, more than max_boxes {max_boxes}: raise it, or mend the row")
+        raise UserError(f"{where} has {len(boxes)} boxes, more than max_boxes {max_boxes}: raise it, or mend the row")
     cut = np.clip(boxes, 0, np.array([width, height] * 2, dtype=np.float32))
     for box, inside in zip(boxes, cut, strict=True):
         if not np.abs(box - inside).max() <= OVERHANG:  # NaN too
-            raise ValueError(f"{where}: box {box.tolist()} is not inside; boxes are x0, y0, x1, y1 in pixels")
+            raise UserError(f"{where}: box {box.tolist()} is not inside; boxes are x0, y0, x1, y1 in pixels")
         if not (inside[2:] > inside[:2]).all():
-            raise ValueError(f"{where}: box {box.tolist()} has no area; boxes are x0, y0, x1, y1 in pixels")
+            raise UserError(f"{where}: box {box.tolist()} has no area; boxes are x0, y0, x1, y1 in pixels")
     return cut
 
 
@@ -93,7 +94,7 @@ def map_scale(model: MedSynForObjectDetection, rows: DetectionRows, batch_size: 
     """The root mean square of each of the encoder's maps over `rows`, `(maps,)`.
 
     Raises:
-        ValueError: A map is zero everywhere.
+        UserError: A map is zero everywhere.
     """
     squares = 0.0
     for batch in DataLoader(rows, batch_size=batch_size, collate_fn=collate):
@@ -104,7 +105,7 @@ def map_scale(model: MedSynForObjectDetection, rows: DetectionRows, batch_size: 
         )
         squares += torch.stack([one.double().square().mean((1, 2, 3)).sum() for one in maps])  # (maps,)
     if not (squares > 0).all():
-        raise ValueError(
+        raise UserError(
             f"the encoder's maps are zero on all of the {len(rows)} training images: nothing to learn from"
         )
     return (squares / len(rows)).sqrt().float()
@@ -152,7 +153,7 @@ class DetectionTrainer(Trainer):
         rows = eval_dataset or self.eval_dataset
         predictions, loss = detect(self.model, rows, self.settings)
         if not np.isfinite(loss):
-            raise ValueError(
+            raise UserError(
                 f"the detector's loss is {loss} after {self.state.epoch:g} epochs: lower learning_rate "
                 f"{self.settings.learning_rate:g}"
             )
@@ -215,13 +216,13 @@ def train_detector(
             calls; by default they are computed here.
 
     Raises:
-        ValueError: A box or an image cannot be used, naming the image; the training rows, the validation or the test
+        UserError: A box or an image cannot be used, naming the image; the training rows, the validation or the test
             split have no box; or the loss is not finite.
     """
     validation, test = images.rows("validation"), images.rows("test")
     for name, some in (("training rows", rows), ("validation split", validation), ("test split", test)):
         if not any(len(checked_boxes(images, row, settings.max_boxes)) for row in some):
-            raise ValueError(
+            raise UserError(
                 f"{images.name}: none of the {len(some)} images of the {name} has a box, and a detector needs one: "
                 "take more of the labels, another draw, or another split"
             )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import TimmWrapperConfig
 
 from hub_medsyn import MedSynDetectionImageProcessor, MedSynForObjectDetection
+from medsyn.errors import UserError
 from trainers.downstream.encoders import FrozenEncoder
 from trainers.downstream.images.annotated_images import AnnotatedImages
 from trainers.downstream.tasks.head_training import check_training
@@ -45,7 +46,7 @@ class DetectionSettings:
         device (`str`, *optional*, defaults to `"cpu"`): `cpu` or `cuda`.
 
     Raises:
-        ValueError: A number is out of its range, or there is no such device.
+        UserError: A number is out of its range, or there is no such device.
     """
 
     image_size: int | None = None
@@ -68,10 +69,10 @@ class DetectionSettings:
         check_training(self)
         for name in ("max_boxes", "encoding_batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
+                raise UserError(f"{name} {getattr(self, name)} is not at least 1")
         for name in ("score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
+                raise UserError(f"{name} {getattr(self, name)} is not between 0 and 1")
 
 
 def new_detector(
@@ -80,10 +81,10 @@ def new_detector(
     """An untrained neck and head on the encoder itself, and the processor that goes with both.
 
     Raises:
-        ValueError: The encoder does not tell its architecture, or has no maps to look at.
+        UserError: The encoder does not tell its architecture, or has no maps to look at.
     """
     if encoder.architecture is None:
-        raise ValueError(f"encoder {encoder.name} does not tell its timm architecture; load it with load_encoder")
+        raise UserError(f"encoder {encoder.name} does not tell its timm architecture; load it with load_encoder")
     processor = MedSynDetectionImageProcessor(
         size=settings.image_size or encoder.processor.output_size,
         resize=settings.resize,
@@ -113,7 +114,7 @@ class FeatureMaps:
         settings ([`DetectionSettings`]): `image_size`, `resize`, `cache`, `encoding_batch_size` and `device` count.
 
     Raises:
-        ValueError: An image cannot be used or has maps that are not finite, and is named; or there is no room for
+        UserError: An image cannot be used or has maps that are not finite, and is named; or there is no room for
             the maps.
     """
 
@@ -135,7 +136,7 @@ class FeatureMaps:
             found = [one.float().cpu().numpy() for one in model.encode_maps(pixels)]  # (batch, channels, h, w) each
             for row, *maps in zip(some, *found, strict=True):
                 if not all(np.isfinite(one).all() for one in maps):
-                    raise ValueError(f"{encoder.name} gives maps that are not finite on image {images.ids[row]}")
+                    raise UserError(f"{encoder.name} gives maps that are not finite on image {images.ids[row]}")
             if self.maps is None:
                 self._check_room(len(rows), sum(one[0].nbytes for one in found), settings.cache)
                 self.maps = [self._empty((len(rows), *one.shape[1:]), settings.cache) for one in found]
@@ -146,7 +147,7 @@ class FeatureMaps:
         memory = cache == "memory"
         room = psutil.virtual_memory().available if memory else shutil.disk_usage(cache).free
         if images * each > room:
-            raise ValueError(
+            raise UserError(
                 f"the maps of {images} images take {images * each / 1e9:.1f} GB, and {room / 1e9:.1f} GB are free "
                 f"{'in memory' if memory else f'in {cache}'}: set cache to a folder with room for them, or to none"
             )
@@ -162,7 +163,7 @@ class FeatureMaps:
         try:
             return self.processor(self.images.open(row), return_tensors="pt")["pixel_values"][0]
         except ValueError as error:
-            raise ValueError(f"{self.images.name}: image {self.images.ids[row]}: {error}") from error
+            raise UserError(f"{self.images.name}: image {self.images.ids[row]}: {error}") from error
 
     def inputs(self, row: int) -> dict[str, Tensor | tuple[Tensor, ...]]:
         """What the detector takes of a row: its `feature_maps`, or its `pixel_values` where none are kept."""

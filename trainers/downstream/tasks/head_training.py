@@ -10,20 +10,22 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
+from medsyn.errors import UserError
+
 
 def check_training(settings) -> None:
     """Checks the `epochs`, `patience`, `batch_size` and `device` of a task's settings.
 
     Raises:
-        ValueError: One of the first three is not positive, the device is neither `cpu` nor `cuda`, or there is no GPU.
+        UserError: One of the first three is not positive, the device is neither `cpu` nor `cuda`, or there is no GPU.
     """
     for name in ("epochs", "patience", "batch_size"):
         if getattr(settings, name) < 1:
-            raise ValueError(f"{name} {getattr(settings, name)} is not at least 1")
+            raise UserError(f"{name} {getattr(settings, name)} is not at least 1")
     if settings.device not in ("cpu", "cuda"):
-        raise ValueError(f"device {settings.device!r} is neither cpu nor cuda")
+        raise UserError(f"device {settings.device!r} is neither cpu nor cuda")
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' is asked for and torch sees no GPU; take cpu")
+        raise UserError("device 'cuda' is asked for and torch sees no GPU; take cpu")
 
 
 def training_arguments(folder: str, settings, seed: int, **more) -> TrainingArguments:
@@ -76,7 +78,7 @@ class LowestLoss(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         loss = metrics["eval_loss"]
         if not math.isfinite(loss):
-            raise ValueError(f"the validation loss is {loss} after epoch {len(self.losses) + 1}; lower learning_rate")
+            raise UserError(f"the validation loss is {loss} after epoch {len(self.losses) + 1}; lower learning_rate")
         if loss < min(self.losses, default=math.inf):
             self.state = self.weights()
         self.losses.append(loss)

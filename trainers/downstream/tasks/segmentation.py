@@ -20,6 +20,7 @@ from hub_medsyn.image_processing_medsyn import to_grey
 from hub_medsyn.inference.grounding import shown_box
 from hub_medsyn.loss_segmentation import mixed_loss
 from hub_medsyn.metrics.dice import dice, mask_counts, official_dice
+from medsyn.errors import UserError
 from trainers.downstream.encoders import FrozenEncoder
 from trainers.downstream.images.annotated_images import AnnotatedImages
 from trainers.downstream.tasks.head_training import EpochOf, LowestLoss, check_training, training_arguments
@@ -39,13 +40,13 @@ class SegmentationSettings:
         batch_size (`int`, *optional*, defaults to 16): MGCA takes 16 for RSNA and 8 for SIIM.
         learning_rate (`float`, *optional*, defaults to 5e-4): Of AdamW, constant.
         weight_decay (`float`, *optional*, defaults to 0.05): Of AdamW, on every parameter of the decoder.
-        augment (`bool`, *optional*, defaults to `True`): Turn every other training film by up to 10 degrees and scale
+        augment (`bool`, *optional*, defaults to `True`): Turn every other training image by up to 10 degrees and scale
             it by up to a tenth, its mask alike.
         decoder_channels (`tuple[int, ...]`, *optional*): For [`build_segmenter`].
         device (`str`, *optional*, defaults to `cpu`): `cpu` or `cuda`.
 
     Raises:
-        ValueError: Epochs, patience or batch size are not positive, or there is no such device.
+        UserError: Epochs, patience or batch size are not positive, or there is no such device.
     """
 
     epochs: int = 50
@@ -87,34 +88,34 @@ def train_segmenter(
 ) -> SegmentationRun:
     """Trains a decoder on the frozen encoder and measures it on the test split.
 
-    Films and masks are decoded once and kept in memory at the network's size, two bytes a pixel (100 kB an image at
-    224 pixels). The encoder's maps are not kept: those of a ResNet-50 take 9 MB an image, and turned films have others
-    every epoch.
+    Images and masks are decoded once and kept in memory at the network's size, two bytes a pixel (100 kB an image at
+    224 pixels). The encoder's maps are not kept: those of a ResNet-50 take 9 MB an image, and turned images have
+    others every epoch.
 
     Args:
         encoder ([`FrozenEncoder`]): Nothing in it changes.
         images ([`AnnotatedImages`]): With masks.
         rows (`np.ndarray`): The training rows, all of them or a budget's.
-        seed (`int`): Of the decoder's first weights, the order of the films, and how they are turned.
+        seed (`int`): Of the decoder's first weights, the order of the images, and how they are turned.
         settings ([`SegmentationSettings`]): The rest.
 
     Returns:
         [`SegmentationRun`]
 
     Raises:
-        ValueError: The set has no masks, or one of another size than its image; no training mask has a pixel inside;
+        UserError: The set has no masks, or one of another size than its image; no training mask has a pixel inside;
             or the loss is not finite.
     """
     if images.mask is None:
-        raise ValueError(f"{images.name} has boxes and no masks: a segmenter needs masks")
-    processor = whole_films(encoder.processor)
-    train = FilmsAndMasks(images, rows, processor, seed if settings.augment else None)
+        raise UserError(f"{images.name} has boxes and no masks: a segmenter needs masks")
+    processor = whole_images(encoder.processor)
+    train = ImagesAndMasks(images, rows, processor, seed if settings.augment else None)
     if not train.masks.any():
-        raise ValueError(
+        raise UserError(
             f"{images.name}: all {len(rows)} training masks are empty (image {images.ids[rows[0]]} is the first), so "
             "there is nothing to learn; take a larger budget, or another finding"
         )
-    validation = FilmsAndMasks(images, images.rows("validation"), processor)
+    validation = ImagesAndMasks(images, images.rows("validation"), processor)
     model = build_segmenter(encoder, seed, settings.decoder_channels)
     best = LowestLoss(lambda: decoder_state(model), settings.patience)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -139,14 +140,14 @@ def train_segmenter(
             callbacks=[best, EpochOf(train)],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(OneBar(f"{encoder.name}, {len(rows)} films, seed {seed}"))
+        trainer.add_callback(OneBar(f"{encoder.name}, {len(rows)} images, seed {seed}"))
         trainer.train()
     model.load_state_dict(best.state, strict=False)
     per_image, metrics = measure(model.eval(), images, processor, settings.batch_size)
     return SegmentationRun(per_image, metrics, model, processor, tuple(best.losses))
 
 
-def whole_films(processor: MedSynImageProcessor) -> MedSynImageProcessor:
+def whole_images(processor: MedSynImageProcessor) -> MedSynImageProcessor:
     """The same image processor without a centre crop: what a crop cuts off could not be segmented."""
     return MedSynImageProcessor(
         size=processor.output_size,
@@ -157,21 +158,21 @@ def whole_films(processor: MedSynImageProcessor) -> MedSynImageProcessor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, processor: MedSynImageProcessor, films: Sequence) -> tuple[Tensor, list[Tensor]]:
-    """What a segmenter says of some films.
+def predict(model: nn.Module, processor: MedSynImageProcessor, images: Sequence) -> tuple[Tensor, list[Tensor]]:
+    """What a segmenter says of some images.
 
     Args:
         model (`smp.Unet` or `smp.DPT`): In eval mode.
         processor ([`MedSynImageProcessor`]): As in [`SegmentationRun`].
-        films (`Sequence`): As the processor takes them.
+        images (`Sequence`): As the processor takes them.
 
     Returns:
-        `tuple[Tensor, list[Tensor]]`: The probability of each pixel of the padded squares `(films, side, side)`, and
-        of each pixel of each film `(height, width)`: the square without its padding, brought to the film's size.
+        `tuple[Tensor, list[Tensor]]`: The probability of each pixel of the padded squares `(images, side, side)`, and
+        of each pixel of each image `(height, width)`: the square without its padding, brought to the image's size.
     """
-    greys = [to_grey(film) for film in films]
-    pixels = processor(greys, return_tensors="pt")["pixel_values"]  # (films, channels, side, side)
-    squares = model(pixels.to(next(model.parameters()).device))[:, 0].sigmoid().float().cpu()  # (films, side, side)
+    greys = [to_grey(image) for image in images]
+    pixels = processor(greys, return_tensors="pt")["pixel_values"]  # (images, channels, side, side)
+    squares = model(pixels.to(next(model.parameters()).device))[:, 0].sigmoid().float().cpu()  # (images, side, side)
     probabilities = []
     for square, grey in zip(squares, greys, strict=True):
         left, top, right, bottom = map(int, shown_box(processor, *grey.shape))
@@ -184,13 +185,13 @@ def measure(
     model: nn.Module, images: AnnotatedImages, processor: MedSynImageProcessor, batch_size: int
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Dice of each test image at its own size, and the metrics of [`SegmentationRun`]."""
-    rows, at_film_size, at_network_size = images.rows("test"), [], []
+    rows, at_image_size, at_network_size = images.rows("test"), [], []
     for start in tqdm(range(0, len(rows), batch_size), desc="measuring Dice", unit="batch", delay=2):
-        read = [read_film(images, row, processor) for row in rows[start : start + batch_size]]
-        squares, probabilities = predict(model, processor, [one.film for one in read])
-        at_film_size.append(mask_counts(probabilities, [one.mask for one in read]))
+        read = [read_masked_image(images, row, processor) for row in rows[start : start + batch_size]]
+        squares, probabilities = predict(model, processor, [one.image for one in read])
+        at_image_size.append(mask_counts(probabilities, [one.mask for one in read]))
         at_network_size.append(mask_counts(squares, [one.square_mask for one in read]))
-    counts, squares = np.concatenate(at_film_size), np.concatenate(at_network_size)  # (n, 3)
+    counts, squares = np.concatenate(at_image_size), np.concatenate(at_network_size)  # (n, 3)
     per_image = dice(counts)
     return per_image, {
         "dice_per_image": float(per_image.mean()),
@@ -200,50 +201,51 @@ def measure(
 
 
 @dataclass(frozen=True)
-class MaskedFilm:
-    """A film and its mask, at their own size and as the network sees them.
+class MaskedImage:
+    """An image and its mask, at their own size and as the network sees them.
 
     Args:
-        film (`np.ndarray` of shape `(height, width)`, uint8): Grey.
+        image (`np.ndarray` of shape `(height, width)`, uint8): Grey.
         mask (`np.ndarray` of shape `(height, width)`, bool): Inside or not.
-        square_film (`np.ndarray` of shape `(side, side)`, uint8): Shrunk and padded.
+        square_image (`np.ndarray` of shape `(side, side)`, uint8): Shrunk and padded.
         square_mask (`np.ndarray` of shape `(side, side)`, bool): Alike; a pixel is inside if half of it is.
     """
 
-    film: np.ndarray
+    image: np.ndarray
     mask: np.ndarray
-    square_film: np.ndarray
+    square_image: np.ndarray
     square_mask: np.ndarray
 
 
-def read_film(images: AnnotatedImages, row: int, processor: MedSynImageProcessor) -> MaskedFilm:
-    """Decodes the film and the mask of a row.
+def read_masked_image(images: AnnotatedImages, row: int, processor: MedSynImageProcessor) -> MaskedImage:
+    """Decodes the radiograph and the mask of a row.
 
     Raises:
-        ValueError: The film cannot be used, or its mask has another size; the film is named.
+        UserError: The radiograph cannot be used, or its mask has another size; the radiograph is named.
     """
     image, mask = images.open(row), images.mask(row)
     try:
-        film = to_grey(image)
-        square = processor.resize_and_pad(film)
+        radiograph = to_grey(image)
+        square = processor.resize_and_pad(radiograph)
     except ValueError as error:
-        raise ValueError(f"{images.name}: image {images.ids[row]}: {error}") from error
-    if mask.shape != film.shape:
-        raise ValueError(
-            f"{images.name}: image {images.ids[row]} has {film.shape[1]} x {film.shape[0]} pixels, its mask "
-            f"{mask.shape[1]} x {mask.shape[0]}; bring the mask to the size of its image"
+        raise UserError(f"{images.name}: image {images.ids[row]}: {error}") from error
+    if mask.shape != radiograph.shape:
+        sizes = [f"{one.shape[1]} x {one.shape[0]}" for one in (radiograph, mask)]
+        raise UserError(
+            f"{images.name}: image {images.ids[row]} has {sizes[0]} pixels, its mask {sizes[1]}; "
+            "bring the mask to the size of its image"
         )
-    return MaskedFilm(film, mask, square, processor.resize_and_pad(mask.astype(np.uint8) * 255) > 127)
+    return MaskedImage(radiograph, mask, square, processor.resize_and_pad(mask.astype(np.uint8) * 255) > 127)
 
 
-class FilmsAndMasks(torch.utils.data.Dataset):
-    """Films and masks as padded squares.
+class ImagesAndMasks(torch.utils.data.Dataset):
+    """Images and masks as padded squares.
 
     Args:
         images ([`AnnotatedImages`]): Where they come from.
         rows (`np.ndarray`): Which of them.
         processor ([`MedSynImageProcessor`]): Without a crop.
-        seed (`int`, *optional*): Turns and scales films; how is a function of it, the `epoch` and the row alone. By
+        seed (`int`, *optional*): Turns and scales images; how is a function of it, the `epoch` and the row alone. By
             default they stay as they are.
     """
 
@@ -252,32 +254,32 @@ class FilmsAndMasks(torch.utils.data.Dataset):
     ):
         side = processor.output_size
         self.rows, self.processor, self.seed, self.epoch = rows, processor, seed, 0
-        self.films = np.empty((len(rows), side, side), dtype=np.uint8)
+        self.images = np.empty((len(rows), side, side), dtype=np.uint8)
         self.masks = np.empty((len(rows), side, side), dtype=bool)
         for place, row in enumerate(tqdm(rows, desc=f"reading {images.name}", unit="image", delay=2)):
-            read = read_film(images, row, processor)
-            self.films[place], self.masks[place] = read.square_film, read.square_mask
+            read = read_masked_image(images, row, processor)
+            self.images[place], self.masks[place] = read.square_image, read.square_mask
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        film, mask = self.films[place], self.masks[place]
+        image, mask = self.images[place], self.masks[place]
         if self.seed is not None:
-            film, mask = turned(film, mask, np.random.default_rng([self.seed, self.epoch, int(self.rows[place])]))
-        return film, mask
+            image, mask = turned(image, mask, np.random.default_rng([self.seed, self.epoch, int(self.rows[place])]))
+        return image, mask
 
     def batch(self, items: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
         """`pixel_values` `(batch, channels, side, side)` and `masks` `(batch, side, side)`, both float32."""
-        films, masks = map(np.stack, zip(*items, strict=True))  # (batch, side, side)
-        pixels = self.processor.normalize_squares(films)
+        images, masks = map(np.stack, zip(*items, strict=True))  # (batch, side, side)
+        pixels = self.processor.normalize_squares(images)
         return {"pixel_values": torch.from_numpy(pixels), "masks": torch.from_numpy(masks).float()}
 
 
-def turned(film: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Half of the films turned about their middle and scaled, black where nothing was; their masks alike."""
+def turned(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Half of the images turned about their middle and scaled, black where nothing was; their masks alike."""
     if rng.random() >= SHARE:
-        return film, mask
+        return image, mask
     angle, scale = rng.uniform(-TURN, TURN), 1 + rng.uniform(-ZOOM, ZOOM)
     moved = [
         v2.functional.affine(
@@ -286,10 +288,10 @@ def turned(film: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tupl
             translate=[0, 0],
             scale=scale,
             shear=[0.0, 0.0],
-            interpolation=v2.InterpolationMode.BILINEAR,  # of films; masks take the nearest pixel
+            interpolation=v2.InterpolationMode.BILINEAR,  # of images; masks take the nearest pixel
             fill=0,
         )
-        for kind, pixels in ((tv_tensors.Image, film), (tv_tensors.Mask, mask.astype(np.uint8)))
+        for kind, pixels in ((tv_tensors.Image, image), (tv_tensors.Mask, mask.astype(np.uint8)))
     ]
     return moved[0][0].numpy(), moved[1][0].numpy().astype(bool)
 

@@ -6,6 +6,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from medsyn.errors import UserError
 from trainers.downstream.encoders import FrozenEncoder
 
 DPT_PATCHES = (4, 8, 16, 32)
@@ -34,10 +35,10 @@ def build_segmenter(
         `smp.Unet` or `smp.DPT`: `(batch, channels, side, side)` to log-odds `(batch, 1, side, side)`.
 
     Raises:
-        ValueError: The architecture is not known, or segmentation-models-pytorch cannot build on it.
+        UserError: The architecture is not known, or segmentation-models-pytorch cannot build on it.
     """
     if encoder.architecture is None:
-        raise ValueError(f"encoder {encoder.name} has no architecture: load it with load_encoder, or name timm's")
+        raise UserError(f"encoder {encoder.name} has no architecture: load it with load_encoder, or name timm's")
     arguments = dict(encoder.arguments)
     settings = {
         "encoder_name": f"tu-{encoder.architecture}",
@@ -47,7 +48,7 @@ def build_segmenter(
     }
     plain = len({stage["reduction"] for stage in encoder.model.feature_info}) == 1
     if decoder_channels and len(decoder_channels) != (4 if plain else 5):
-        raise ValueError(
+        raise UserError(
             f"encoder {encoder.name}: decoder_channels {' '.join(map(str, decoder_channels))} are "
             f"{len(decoder_channels)} widths, and {'DPT, which a ViT gets,' if plain else 'a U-Net'} has "
             f"{4 if plain else 5} of them"
@@ -68,7 +69,7 @@ def build_segmenter(
         try:
             model = (smp.DPT if plain else smp.Unet)(**settings, **arguments)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"encoder {encoder.name}: segmentation-models-pytorch cannot build on {encoder.architecture} ({error})"
             ) from error
     model.encoder.model.load_state_dict(_renamed(encoder, model.encoder.model))
@@ -85,12 +86,12 @@ def decoder_state(model: nn.Module) -> dict[str, Tensor]:
 def _check_dpt(encoder: FrozenEncoder) -> None:
     patch = encoder.model.feature_info[0]["reduction"]
     if patch not in DPT_PATCHES:
-        raise ValueError(
+        raise UserError(
             f"encoder {encoder.name}: DPT cannot bring patches of {patch} pixels to the image's size; it takes "
             f"patches of {', '.join(map(str, DPT_PATCHES))}"
         )
     if "depth" in encoder.arguments:
-        raise ValueError(
+        raise UserError(
             f"encoder {encoder.name}: segmentation-models-pytorch cannot make {encoder.architecture} with another "
             f"number of blocks than its own (depth={encoder.arguments['depth']})"
         )
@@ -102,7 +103,7 @@ def _renamed(encoder: FrozenEncoder, target: nn.Module) -> dict[str, Tensor]:
     state = {name: own.get(name.replace(".", "_")) for name in target.state_dict()}
     absent = [name for name, value in state.items() if value is None]
     if absent:
-        raise ValueError(
+        raise UserError(
             f"encoder {encoder.name} has no {absent[0]}, which {encoder.architecture} with "
             f"{encoder.arguments or 'no arguments'} has: its architecture is another one"
         )

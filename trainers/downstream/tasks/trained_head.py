@@ -18,7 +18,7 @@ from trainers.downstream.images.labelled_images import LabelledImages
 from trainers.downstream.tasks.head_training import EpochOf, LowestLoss, check_training, training_arguments
 from trainers.downstream.tasks.logistic_head import NEVER
 
-MARGIN = 256 / 224  # films are this much larger than the crop that training takes of them
+MARGIN = 256 / 224  # images are this much larger than the crop that training takes of them
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class HeadSettings:
         batch_size (`int`, *optional*, defaults to 48): The last, smaller batch of an epoch is trained on too.
         learning_rate (`float`, *optional*, defaults to 5e-4): Of AdamW, constant.
         weight_decay (`float`, *optional*, defaults to 1e-6): Of AdamW.
-        augment (`bool`, *optional*, defaults to `False`): Encode training films anew in every epoch, each a random
-            crop of the film made 256 / 224 as large; otherwise features are computed once.
+        augment (`bool`, *optional*, defaults to `False`): Encode training images anew in every epoch, each a random
+            crop of the image made 256 / 224 as large; otherwise features are computed once.
         device (`str`, *optional*, defaults to `cpu`): `cpu` or `cuda`.
 
     Raises:
@@ -97,7 +97,7 @@ def train_head(
         features (`np.ndarray` of shape `(n, features)`): Of all images, from
             [`~trainers.downstream.encoders.cached_features`].
         rows (`np.ndarray`): The training rows, all of them or a budget's.
-        seed (`int`): Of the head's first weights, the order of the films and their crops.
+        seed (`int`): Of the head's first weights, the order of the images and their crops.
         settings ([`HeadSettings`]): The rest.
         exclusive (`bool`, *optional*, defaults to `False`): Each image has exactly one of the labels.
 
@@ -143,7 +143,7 @@ def train_head(
     ]
     weight = best.state["weight"].cpu().numpy().T.astype(np.float64)  # (features, labels)
     bias = best.state["bias"].cpu().numpy().astype(np.float64)
-    weight[:, constant] = 0  # else they would rank films by the first, random weights
+    weight[:, constant] = 0  # else they would rank images by the first, random weights
     if exclusive:
         bias[constant] = NEVER
     return TrainedHead(weight, bias, tuple(constant), tuple(best.losses))
@@ -183,7 +183,7 @@ class Rows(torch.utils.data.Dataset):
 
 
 class Crops(Rows):
-    """Random crops of films; which is a function of the seed, the `epoch` and the row alone."""
+    """Random crops of images; which is a function of the seed, the `epoch` and the row alone."""
 
     def __init__(self, encoder: FrozenEncoder, images: LabelledImages, rows: np.ndarray, targets: Tensor, seed: int):
         self.images, self.rows, self.targets, self.seed, self.epoch = images, rows, targets, seed, 0

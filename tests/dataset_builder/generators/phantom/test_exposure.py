@@ -1,4 +1,4 @@
-"""The developed film: repeatable, fitted without findings, and looking the way a chest film does."""
+"""The developed image: repeatable, fitted without findings, and looking the way a chest radiograph does."""
 
 import json
 
@@ -19,7 +19,7 @@ SIZE = 128
 
 
 @pytest.fixture(scope="module")
-def films():
+def images():
     atlas = load_atlas()
     out = []
     for seed in SEEDS:
@@ -30,36 +30,36 @@ def films():
     return out
 
 
-def test_film_repeats_by_seed_and_differs_between_seeds(films):
-    for seed, (patient, q, look, film) in zip(SEEDS, films, strict=True):
-        assert film.shape == (SIZE, SIZE) and film.dtype == np.uint8
-        assert np.array_equal(film, fit_exposure(q, seed, patient.pose).develop(q))
-        assert not np.array_equal(film, fit_exposure(q, seed + 1, patient.pose).develop(q))
-        assert not np.array_equal(film, look.develop(q, noise=False))
+def test_image_repeats_by_seed_and_differs_between_seeds(images):
+    for seed, (patient, q, look, image) in zip(SEEDS, images, strict=True):
+        assert image.shape == (SIZE, SIZE) and image.dtype == np.uint8
+        assert np.array_equal(image, fit_exposure(q, seed, patient.pose).develop(q))
+        assert not np.array_equal(image, fit_exposure(q, seed + 1, patient.pose).develop(q))
+        assert not np.array_equal(image, look.develop(q, noise=False))
 
 
-def test_lungs_are_darker_than_heart_and_abdomen(films):
-    for seed, (patient, _, _, film) in zip(SEEDS, films, strict=True):
+def test_lungs_are_darker_than_heart_and_abdomen(images):
+    for seed, (patient, _, _, image) in zip(SEEDS, images, strict=True):
         lungs, heart, liver = patient.project([patient.atlas.share(name) for name in ("lung_", "heart", "liver")])
         inner = torch.zeros(SIZE, SIZE, dtype=torch.bool)
         inner[10:-10, 10:-10] = True  # inside of edges and marks
-        grey = [np.median(film[(part & inner).numpy()]) for part in ((lungs > 120), (heart > 60), (liver > 100))]
+        grey = [np.median(image[(part & inner).numpy()]) for part in ((lungs > 120), (heart > 60), (liver > 100))]
         assert grey[0] + 25 < grey[1], (seed, grey)
         assert grey[0] + 40 < grey[2], (seed, grey)
 
 
-def test_patients_left_is_on_the_viewers_right(films):
-    for patient, _, _, film in films:
+def test_patients_left_is_on_the_viewers_right(images):
+    for patient, _, _, image in images:
         apex, carina = patient.to_image([patient.atlas.landmarks["heart_apex"], patient.atlas.landmarks["carina"]])
         assert apex[0] > carina[0] + 0.08 * SIZE
         # below the carina the heart makes the viewer's right of the midline brighter than its left
         row, middle, reach = int(apex[1]) - 6, int(carina[0]), int(0.16 * SIZE)
-        assert film[row, middle : middle + reach].mean() > film[row, middle - reach : middle].mean()
+        assert image[row, middle : middle + reach].mean() > image[row, middle - reach : middle].mean()
 
 
-def test_stomach_gas_lies_on_the_viewers_right(films):
+def test_stomach_gas_lies_on_the_viewers_right(images):
     seen = 0
-    for patient, _, _, _ in films:
+    for patient, _, _, _ in images:
         gas = (patient.hu < -500) & (patient.atlas.volume > -100)
         if gas.any():
             seen += 1
@@ -68,21 +68,21 @@ def test_stomach_gas_lies_on_the_viewers_right(films):
     assert seen
 
 
-def test_a_finding_changes_the_film_where_it_lies(films):
-    for patient, q, look, film in films:
+def test_a_finding_changes_the_image_where_it_lies(images):
+    for patient, q, look, image in images:
         x, y = patient.to_image([patient.atlas.landmarks["hilum_right"]])[0].astype(int)
         opacity = torch.zeros(SIZE, SIZE)
         opacity[y : y + 12, x - 16 : x - 4] = 0.5
-        change = look.develop(q + opacity).astype(int) - film
+        change = look.develop(q + opacity).astype(int) - image
         inside = opacity.numpy() > 0
         far = blur(opacity, 6).numpy() < 1e-3
         assert change[inside].mean() > 15
         assert np.abs(change[far]).mean() < 2.5
 
 
-def test_grey_levels_follow_real_films(films):
-    mean = np.mean([np.quantile(film, [0.25, 0.5, 0.75, 0.95]) for *_, film in films], axis=0)
-    assert np.abs(mean - [85, 136, 176, 211]).max() < 40  # of 120 NIH films
+def test_grey_levels_follow_real_images(images):
+    mean = np.mean([np.quantile(image, [0.25, 0.5, 0.75, 0.95]) for *_, image in images], axis=0)
+    assert np.abs(mean - [85, 136, 176, 211]).max() < 40  # of 120 NIH images
 
 
 def test_blur_keeps_flat_images_flat_and_spreads_points():
@@ -118,7 +118,7 @@ def test_marks_never_reach_the_middle():
         assert np.array_equal(marked[60:180, 30:170], grey[60:180, 30:170])
 
 
-def test_grey_table_is_numbers_of_nih_films():
+def test_grey_table_is_numbers_of_nih_images():
     table = json.loads(GREYS_FILE.read_text())
     assert "NIH" in table["source"] and table["films"] > 400
     assert len(table["mean"]) == build_greys.KNOTS and np.all(np.diff(table["mean"]) > 0)
@@ -132,8 +132,8 @@ def test_grey_table_can_be_made_again(tmp_path):
         image = np.clip(rng.normal(120 + 8 * index, 40, size=(300, 300)), 26, 251)
         Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"{index}.png")
         lines.append(f"{index}.png,PA")
-    (tmp_path / "films.csv").write_text("\n".join(lines))
-    argv = ["--csv", str(tmp_path / "films.csv"), "--out", str(tmp_path / "greys.json")]
+    (tmp_path / "images.csv").write_text("\n".join(lines))
+    argv = ["--csv", str(tmp_path / "images.csv"), "--out", str(tmp_path / "greys.json")]
     assert build_greys.main(argv) == 0
     table = json.loads((tmp_path / "greys.json").read_text())
     assert table["variance_explained"] > 0.9

@@ -1,4 +1,4 @@
-"""Findings on the film: where they lie, how large they are, how well their masks fit, and what they leave alone."""
+"""Findings on the image: where they lie, how large they are, how well their masks fit, and what they leave alone."""
 
 import numpy as np
 import pytest
@@ -50,8 +50,8 @@ def test_masks_fit_the_change_of_attenuation(generator, kind, severity, least):
 @pytest.mark.parametrize("kind", SIDED)
 def test_left_findings_lie_on_the_viewers_right(generator, kind):
     for side in ("left", "right"):
-        film = generator.render([Finding(kind, side=side, severity="severe")], seed=5)
-        ((finding, mask),) = film.masks
+        image = generator.render([Finding(kind, side=side, severity="severe")], seed=5)
+        ((finding, mask),) = image.masks
         centre = np.nonzero(mask)[1].mean() / mask.shape[1]
         assert finding.side == side
         assert centre > 0.5 if side == "left" else centre < 0.5
@@ -63,8 +63,8 @@ def test_masks_grow_with_severity(generator, kind):
     for severity in SEVERITIES:
         patient = Patient(generator.atlas, 3, image_size=128)
         if kind == "cardiomegaly":
-            film = generator.render([Finding(kind, severity=severity)], seed=3)
-            areas.append(film.masks[0][1].sum())
+            image = generator.render([Finding(kind, severity=severity)], seed=3)
+            areas.append(image.masks[0][1].sum())
             continue
         drawings, _ = plan([Finding(kind, side="right", severity=severity)], 3)
         layer = draw_layer(drawings[0], drawings[0].extent, patient, patient.hu)
@@ -76,13 +76,13 @@ def test_zones_stack_from_top_to_bottom(generator):
     for kind in ("consolidation", "nodule"):
         rows = []
         for zone in ("upper", "middle", "lower"):
-            film = generator.render([Finding(kind, side="right", zone=zone, severity="severe")], seed=8)
-            rows.append(np.nonzero(film.masks[0][1])[0].mean())
+            image = generator.render([Finding(kind, side="right", zone=zone, severity="severe")], seed=8)
+            rows.append(np.nonzero(image.masks[0][1])[0].mean())
         assert rows[0] < rows[1] < rows[2], kind
 
 
 @pytest.mark.parametrize("kind", SIDED)
-def test_a_finding_changes_the_film_near_its_mask_only(generator, kind):
+def test_a_finding_changes_the_image_near_its_mask_only(generator, kind):
     for seed in (1, 2):
         with_finding, without = generator.counterfactual([Finding(kind, severity="moderate")], seed)
         change = np.abs(with_finding.image.astype(int) - without.image.astype(int))
@@ -93,9 +93,9 @@ def test_a_finding_changes_the_film_near_its_mask_only(generator, kind):
 
 
 def test_bilateral_findings_have_a_mask_and_a_box_on_each_side(generator):
-    film = generator.render([Finding("pleural effusion", side="bilateral", severity="moderate")], seed=2)
-    assert sorted(finding.side for finding, _ in film.masks) == ["left", "right"]
-    assert [finding.side for finding, _ in film.boxes] == [finding.side for finding, _ in film.masks]
+    image = generator.render([Finding("pleural effusion", side="bilateral", severity="moderate")], seed=2)
+    assert sorted(finding.side for finding, _ in image.masks) == ["left", "right"]
+    assert [finding.side for finding, _ in image.boxes] == [finding.side for finding, _ in image.masks]
 
 
 def test_boxes_hold_the_mask_above_the_diaphragm(generator):
@@ -103,10 +103,10 @@ def test_boxes_hold_the_mask_above_the_diaphragm(generator):
         Finding("pleural effusion", side="right", severity="moderate"),
         Finding("mass", side="left", zone="upper"),
     ]
-    film = generator.render(scene, seed=4)
-    masks = dict(film.masks)
-    assert len(film.boxes) == 2
-    for finding, (x0, y0, x1, y1) in film.boxes:
+    image = generator.render(scene, seed=4)
+    masks = dict(image.masks)
+    assert len(image.boxes) == 2
+    for finding, (x0, y0, x1, y1) in image.boxes:
         rows, columns = np.nonzero(masks[finding])
         assert 0 <= x0 < x1 <= 128 and 0 <= y0 < y1 <= 128
         assert y0 == rows.min()
@@ -117,7 +117,7 @@ def test_boxes_hold_the_mask_above_the_diaphragm(generator):
 
 
 @pytest.mark.parametrize("view", ["PA", "AP"])
-def test_cardiomegaly_is_the_ratio_on_the_film(generator, monkeypatch, view):
+def test_cardiomegaly_is_the_ratio_on_the_image(generator, monkeypatch, view):
     patients = []
     original = Patient.__init__
 
@@ -127,24 +127,24 @@ def test_cardiomegaly_is_the_ratio_on_the_film(generator, monkeypatch, view):
 
     monkeypatch.setattr(Patient, "__init__", remember)
     for seed, severity in ((1, None), (2, None), (1, "mild"), (2, "mild"), (1, "severe"), (2, "severe")):
-        film = generator.render([Finding("cardiomegaly", severity=severity)] if severity else [], seed, view)
+        image = generator.render([Finding("cardiomegaly", severity=severity)] if severity else [], seed, view)
         patient = patients[-1]
         heart, lungs = patient.project([generator.atlas.share("heart"), generator.atlas.share("lung_")]).numpy()
         ratio = cardiothoracic_ratio(heart_depth(heart, patient.pose.field), lungs)
         assert (ratio > ENLARGED[view]) == bool(severity), (seed, severity, ratio)
-        assert film.labels["Cardiomegaly"] == (1 if severity else None)
-        assert film.labels["Enlarged Cardiomediastinum"] == (1 if severity else None)
+        assert image.labels["Cardiomegaly"] == (1 if severity else None)
+        assert image.labels["Enlarged Cardiomediastinum"] == (1 if severity else None)
 
 
-def test_nodules_are_round_on_the_film(generator):
+def test_nodules_are_round_on_the_image(generator):
     for seed in range(3):
-        film = generator.render([Finding("mass", zone="middle", severity="moderate")], seed)
-        x0, y0, x1, y1 = film.boxes[0][1]
+        image = generator.render([Finding("mass", zone="middle", severity="moderate")], seed)
+        x0, y0, x1, y1 = image.boxes[0][1]
         assert 0.7 < (x1 - x0) / (y1 - y0) < 1.45, seed
 
 
 @pytest.mark.parametrize("kind", DEVICES)
-def test_devices_add_to_the_film_and_set_the_label(kind):
+def test_devices_add_to_the_image_and_set_the_label(kind):
     generator = PhantomGenerator(image_size=256)  # thin lines need the pixels
     seen = 0
     for seed in range(3):
@@ -153,10 +153,10 @@ def test_devices_add_to_the_film_and_set_the_label(kind):
         layer = draw_layer(drawing, drawing.extent, patient, patient.hu)
         assert layer.nepers.min() >= 0 and layer.mask.any()
         assert (layer.nepers.numpy() > 0)[layer.mask].all()
-        film = generator.render([Finding(kind)], seed)
-        seen += bool(film.masks)
-        assert film.labels["Support Devices"] == (1 if film.masks else None)
-        assert film.labels["No Finding"] == 1
+        image = generator.render([Finding(kind)], seed)
+        seen += bool(image.masks)
+        assert image.labels["Support Devices"] == (1 if image.masks else None)
+        assert image.labels["No Finding"] == 1
     assert seen >= 2
 
 
@@ -174,10 +174,10 @@ def test_the_endotracheal_tube_ends_above_the_carina(generator):
 def test_every_kind_is_drawn_or_occult():
     generator = PhantomGenerator(image_size=64)
     for kind in KINDS:
-        film = generator.render([Finding(kind, severity="moderate")], seed=1)
-        asked = {finding.kind for finding, _ in film.masks} | {finding.kind for finding in film.occult}
+        image = generator.render([Finding(kind, severity="moderate")], seed=1)
+        asked = {finding.kind for finding, _ in image.masks} | {finding.kind for finding in image.occult}
         assert asked == ({kind} if kind != "emphysema" else set())
-        assert (kind in ORDER) or film.occult
+        assert (kind in ORDER) or image.occult
 
 
 def test_emphysema_darkens_the_lungs(generator):

@@ -26,8 +26,8 @@ def generator():
     return PhantomGenerator(image_size=128)
 
 
-def digest(film) -> str:
-    parts = [film.image, *(mask for _, mask in film.masks), np.array([box for _, box in film.boxes])]
+def digest(image) -> str:
+    parts = [image.image, *(mask for _, mask in image.masks), np.array([box for _, box in image.boxes])]
     return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
@@ -40,27 +40,27 @@ def record(**fields) -> ReportRecord:
     return ReportRecord(study_id="s1", subject_id="p1", **{"impression": "", **fields})
 
 
-def test_a_film_has_its_size_view_and_labels(generator):
-    film = generator.render(SCENE, seed=7, view="AP")
-    assert film.image.shape == (128, 128) and film.image.dtype == np.uint8
-    assert film.view == "AP"
-    assert tuple(film.labels) == CHEXPERT_LABELS
-    assert {finding.kind for finding, _ in film.masks} == {"pleural effusion", "consolidation", "pacemaker"}
-    assert all(mask.shape == (128, 128) and mask.dtype == bool for _, mask in film.masks)
-    present = {name for name, value in film.labels.items() if value == 1}
+def test_an_image_has_its_size_view_and_labels(generator):
+    image = generator.render(SCENE, seed=7, view="AP")
+    assert image.image.shape == (128, 128) and image.image.dtype == np.uint8
+    assert image.view == "AP"
+    assert tuple(image.labels) == CHEXPERT_LABELS
+    assert {finding.kind for finding, _ in image.masks} == {"pleural effusion", "consolidation", "pacemaker"}
+    assert all(mask.shape == (128, 128) and mask.dtype == bool for _, mask in image.masks)
+    present = {name for name, value in image.labels.items() if value == 1}
     assert present == {"Pleural Effusion", "Consolidation", "Lung Opacity", "Support Devices"}
-    assert film.labels["Pneumothorax"] == 0 and film.labels["No Finding"] == 0 and film.labels["Edema"] is None
-    assert film.image.std() > 20
+    assert image.labels["Pneumothorax"] == 0 and image.labels["No Finding"] == 0 and image.labels["Edema"] is None
+    assert image.image.std() > 20
 
 
-def test_films_do_not_depend_on_order_instance_or_what_came_before(generator):
+def test_images_do_not_depend_on_order_instance_or_what_came_before(generator):
     first = digest(generator.render(SCENE, seed=7))
     generator.render([Finding("edema")], seed=8)
     assert digest(PhantomGenerator(image_size=128).render(SCENE[::-1], seed=7)) == first
     assert digest(generator.render(SCENE, seed=9)) != first
 
 
-def test_films_are_bit_equal_in_another_process(generator):
+def test_images_are_bit_equal_in_another_process(generator):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(digest_elsewhere, (7,)) == digest(generator.render(SCENE, seed=7))
 
@@ -82,9 +82,11 @@ def test_rendering_changes_no_global_state(generator):
 
 def test_absent_findings_draw_nothing(generator):
     absent = [Finding("pleural effusion", side="left", certainty=0), Finding("cardiomegaly", certainty=0)]
-    film, normal = generator.render(absent, seed=3), generator.render([], seed=3)
-    assert (film.image == normal.image).all() and not film.masks and not film.occult
-    assert film.labels["Pleural Effusion"] == 0 and film.labels["Cardiomegaly"] == 0 and film.labels["No Finding"] == 1
+    image, normal = generator.render(absent, seed=3), generator.render([], seed=3)
+    assert (image.image == normal.image).all() and not image.masks and not image.occult
+    assert (
+        image.labels["Pleural Effusion"] == 0 and image.labels["Cardiomegaly"] == 0 and image.labels["No Finding"] == 1
+    )
     assert normal.labels["No Finding"] == 1 and normal.labels["Pleural Effusion"] is None
 
 
@@ -96,25 +98,25 @@ def test_uncertain_findings_are_drawn_mild_and_labelled_uncertain(generator):
     assert doubtful.labels["No Finding"] is None
 
 
-def test_counterfactuals_share_patient_pose_and_film(generator):
-    film, without = generator.counterfactual(SCENE, seed=5)
-    assert digest(film) == digest(generator.render(SCENE, seed=5))
+def test_counterfactuals_share_patient_pose_and_image(generator):
+    image, without = generator.counterfactual(SCENE, seed=5)
+    assert digest(image) == digest(generator.render(SCENE, seed=5))
     assert (without.image == generator.render([], seed=5).image).all()
-    assert film.view == without.view and without.labels["No Finding"] == 1 and without.labels["Pneumothorax"] == 0
-    unchanged = (film.image == without.image).mean()
+    assert image.view == without.view and without.labels["No Finding"] == 1 and without.labels["Pneumothorax"] == 0
+    unchanged = (image.image == without.image).mean()
     assert 0.05 < unchanged < 0.95
 
 
 def test_what_cannot_be_seen_is_occult_and_unlabelled(generator, monkeypatch):
     scene = [Finding("nodule", side="left", severity="mild"), Finding("fracture"), Finding("opacity", side="right")]
     monkeypatch.setattr(module, "VISIBLE", 300.0)
-    film = generator.render(scene, seed=3)
-    assert film.occult == scene and not film.masks and not film.boxes
-    assert film.labels == dict.fromkeys(CHEXPERT_LABELS)  # neither present, nor a film without findings
+    image = generator.render(scene, seed=3)
+    assert image.occult == scene and not image.masks and not image.boxes
+    assert image.labels == dict.fromkeys(CHEXPERT_LABELS)  # neither present, nor an image without findings
     monkeypatch.setattr(module, "VISIBLE", 0.0)
-    film = generator.render(scene, seed=3)
-    assert film.occult == [Finding("fracture")] and len(film.masks) == 2
-    assert film.labels["Lung Lesion"] == 1 and film.labels["Fracture"] is None
+    image = generator.render(scene, seed=3)
+    assert image.occult == [Finding("fracture")] and len(image.masks) == 2
+    assert image.labels["Lung Lesion"] == 1 and image.labels["Fracture"] is None
 
 
 def test_a_hidden_finding_is_enlarged_within_its_severity(generator, monkeypatch):
@@ -149,27 +151,27 @@ def test_equal_conditions_are_equal_scenes_and_views(generator):
 def test_records_without_a_scene_are_read(generator):
     text = "Large left pleural effusion. No pneumothorax."
     assert "pleural effusion" in generator.condition(record(impression=text))
-    (film,) = generator([record(impression=text, view="PA")], [4])
-    assert film.view == "PA" and film.labels["Pleural Effusion"] == 1 and film.labels["Pneumothorax"] == 0
-    assert film.masks[0][0].side == "left"
-    films = generator([record(scene=()), record(scene=SCENE)], [4, 5])
-    assert [len(film.masks) for film in films] == [0, 3]
-    assert digest(films[1]) == digest(generator.render(SCENE, 5))
+    (image,) = generator([record(impression=text, view="PA")], [4])
+    assert image.view == "PA" and image.labels["Pleural Effusion"] == 1 and image.labels["Pneumothorax"] == 0
+    assert image.masks[0][0].side == "left"
+    images = generator([record(scene=()), record(scene=SCENE)], [4, 5])
+    assert [len(image.masks) for image in images] == [0, 3]
+    assert digest(images[1]) == digest(generator.render(SCENE, 5))
 
 
 def test_settings_are_json_and_name_the_atlas(generator):
     settings = generator.settings()
     assert json.loads(json.dumps(settings)) == settings
     assert settings["image_size"] == 128 and len(settings["atlas"]) == 64 and settings["renderer"] >= 1
-    assert settings["labels"] >= 2  # films of version 1 bear labels of what others cover
+    assert settings["labels"] >= 2  # images of version 1 bear labels of what others cover
     assert PhantomGenerator(image_size=64).settings() != settings
     assert generator.name == "phantom" and generator.batch_size == 1
 
 
-def test_large_films_have_more_detail():
-    film = PhantomGenerator(image_size=512).render(SCENE[:1], seed=2)
-    assert film.image.shape == (512, 512) and film.masks[0][1].shape == (512, 512)
-    assert max(film.boxes[0][1]) <= 512 and film.labels["Pleural Effusion"] == 1
+def test_large_images_have_more_detail():
+    image = PhantomGenerator(image_size=512).render(SCENE[:1], seed=2)
+    assert image.image.shape == (512, 512) and image.masks[0][1].shape == (512, 512)
+    assert max(image.boxes[0][1]) <= 512 and image.labels["Pleural Effusion"] == 1
 
 
 @pytest.mark.parametrize("image_size", [63, 2049, 128.0, "128", True])

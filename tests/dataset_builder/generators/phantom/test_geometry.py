@@ -80,8 +80,8 @@ def test_line_integral_of_a_block_is_its_depth(atlas):
 
 
 @pytest.mark.parametrize("view, sid", [("PA", 1830.0), ("AP", 1100.0)])
-def test_cone_beam_magnifies_what_lies_far_from_the_film(atlas, view, sid):
-    """A thin sheet at depth y is magnified by (SID - mid-body) / (SID - its distance from the film)."""
+def test_cone_beam_magnifies_what_lies_far_from_the_image(atlas, view, sid):
+    """A thin sheet at depth y is magnified by (SID - mid-body) / (SID - its distance from the image)."""
     x0, z0 = image_centre(atlas)
     pose = replace(STRAIGHT, view=view, sid=sid)
     grid = sampling_grid(atlas, pose, STILL, 256)
@@ -91,7 +91,7 @@ def test_cone_beam_magnifies_what_lies_far_from_the_film(atlas, view, sid):
         points = to_image([[x0 - 60, atlas.y[slab], z0], [x0 + 60, atlas.y[slab], z0]], atlas, grid)
         seen = (points[1, 0] - points[0, 0]) * pose.field / 256
         assert abs(seen / 120 - float(expected)) < 0.004
-    # the heart lies in front: larger on the AP film
+    # the heart lies in front: larger on the AP image
     assert grid.shape == (48, 256, 256, 2)
 
 

@@ -1,4 +1,4 @@
-"""Findings that others cover: what the finished film does not show has no mask, box or label."""
+"""Findings that others cover: what the finished image does not show has no mask, box or label."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ def generator():
     return PhantomGenerator(image_size=128)
 
 
-def kinds(film) -> list[str]:
-    return [finding.kind for finding, _ in film.masks]
+def kinds(image) -> list[str]:
+    return [finding.kind for finding, _ in image.masks]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -35,26 +35,26 @@ def test_what_an_effusion_covers_is_occult(generator, seed):
 
 def test_the_covered_side_alone_is_dropped(generator):
     collapse = Finding("atelectasis", side="bilateral", zone="lower", severity="mild")
-    film = generator.render([collapse, FLUID], 0)
-    assert [(finding.kind, finding.side) for finding, _ in film.masks] == [
+    image = generator.render([collapse, FLUID], 0)
+    assert [(finding.kind, finding.side) for finding, _ in image.masks] == [
         ("atelectasis", "left"),
         ("pleural effusion", "right"),
     ]
-    assert not film.occult and film.labels["Atelectasis"] == 1
+    assert not image.occult and image.labels["Atelectasis"] == 1
 
 
 def test_findings_that_overlap_and_show_stay(generator):
     mass = Finding("mass", side="left", zone="lower", severity="severe")
     scene = [mass, Finding("pleural effusion", side="left", severity="mild"), Finding("pacemaker", side="left")]
-    film = generator.render(scene, 2)
-    assert set(kinds(film)) == {"mass", "pleural effusion", "pacemaker"} and not film.occult
+    image = generator.render(scene, 2)
+    assert set(kinds(image)) == {"mass", "pleural effusion", "pacemaker"} and not image.occult
 
 
 def test_of_two_that_cover_each_other_one_is_seen(generator):
     dense = [Finding(kind, side="left", zone="lower", severity="severe") for kind in ("consolidation", "pneumonia")]
-    film = generator.render([*dense, Finding("opacity", side="left", zone="lower", severity="severe")], 4)
-    assert 1 <= len(film.masks) and len(film.masks) + len(film.occult) == 3
-    assert film.labels["Lung Opacity"] == 1
+    image = generator.render([*dense, Finding("opacity", side="left", zone="lower", severity="severe")], 4)
+    assert 1 <= len(image.masks) and len(image.masks) + len(image.occult) == 3
+    assert image.labels["Lung Opacity"] == 1
 
 
 def test_attenuation_without_a_finding_is_that_of_the_scene_without_it(generator, monkeypatch):

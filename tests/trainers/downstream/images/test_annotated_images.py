@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.trainers.downstream.films import (
+from tests.trainers.downstream.image_tables import (
     SIZES,
-    film_table,
+    image_table,
     square_of,
     write_annotated_csv,
     write_annotated_dataset,
@@ -40,7 +40,7 @@ def change(path, row, column, value):
 def test_a_csv_gives_boxes_in_pixels_and_masks(csv):
     images = annotated_from_csv(csv, annotated_column="looked")
     assert images.counts() == SIZES and images.finding is None and images.left_out == {}
-    for row, labels in enumerate(film_table()["labels"]):
+    for row, labels in enumerate(image_table()["labels"]):
         assert {tuple(box) for box in images.boxes(row)} == {square_of(label) for label in labels}
         assert images.boxes(row).dtype == np.float32 and images.boxes(row).shape == (len(labels), 4)
         mask = images.mask(row)
@@ -51,7 +51,7 @@ def test_a_csv_gives_boxes_in_pixels_and_masks(csv):
 
 
 def test_a_dataset_gives_the_same_and_leaves_out_whom_nobody_looked_at(csv, dataset):
-    images, table = annotated_from_dataset(dataset), film_table().set_index("name")
+    images, table = annotated_from_dataset(dataset), image_table().set_index("name")
     assert images.counts() == {split: count - 3 for split, count in SIZES.items()}
     assert len(images.left_out["not annotated"]) == 9 and "train000" in images.left_out["not annotated"]
     assert images.told() == [
@@ -69,10 +69,10 @@ def _png(csv, name):
 
 
 def test_nobody_looked_is_not_nothing_found(csv, dataset):
-    labels = film_table()["labels"]
+    labels = image_table()["labels"]
     unsure = annotated_from_csv(csv, mask_column=None)  # without a word on who was looked at
     assert len(unsure.ids) == sum(map(bool, labels))
-    assert unsure.left_out["not annotated"][0] == f"images/{film_table()['name'][labels.map(len) == 0].iloc[0]}.png"
+    assert unsure.left_out["not annotated"][0] == f"images/{image_table()['name'][labels.map(len) == 0].iloc[0]}.png"
     negative = annotated_from_csv(csv, mask_column=None, unannotated="negative")
     assert len(negative.ids) == len(labels)
     without = sum(not one for one in labels)
@@ -82,13 +82,13 @@ def test_nobody_looked_is_not_nothing_found(csv, dataset):
 
 
 def test_findings_are_chosen_and_others_are_negatives(csv, dataset):
-    labels = film_table()["labels"]
+    labels = image_table()["labels"]
     images = annotated_from_csv(csv, findings=["Edema"], annotated_column="looked", mask_column=None)
     assert images.finding == "Edema" and images.mask is None and len(images.ids) == len(labels)
     assert [len(images.boxes(row)) for row in range(len(labels))] == ["Edema" in one for one in labels]
     chosen = annotated_from_dataset(dataset, ["Edema"])
     rows = {name: row for row, name in enumerate(chosen.ids)}
-    for name, one in zip(film_table()["name"], labels, strict=True):
+    for name, one in zip(image_table()["name"], labels, strict=True):
         if name in rows:
             assert chosen.mask(rows[name]).sum() == 144 * ("Edema" in one)
             assert len(chosen.boxes(rows[name])) == ("Edema" in one)

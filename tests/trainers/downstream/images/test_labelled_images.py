@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.trainers.downstream.films import SIZES, film_table, write_csv, write_dataset
+from tests.trainers.downstream.image_tables import SIZES, image_table, write_csv, write_dataset
 from trainers.downstream.images.label_budget import budget_rows
 from trainers.downstream.images.labelled_images import images_from_csv, images_from_dataset
 
@@ -18,7 +18,7 @@ def change(path, row, column, value):
 def test_csv_and_dataset_give_the_same_images_labels_and_splits(tmp_path):
     from_csv = images_from_csv(write_csv(tmp_path / "csv"))
     from_dataset = images_from_dataset(str(write_dataset(tmp_path / "dataset")))
-    table = film_table()
+    table = image_table()
     expected = np.array([[label in labels for label in ("Cardiomegaly", "Edema")] for labels in table["labels"]])
     place = {name: row for row, name in enumerate(from_dataset.ids)}
     order = [place[name] for name in table["name"]]
@@ -101,7 +101,7 @@ def test_labels_with_few_cases_are_left_out_and_named(tmp_path):
         images.with_labels(min_positives=50)
 
 
-def test_a_dataset_whose_rows_lack_something_is_named_and_films_beside_it_are_read(tmp_path):
+def test_a_dataset_whose_rows_lack_something_is_named_and_images_beside_it_are_read(tmp_path):
     folder = write_dataset(tmp_path / "dataset")
     whole = images_from_dataset(str(folder))
 
@@ -109,8 +109,8 @@ def test_a_dataset_whose_rows_lack_something_is_named_and_films_beside_it_are_re
     kept = path.read_bytes()
     table = pq.read_table(path)
     cells = table["image"].to_pylist()
-    (tmp_path / "film.png").write_bytes(cells[3]["bytes"])
-    cells[3] = {"bytes": None, "path": str(tmp_path / "film.png")}
+    (tmp_path / "image.png").write_bytes(cells[3]["bytes"])
+    cells[3] = {"bytes": None, "path": str(tmp_path / "image.png")}
     column = table.column_names.index("image")
     pq.write_table(table.set_column(column, "image", pa.array(cells, table["image"].type)), path)
     again = images_from_dataset(str(folder))
@@ -167,7 +167,7 @@ def test_a_budget_takes_whole_patients_in_proportion(tmp_path):
 
 
 def test_images_that_name_no_label_are_counted_left_out_or_refused(tmp_path):
-    table = film_table()
+    table = image_table()
     without = [f"images/{name}.png" for name in table["name"][table["labels"].map(len) == 0]]
     path, folder = write_csv(tmp_path / "csv"), str(write_dataset(tmp_path / "dataset"))
     absent = images_from_csv(path)
@@ -225,7 +225,7 @@ def test_an_image_in_two_splits_is_refused_though_its_patients_differ(tmp_path):
 
 def test_a_set_without_leaks_tells_of_none(tmp_path):
     images = images_from_csv(write_csv(tmp_path), allow_leaks=True)
-    assert not any(images.leaks().values()) and images.told() == images_from_csv(tmp_path / "films.csv").told()
+    assert not any(images.leaks().values()) and images.told() == images_from_csv(tmp_path / "images.csv").told()
 
 
 def test_patients_are_split_anew_though_a_split_is_empty(tmp_path):

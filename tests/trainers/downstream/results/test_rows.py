@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from hub_medsyn.metrics.macro_auroc import patient_draws
-from tests.trainers.downstream.films import write_csv
+from tests.trainers.downstream.image_tables import write_csv
 from trainers.downstream.images.labelled_images import images_from_csv
 from trainers.downstream.results.paper_tables import cells, latex_table, main, markdown_table
 from trainers.downstream.results.rows import (
@@ -19,7 +19,7 @@ from trainers.downstream.results.rows import (
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return images_from_csv(write_csv(tmp_path_factory.mktemp("films")))
+    return images_from_csv(write_csv(tmp_path_factory.mktemp("images")))
 
 
 def runs_of(images, shift, metric="dice_per_image", budgets=(10, 100)):
@@ -54,7 +54,7 @@ def test_rows_of_any_metric_are_tidy_and_paired(images):
     assert difference["ci_high"] - difference["ci_low"] < 0.5 * width  # what is hard is so for both
     assert mean.loc["dice_dataset", "a"][["ci_low", "ci_high"]].isna().all()  # no resamples, no interval
     assert pd.isna(mean.loc["dice_dataset_difference", "b"]["p_value"])
-    assert "Dice per image on the 30 test images of films" in results_table(measured_rows(images, "s", runs))
+    assert "Dice per image on the 30 test images of images" in results_table(measured_rows(images, "s", runs))
 
 
 def test_p_values_are_uniform_where_nothing_differs_and_small_where_it_does():
@@ -85,22 +85,22 @@ def test_the_papers_layout_has_changes_from_unrounded_values(images, tmp_path, c
     write_results(tmp_path / "two", others, "", {})
     assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "tables")]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("| encoder | films (Dice) 100 % | other_set (Dice) 10 % | other_set (Dice) 100 % |")
+    assert told.startswith("| encoder | images (Dice) 100 % | other_set (Dice) 10 % | other_set (Dice) 100 % |")
     assert "the change from a, from unrounded values" in told
     frame = pd.concat([pd.read_parquet(tmp_path / name / "results.parquet") for name in ("one", "two")])
     table, references = cells(frame, "segmentation")
     dice = "dice_per_image"
     assert references == {"b": "a"}
-    for column in (("films", dice, 100.0), ("other_set", dice, 10.0), ("other_set", dice, 100.0)):
+    for column in (("images", dice, 100.0), ("other_set", dice, 10.0), ("other_set", dice, 100.0)):
         value, change = table[(*column, "value")], table[(*column, "change")]
         assert change["b"] == pytest.approx(value["b"] - value["a"], abs=1e-15) and np.isnan(change["a"])
-    assert table["films", dice, 100.0, "clear"]["b"] in (0, 1)
+    assert table["images", dice, 100.0, "clear"]["b"] in (0, 1)
     assert table["other_set", dice, 10.0, "clear"]["b"] == 1
     worse = 100 * table["other_set", dice, 10.0, "change"]["b"]
     assert f"{100 * table['other_set', dice, 10.0, 'value']['b']:.1f} ↓{-worse:.1f}*" in told
     latex = (tmp_path / "tables" / "tables.tex").read_text()
     assert latex == latex_table(frame, "segmentation") + "\n" and markdown_table(frame, "segmentation") in told
-    assert r" & \multicolumn{1}{c}{films (Dice)} & \multicolumn{2}{c}{other\_set (Dice)} \\" in latex
+    assert r" & \multicolumn{1}{c}{images (Dice)} & \multicolumn{2}{c}{other\_set (Dice)} \\" in latex
     assert rf"$\downarrow${-worse:.1f}* " in latex and latex.count("&") == 4 * 3 - 1  # four lines, two data set spans
     assert main([str(tmp_path / "one"), str(tmp_path / "one"), "--out", str(tmp_path / "x")]) == 1
     assert "stands twice" in capsys.readouterr().err
@@ -125,10 +125,10 @@ def test_variants_are_compared_with_their_own_method_and_data_sets_keep_their_me
         run.metrics["macro_auroc"] = 0.99
     rows += [row | {"dataset": "covidx"} for row in measured_rows(images, "classification", exclusive)]
     told = markdown_table(pd.DataFrame(rows), "classification")
-    assert told.startswith("| encoder | films (AUC) 100 % | covidx (ACC) 100 % |")  # one table, as the paper's first
+    assert told.startswith("| encoder | images (AUC) 100 % | covidx (ACC) 100 % |")  # one table, as the paper's first
     assert "| GLoRIA(SD) | 70.0 ↓10.0* | 60.0 ↓10.0* |" in told and "| GLoRIA | 80.0 ↑30.0* | 70.0 ↑30.0* |" in told
     assert "the change from Random of GLoRIA; from GLoRIA of GLoRIA(SD), from unrounded" in told
-    table = results_table([row for row in rows if row["dataset"] == "films"])
+    table = results_table([row for row in rows if row["dataset"] == "images"])
     assert "| *GLoRIA less GLoRIA(SD)* | +.100 [+.100, +.100] |" in table
 
 
@@ -139,7 +139,7 @@ def test_runs_that_do_not_belong_in_one_table_are_refused(images):
     two = pd.DataFrame(
         measured_rows(images, "segmentation", runs_named(images, "dice_per_image", {"c": 0.5, "b": 0.4}))
     )
-    with pytest.raises(ValueError, match="films comes with the splits .*, 123: numbers of several test splits"):
+    with pytest.raises(ValueError, match="images comes with the splits .*, 123: numbers of several test splits"):
         markdown_table(pd.concat([one, two.assign(split_hash="123")]), "segmentation")
     with pytest.raises(ValueError, match="b is compared with a in one run and with c in another"):
         markdown_table(pd.concat([one, two.assign(dataset="other")]), "segmentation")

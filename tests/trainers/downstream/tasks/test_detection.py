@@ -31,25 +31,25 @@ SMALL = DetectionSettings(neck_width=16, batch_size=8, epochs=2, learning_rate=5
 
 
 def planted_squares(train=64, validation=16, test=24, seed=0) -> AnnotatedImages:
-    """Films of 80 to 120 by 60 to 100 pixels of noise; on four of five a bright rectangle, a patient each."""
+    """Images of 80 to 120 by 60 to 100 pixels of noise; on four of five a bright rectangle, a patient each."""
     rng = np.random.default_rng(seed)
     files, boxes, splits = [], [], []
     for split, number in (("train", train), ("validation", validation), ("test", test)):
         for _ in range(number):
             width, height = int(rng.integers(80, 120)), int(rng.integers(60, 100))
-            film = rng.integers(0, 90, (height, width)).astype(np.uint8)
+            image = rng.integers(0, 90, (height, width)).astype(np.uint8)
             box = []
             if rng.random() < 0.8:
                 w, h = rng.integers(18, 30, 2)
                 x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
-                film[y : y + h, x : x + w] += 140
+                image[y : y + h, x : x + w] += 140
                 box = [x, y, x + w, y + h]
             file = io.BytesIO()
-            Image.fromarray(film).save(file, "PNG")
+            Image.fromarray(image).save(file, "PNG")
             files.append(file.getvalue())
             boxes.append(np.float32(box).reshape(-1, 4))
             splits.append(split)
-    ids = [f"film{number}" for number in range(len(files))]
+    ids = [f"image{number}" for number in range(len(files))]
     return AnnotatedImages(
         "planted", ids, lambda row: files[row], np.array(ids), np.array(splits), boxes=lambda row: boxes[row]
     )

@@ -1,4 +1,4 @@
-"""A decoder on a frozen encoder: it learns, the encoder stays, masks move with films, Dice is at the film's size."""
+"""A decoder on a frozen encoder: it learns, the encoder stays, masks move with images, Dice is at the image's size."""
 
 import io
 from dataclasses import replace
@@ -18,13 +18,13 @@ from tests.trainers.downstream.tasks.test_segmentation_models import small_chann
 from trainers.downstream.images.annotated_images import AnnotatedImages
 from trainers.downstream.tasks.head_training import LowestLoss
 from trainers.downstream.tasks.segmentation import (
-    FilmsAndMasks,
+    ImagesAndMasks,
     SegmentationSettings,
     measure,
     predict,
     train_segmenter,
     turned,
-    whole_films,
+    whole_images,
 )
 from trainers.downstream.tasks.segmentation_models import build_segmenter, decoder_state
 
@@ -42,7 +42,7 @@ def disc(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def discs(seed: int = 0, empty: tuple[int, ...] = ()) -> AnnotatedImages:
-    """Bright discs in noise, on films of several shapes; those of the rows `empty` have none."""
+    """Bright discs in noise, on images of several shapes; those of the rows `empty` have none."""
     rng = np.random.default_rng(seed)
     splits = np.repeat(list(SIZES), list(SIZES.values()))
     files, masks = [], []
@@ -55,7 +55,7 @@ def discs(seed: int = 0, empty: tuple[int, ...] = ()) -> AnnotatedImages:
         files.append(file.getvalue())
     return AnnotatedImages(
         name="discs",
-        ids=[f"film{row}" for row in range(len(splits))],
+        ids=[f"image{row}" for row in range(len(splits))],
         encoded=lambda row: files[row],
         patients=np.array([f"{split}-{row}" for row, split in enumerate(splits)]),
         splits=splits,
@@ -65,7 +65,7 @@ def discs(seed: int = 0, empty: tuple[int, ...] = ()) -> AnnotatedImages:
 
 @pytest.fixture(scope="module")
 def images():
-    return discs(empty=(5, 40))  # one film of training and one of the test split without a finding
+    return discs(empty=(5, 40))  # one image of training and one of the test split without a finding
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +102,17 @@ def test_smp_reads_the_trained_model_back(run, images, tmp_path):
     run.model.save_pretrained(tmp_path)
     run.processor.save_pretrained(tmp_path)
     model, processor = smp.from_pretrained(tmp_path).eval(), MedSynImageProcessor.from_pretrained(tmp_path)
-    films = [images.open(row) for row in images.rows("test")]
-    pixels = processor(films, return_tensors="pt")["pixel_values"]
+    radiographs = [images.open(row) for row in images.rows("test")]
+    pixels = processor(radiographs, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         assert torch.equal(model(pixels), run.model(pixels))
-    _, probabilities = predict(model, processor, films)
+    _, probabilities = predict(model, processor, radiographs)
     np.testing.assert_array_equal(
         dice(mask_counts(probabilities, [images.mask(row) for row in images.rows("test")])), run.dice
     )
 
 
-def test_the_numbers_are_of_the_films_at_their_own_size(run, images):
+def test_the_numbers_are_of_the_images_at_their_own_size(run, images):
     rows = images.rows("test")
     _, probabilities = predict(run.model, run.processor, [images.open(row) for row in rows])
     both = predicted = true = 0
@@ -125,8 +125,8 @@ def test_the_numbers_are_of_the_films_at_their_own_size(run, images):
     assert run.metrics["dice_per_image"] == pytest.approx(run.dice.mean())
     assert run.metrics["dice_dataset"] == pytest.approx(2 * both / (predicted + true))
     assert run.dice[rows == 40][0] in (0, 1)
-    # The official number: at the network's size, the last 4 of the 12 films weighing as much as the first 8.
-    held = FilmsAndMasks(images, rows, run.processor)
+    # The official number: at the network's size, the last 4 of the 12 images weighing as much as the first 8.
+    held = ImagesAndMasks(images, rows, run.processor)
     with torch.no_grad():
         squares = run.model(held.batch([held[place] for place in range(12)])["pixel_values"])[:, 0] > 0
     per_image = dice(mask_counts(squares, held.masks))
@@ -152,7 +152,7 @@ def test_the_decoder_of_the_lowest_validation_loss_comes_back(encoder, images):
     trained = train_segmenter(encoder, images, images.rows("train"), 0, wild)
     losses = trained.validation_losses
     assert np.argmin(losses) < len(losses) - 1  # else this would show nothing
-    held = FilmsAndMasks(images, images.rows("validation"), trained.processor)
+    held = ImagesAndMasks(images, images.rows("validation"), trained.processor)
     batch = held.batch([held[place] for place in range(len(held))])
     with torch.no_grad():
         loss = mixed_loss(trained.model(batch["pixel_values"])[:, 0], batch["masks"])
@@ -170,7 +170,7 @@ def test_a_vit_is_decoded_too(images):
 @pytest.mark.parametrize("shape", [(40, 60), (60, 25), (32, 32), (20, 20), (101, 64)])
 def test_a_mask_finds_its_way_into_the_square_and_back(shape):
     mask = disc(*shape, np.random.default_rng(2))
-    film = Image.fromarray(mask.astype(np.uint8) * 255)
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
 
     class Grey(nn.Module):  # a segmenter whose probability is the grey value
         def __init__(self):
@@ -180,51 +180,60 @@ def test_a_mask_finds_its_way_into_the_square_and_back(shape):
         def forward(self, pixel_values):
             return self.scale * torch.logit(pixel_values[:, :1] / 2 + 0.5, eps=1e-6)
 
-    squares, probabilities = predict(Grey(), MedSynImageProcessor(size=32), [film])
+    squares, probabilities = predict(Grey(), MedSynImageProcessor(size=32), [image])
     assert squares.shape == (1, 32, 32) and probabilities[0].shape == shape
     drawn = probabilities[0].numpy() > 0.5
     assert dice(mask_counts([drawn], [mask]))[0] > 0.94
-    for axis in (0, 1):  # less than half a pixel of the film away, which is at most half of one of the network
+    for axis in (0, 1):  # less than half a pixel of the image away, which is at most half of one of the network
         assert abs(np.nonzero(drawn)[axis].mean() - np.nonzero(mask)[axis].mean()) < 0.5
 
 
-def test_nothing_of_a_film_is_cropped():
-    processor = whole_films(MedSynImageProcessor(size=48, crop_size=32, image_mean=0.4, image_std=0.3, num_channels=1))
+def test_nothing_of_an_image_is_cropped():
+    processor = whole_images(
+        MedSynImageProcessor(size=48, crop_size=32, image_mean=0.4, image_std=0.3, num_channels=1)
+    )
     assert processor.crop_size is None and processor.output_size == 32
     expected = MedSynImageProcessor(size=32, image_mean=0.4, image_std=0.3, num_channels=1)
     assert processor.to_dict() == expected.to_dict()
 
 
-def test_films_are_turned_by_seed_epoch_and_row_and_masks_with_them(images):
+def test_images_are_turned_by_seed_epoch_and_row_and_masks_with_them(images):
     processor = MedSynImageProcessor(size=32)
     rows = images.rows("train")
-    films, fewer = FilmsAndMasks(images, rows, processor, seed=7), FilmsAndMasks(images, rows[4:], processor, seed=7)
-    assert all((films[place + 4][0] == fewer[place][0]).all() for place in range(8))  # whatever else is in the budget
-    first = [films[place][0] for place in range(8)]
-    films.epoch = 1
-    assert any((films[place][0] != first[place]).any() for place in range(8))
-    still = FilmsAndMasks(images, rows, processor)
-    assert (still[0][0] == still.films[0]).all()
+    radiographs, fewer = (
+        ImagesAndMasks(images, rows, processor, seed=7),
+        ImagesAndMasks(images, rows[4:], processor, seed=7),
+    )
+    assert all(
+        (radiographs[place + 4][0] == fewer[place][0]).all() for place in range(8)
+    )  # whatever else is in the budget
+    first = [radiographs[place][0] for place in range(8)]
+    radiographs.epoch = 1
+    assert any((radiographs[place][0] != first[place]).any() for place in range(8))
+    still = ImagesAndMasks(images, rows, processor)
+    assert (still[0][0] == still.images[0]).all()
 
     mask = disc(64, 64, np.random.default_rng(1)) & (np.mgrid[:64, :64][0] > 24)  # not round: turning shows
-    film = mask.astype(np.uint8) * 255
+    image = mask.astype(np.uint8) * 255
     moved = 0
     for seed in range(200):
-        new_film, new_mask = turned(film, mask, np.random.default_rng(seed))
-        assert new_mask.dtype == bool and new_film.dtype == np.uint8
-        assert dice(mask_counts([new_film > 127], [new_mask]))[0] > 0.97
-        moved += (new_film != film).any()
+        new_image, new_mask = turned(image, mask, np.random.default_rng(seed))
+        assert new_mask.dtype == bool and new_image.dtype == np.uint8
+        assert dice(mask_counts([new_image > 127], [new_mask]))[0] > 0.97
+        moved += (new_image != image).any()
     assert 80 <= moved <= 120
 
 
-def test_each_epoch_turns_its_films_anew(encoder, images, monkeypatch):
-    seen, turn = [], FilmsAndMasks.__getitem__
+def test_each_epoch_turns_its_images_anew(encoder, images, monkeypatch):
+    seen, turn = [], ImagesAndMasks.__getitem__
     monkeypatch.setattr(
-        FilmsAndMasks, "__getitem__", lambda films, place: seen.append((films.seed, films.epoch)) or turn(films, place)
+        ImagesAndMasks,
+        "__getitem__",
+        lambda radiographs, place: seen.append((radiographs.seed, radiographs.epoch)) or turn(radiographs, place),
     )
     train_segmenter(encoder, images, images.rows("train")[:8], 5, replace(QUICK, epochs=3, batch_size=4, augment=True))
     assert [epoch for seed, epoch in seen if seed == 5] == [0] * 8 + [1] * 8 + [2] * 8
-    assert [seed for seed, _ in seen].count(None) == 3 * 8  # films of the validation split are never turned
+    assert [seed for seed, _ in seen].count(None) == 3 * 8  # radiographs of the validation split are never turned
 
 
 def test_the_best_decoder_is_kept_and_patience_ends():
@@ -242,15 +251,15 @@ def test_the_best_decoder_is_kept_and_patience_ends():
 
 def test_what_cannot_be_trained_on_is_named(encoder, images):
     rows = images.rows("train")
-    with pytest.raises(ValueError, match="all 1 training masks are empty .image film5"):
+    with pytest.raises(ValueError, match="all 1 training masks are empty .image image5"):
         train_segmenter(encoder, images, rows[5:6], 0, QUICK)
     cut = replace(images, mask=lambda row: images.mask(row)[:-1] if row == 3 else images.mask(row))
-    with pytest.raises(ValueError, match="discs: image film3 has 36 x 48 pixels, its mask 36 x 47"):
+    with pytest.raises(ValueError, match="discs: image image3 has 36 x 48 pixels, its mask 36 x 47"):
         train_segmenter(encoder, cut, rows, 0, QUICK)
     line = io.BytesIO()
     Image.new("L", (40, 1)).save(line, "PNG")
     thin = replace(images, encoded=lambda row: line.getvalue() if row == 2 else images.encoded(row))
-    with pytest.raises(ValueError, match="discs: image film2: an image of 1 x 40 pixels"):
+    with pytest.raises(ValueError, match="discs: image image2: an image of 1 x 40 pixels"):
         train_segmenter(encoder, thin, rows, 0, QUICK)
     with pytest.raises(ValueError, match="discs has boxes and no masks"):
         train_segmenter(encoder, replace(images, mask=None), rows, 0, QUICK)
@@ -259,5 +268,5 @@ def test_what_cannot_be_trained_on_is_named(encoder, images):
 def test_a_training_shows_one_bar_and_no_numbers(encoder, images, capfd):
     train_segmenter(encoder, images, images.rows("train")[:8], 5, replace(QUICK, epochs=1))
     out, err = capfd.readouterr()
-    assert "resnet, 8 films, seed 5: 100%" in err
+    assert "resnet, 8 images, seed 5: 100%" in err
     assert out == "" and "loss" not in err

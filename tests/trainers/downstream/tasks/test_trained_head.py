@@ -13,8 +13,8 @@ from transformers import pipeline
 from hub_medsyn import MedSynImageProcessor
 from hub_medsyn.metrics.macro_auroc import macro_auroc
 from tests.fixtures.tiny_models import tiny_vision_config
-from tests.trainers.downstream.films import write_csv
 from tests.trainers.downstream.frozen import assert_unchanged
+from tests.trainers.downstream.image_tables import write_csv
 from trainers.downstream.encoders import FrozenEncoder, load_encoder, pooled_features
 from trainers.downstream.images.labelled_images import LabelledImages, images_from_csv
 from trainers.downstream.tasks.classifier_folder import save_classifier, stock_processor
@@ -24,7 +24,7 @@ from trainers.downstream.tasks.trained_head import Crops, HeadSettings, train_he
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return images_from_csv(write_csv(tmp_path_factory.mktemp("films")))
+    return images_from_csv(write_csv(tmp_path_factory.mktemp("images")))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_crops_depend_on_seed_epoch_and_row_alone(images, encoder):
 
 @pytest.fixture(scope="module")
 def folder(images, encoder, tmp_path_factory):
-    """A classifier of the logistic head, and what that head says of the test films."""
+    """A classifier of the logistic head, and what that head says of the test images."""
     features, train, validation = pooled_features(encoder, images), images.rows("train"), images.rows("validation")
     head = fit_head(features[train], images.targets[train], features[validation], images.targets[validation])
     folder = tmp_path_factory.mktemp("classifier")
@@ -191,11 +191,11 @@ def test_the_pipeline_says_what_the_probe_says(images, encoder, folder):
 
 @pytest.mark.slow
 def test_it_works_where_nothing_of_ours_is_installed(images, folder, tmp_path):
-    images.open(int(images.rows("test")[0])).convert("RGB").save(tmp_path / "film.png")
+    images.open(int(images.rows("test")[0])).convert("RGB").save(tmp_path / "image.png")
     code = (
         "import sys; from transformers import pipeline\n"
         f"classify = pipeline('image-classification', model={str(folder[0])!r}, device='cpu')\n"
-        "said = classify('film.png')\n"
+        "said = classify('image.png')\n"
         "assert not any(name.split('.')[0] in ('hub_medsyn', 'trainers') for name in sys.modules)\n"
         "print({entry['label']: entry['score'] for entry in said})"
     )
@@ -212,9 +212,9 @@ def test_the_stock_image_processor_comes_near(size, crop):
     rng = np.random.default_rng(0)
     for shape, limit in (((64, 64), 1e-6), ((160, 160), 0.05), ((128, 200), 0.12)):
         small = Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8))
-        film = small.resize(shape[::-1], Image.Resampling.BICUBIC)
-        one = ours(film, return_tensors="pt")["pixel_values"]
-        other = stock(film.convert("RGB"), return_tensors="pt")["pixel_values"]
+        image = small.resize(shape[::-1], Image.Resampling.BICUBIC)
+        one = ours(image, return_tensors="pt")["pixel_values"]
+        other = stock(image.convert("RGB"), return_tensors="pt")["pixel_values"]
         assert one.shape == other.shape
         assert (one - other).abs().mean() < limit, shape
 

@@ -15,7 +15,7 @@ CORNERS = {"Edema": (2, 2), "Cardiomegaly": (18, 18)}
 SIZES = {"train": 60, "validation": 20, "test": 30}
 
 
-def film(labels: set[str], seed: int, contrast: int = 120) -> bytes:
+def draw_image(labels: set[str], seed: int, contrast: int = 120) -> bytes:
     """A 32-pixel grey PNG."""
     pixels = np.random.default_rng(seed).integers(0, 100, (32, 32), dtype=np.uint8)
     for label in labels:
@@ -26,7 +26,7 @@ def film(labels: set[str], seed: int, contrast: int = 120) -> bytes:
     return file.getvalue()
 
 
-def film_table(seed: int = 0) -> pd.DataFrame:
+def image_table(seed: int = 0) -> pd.DataFrame:
     """One row an image: two images a patient, labels at random, `Edema` rarer than `Cardiomegaly`."""
     rng, rows = np.random.default_rng(seed), []
     for split, number in SIZES.items():
@@ -39,11 +39,11 @@ def film_table(seed: int = 0) -> pd.DataFrame:
 
 
 def write_csv(folder: Path, split_names=("train", "valid", "test")) -> Path:
-    """`films.csv` with its images under `images/`."""
+    """`images.csv` with its images under `images/`."""
     (folder / "images").mkdir(parents=True)
-    table = film_table()
+    table = image_table()
     for index, row in table.iterrows():
-        (folder / "images" / f"{row['name']}.png").write_bytes(film(row["labels"], index))
+        (folder / "images" / f"{row['name']}.png").write_bytes(draw_image(row["labels"], index))
     pd.DataFrame(
         {
             "file": "images/" + table["name"] + ".png",
@@ -51,8 +51,8 @@ def write_csv(folder: Path, split_names=("train", "valid", "test")) -> Path:
             "patient_id": table["patient"],
             "labels": table["labels"].map(lambda labels: "|".join(sorted(labels))),
         }
-    ).to_csv(folder / "films.csv", index=False)
-    return folder / "films.csv"
+    ).to_csv(folder / "images.csv", index=False)
+    return folder / "images.csv"
 
 
 def write_dataset(folder: Path, uncertain: int = 0) -> Path:
@@ -69,21 +69,21 @@ def write_dataset(folder: Path, uncertain: int = 0) -> Path:
             "labels": {name: datasets.Value("int8") for name in names},
         }
     )
-    table = film_table()
+    table = image_table()
     (folder / "data").mkdir(parents=True)
     for split, part in table.groupby("split"):
         rows = []
         for place, (index, row) in enumerate(part.iterrows()):
             labels = {name: 1 if name in row["labels"] else None for name in names}
             labels |= {"Edema": -1} if place < uncertain else {}
-            image = {"bytes": film(row["labels"], index), "path": None}
+            image = {"bytes": draw_image(row["labels"], index), "path": None}
             rows.append({"image": image, "image_id": row["name"], "subject_id": row["patient"], "labels": labels})
         datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "data" / f"{split}-0.parquet")
     return folder
 
 
 def square_of(label: str) -> tuple[int, int, int, int]:
-    """The box `x0, y0, x1, y1` of a label's square in [`film`]."""
+    """The box `x0, y0, x1, y1` of a label's square in [`image`]."""
     row, column = CORNERS[label]
     return column, row, column + 12, row + 12
 
@@ -104,7 +104,7 @@ def write_annotated_csv(folder: Path, unannotated: int = 0) -> Path:
 
     `looked` is filled where somebody did, and `boxes` is empty, not `[]`, where nothing is to be found.
     """
-    path, table = write_csv(folder), film_table()
+    path, table = write_csv(folder), image_table()
     (folder / "masks").mkdir()
     boxes, masks, looked = [], [], []
     for place, row in zip(table.groupby("split").cumcount(), table.to_dict("records"), strict=True):
@@ -135,13 +135,13 @@ def write_annotated_dataset(folder: Path, unannotated: int = 0) -> Path:
         }
     )
     (folder / "data").mkdir(parents=True)
-    for split, part in film_table().groupby("split"):
+    for split, part in image_table().groupby("split"):
         rows = []
         for place, (index, row) in enumerate(part.iterrows()):
             labels = sorted(row["labels"])
             rows.append(
                 {
-                    "image": {"bytes": film(row["labels"], index), "path": None},
+                    "image": {"bytes": draw_image(row["labels"], index), "path": None},
                     "image_id": row["name"],
                     "subject_id": row["patient"],
                     "boxes": [{"finding": label, "box": square_of(label)} for label in labels],

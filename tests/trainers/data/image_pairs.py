@@ -1,4 +1,4 @@
-"""A dataset of drawn films with reports that repeat, as trainers read it."""
+"""A dataset of drawn images with reports that repeat, as trainers read it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ SIZES = ("small", "moderate", "large")
 KINDS = ("pleural effusion", "pneumothorax", "consolidation", "edema", "mass", "nodule")
 
 
-def film(number: int, side: int = 40) -> Image.Image:
+def draw_image(number: int, side: int = 40) -> Image.Image:
     generator = np.random.default_rng(number)
     shade = generator.integers(0, 256, (4, 4), dtype=np.uint8)
     return Image.fromarray(shade).resize((side, side - 4), Image.Resampling.BILINEAR)
 
 
-def film_rows(number: int = 24, repeats: int = 6) -> datasets.Dataset:
-    """`number` rows of which the first `repeats` have the same impression; all films differ."""
+def image_rows(number: int = 24, repeats: int = 6) -> datasets.Dataset:
+    """`number` rows of which the first `repeats` have the same impression; all images differ."""
     texts = [f"{size} {side} {kind}. heart is normal." for kind in KINDS for side in SIDES for size in SIZES]
     prompts = (["No acute process."] * repeats + texts)[:number]
     rows = {
-        "image": [film(row) for row in range(number)],
-        "image_id": [f"film{row:03d}" for row in range(number)],
+        "image": [draw_image(row) for row in range(number)],
+        "image_id": [f"image{row:03d}" for row in range(number)],
         "prompt": prompts,
         "findings": ["lungs are clear." if row % 2 else None for row in range(number)],
         "impression": prompts,
@@ -35,6 +35,6 @@ def film_rows(number: int = 24, repeats: int = 6) -> datasets.Dataset:
     return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
 
 
-def film_pairs(number: int = 24, repeats: int = 6, processor: MedSynImageProcessor | None = None, **settings):
-    settings = {"text_columns": ["prompt"], "augmentation": "film", "text_sampling": "sentence", **settings}
-    return PairDataset(film_rows(number, repeats), processor or tiny_image_processor(), **settings)
+def image_pairs(number: int = 24, repeats: int = 6, processor: MedSynImageProcessor | None = None, **settings):
+    settings = {"text_columns": ["prompt"], "augmentation": "image", "text_sampling": "sentence", **settings}
+    return PairDataset(image_rows(number, repeats), processor or tiny_image_processor(), **settings)
