@@ -121,6 +121,21 @@ def load_image_weights(encoder: nn.Module, path: str | Path) -> None:
     encoder.load_state_dict({name: state[name] for name in wanted}, strict=False)
 
 
+def _timm_encoder(architecture: str, arguments: dict, pretrained: bool) -> nn.Module:
+    """A timm model without a head; names what to do where its weights cannot be fetched."""
+    remedy = f"name a file with image_weights (--image_weights), or take random weights with random:{architecture}"
+    if pretrained and not timm.get_pretrained_cfg(architecture).has_weights:
+        raise ValueError(f"timm has no pretrained weights for {architecture!r}: {remedy}")
+    try:
+        return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **arguments)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise ValueError(
+            f"the pretrained weights of {architecture!r} cannot be fetched ({type(error).__name__}): {remedy}"
+        ) from error
+
+
 def load_image_encoder(
     image: str, image_size: int, num_channels: int = 3, image_weights: str | Path | None = None
 ) -> tuple[nn.Module, TimmWrapperConfig]:
@@ -128,21 +143,28 @@ def load_image_encoder(
 
     Args:
         image (`str`):
-            A timm architecture (`resnet50`: its random weights), a folder that timm or `TimmWrapperModel` saved, or a
-            Hub id (`timm/resnet50.tv_in1k`).
+            A timm model name (`resnet50`: the pretrained weights that timm fetches), `random:` before such a name
+            (random weights), a folder that timm or `TimmWrapperModel` saved, or a Hub id (`timm/resnet50.tv_in1k`).
         image_size (`int`):
             Side of the images in pixels; the position embeddings of timm's weights are resampled to it.
         num_channels (`int`, *optional*, defaults to 3): 1 or 3.
-        image_weights (`str` or `Path`, *optional*): A file for [`load_image_weights`], for an architecture.
+        image_weights (`str` or `Path`, *optional*):
+            A file for [`load_image_weights`], in place of the weights that timm would fetch for a name.
 
     Returns:
         `tuple[torch.nn.Module, TimmWrapperConfig]`: `pretrained_cfg` of the configuration holds the mean and
         deviation that the weights expect, and is absent when they are random.
 
     Raises:
-        ValueError: If `image` is none of the three, `num_channels` neither 1 nor 3, or a folder of Transformers holds
-            an encoder of other channels or of another fixed size; timm's own weights are adapted to both.
+        ValueError: If `image` is none of these, its weights cannot be fetched, `num_channels` is neither 1 nor 3, or a
+            folder of Transformers holds an encoder of other channels or of another fixed size; timm's own weights are
+            adapted to both.
     """
+    random, image = image.startswith("random:"), image.removeprefix("random:")
+    if random and (image_weights is not None or not timm.is_model(image)):
+        raise ValueError(f"random:{image} takes the name of a timm model and no file of weights")
+    if not Path(image).is_dir() and (image.startswith((".", "/", "~")) or image.count("/") > 1):
+        raise ValueError(f"there is no folder {image} of an image encoder")
     if Path(image).is_dir() or "/" in image:
         saved = TimmWrapperConfig.from_pretrained(image)
         architecture, arguments = saved.architecture, dict(saved.model_args or {})
@@ -160,8 +182,9 @@ def load_image_encoder(
         arguments["in_chans"] = num_channels
     if timm.get_pretrained_cfg(architecture).fixed_input_size:
         arguments["img_size"] = image_size
+    fetched = saved is None and not random and image_weights is None
     if saved is None:
-        encoder = timm.create_model(architecture, num_classes=0, **arguments)
+        encoder = _timm_encoder(architecture, arguments, pretrained=fetched)
     elif saved.architectures:  # saved by transformers
         kept = dict(saved.model_args or {})
         there = {"in_chans": 3, "img_size": timm.get_pretrained_cfg(architecture).input_size[-1], **kept}
@@ -179,7 +202,7 @@ def load_image_encoder(
     config = TimmWrapperConfig(architecture=architecture, model_args=arguments or None)
     if image_weights is not None:
         load_image_weights(encoder, image_weights)
-    if saved is not None or image_weights is not None:
+    if saved is not None or fetched or image_weights is not None:
         statistics = getattr(saved, "pretrained_cfg", None) or encoder.pretrained_cfg
         config.pretrained_cfg = {name: list(statistics[name]) for name in ("mean", "std")}
     return encoder, config

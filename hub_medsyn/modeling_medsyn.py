@@ -269,16 +269,17 @@ class MedSynPreTrainedModel(PreTrainedModel):
 
         Args:
             image (`str`):
-                A timm architecture, a local timm or Transformers folder, or a Hub id. An architecture without
-                `image_weights` starts from random weights, and then BatchNorm is not frozen unless `switches` say so:
-                a random network has no statistics to run on. The departure is logged and stands in the configuration.
+                A timm model name (its pretrained weights), `random:` before such a name, a local timm or Transformers
+                folder, or a Hub id. With random weights BatchNorm is not frozen unless `switches` say so: a random
+                network has no statistics to run on. The departure is logged and recorded in the configuration.
             text (`str` or `PreTrainedConfig`):
                 A local folder or Hub id of a BERT-like encoder. A configuration gives random weights, and then no
                 layer is frozen unless `switches` say so.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*, defaults to that of `text`):
                 Tells how tokens make words.
             preset (`str`, *optional*, defaults to `"fixed"`): `official`, `paper` or `fixed`.
-            image_weights (`str` or `Path`, *optional*): A `.pth` or `.safetensors` file for an architecture.
+            image_weights (`str` or `Path`, *optional*): A `.pth` or `.safetensors` file, in place of the fetched
+                weights.
             image_size (`int`, *optional*, defaults to 224): Side of the images in pixels.
             num_channels (`int`, *optional*, defaults to 3): Channels of the images, 1 or 3.
             switches: Any switch of the configuration.

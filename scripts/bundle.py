@@ -60,7 +60,7 @@ class Small:
 # Chosen by the loss on the validation phantoms in the first epochs: whole impressions rather than both sections or
 # single sentences, and batches of 16 rather than 32.
 OPTIONS = (
-    *("--preset", "fixed", "--image_encoder", "resnet18", "--text_encoder", "scratch"),
+    *("--preset", "fixed", "--image_encoder", "random:resnet18", "--text_encoder", "scratch"),
     *("--num_channels", 1, "--text_columns", "impression", "--text_sampling", "full"),
     *("--per_device_train_batch_size", 16, "--per_device_eval_batch_size", 32, "--learning_rate", 1e-3),
     *("--warmup_steps", 0.1, "--weight_decay", 0.01, "--max_grad_norm", 1.0, "--logging_steps", 50),
@@ -174,8 +174,7 @@ def train(name: str, dataset: Path, folder: Path, seed: int) -> None:
         folder (`Path`): Receives checkpoints and, at the end, the model that was best on the validation phantoms.
         seed (`int`): Of weights, batches and image changes.
     """
-    from trainers.arguments import parse
-    from trainers.pretrain import run
+    from trainers.pretrain import parse, run
 
     small = MODELS[name]
     options = [*OPTIONS, "--model", small.method, "--num_train_epochs", small.epochs, "--seed", seed]

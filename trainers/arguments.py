@@ -1,13 +1,16 @@
-"""The options of pre-training, over those of transformers' Trainer."""
+"""The options of `medsyn pretrain` that are ours, and its short help; imports neither torch nor transformers."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+import typing
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
 
-from transformers import HfArgumentParser, TrainingArguments
+import yaml
 
-from medsyn.errors import UserError
+from medsyn.errors import UserError, add_debug_option
 
 
 @dataclass
@@ -20,14 +23,17 @@ class ModelArguments:
     preset: str = field(
         default="fixed",
         metadata={
-            "help": "official: the published code, quirks included; paper: the numbers MedSyn prints; fixed: known "
-            "bugs mended. Sets the model's switches and the defaults of the options below.",
+            "help": "official: the published code, quirks included; paper: the numbers that the paper prints; "
+            "fixed: known bugs fixed. Sets the model's switches and the defaults of the options below.",
             "choices": ["official", "paper", "fixed"],
         },
     )
     image_encoder: str = field(
         default="resnet50",
-        metadata={"help": "timm architecture (random weights), local timm or transformers folder, or Hub id."},
+        metadata={
+            "help": "timm model name (its pretrained weights), random:NAME (random weights), local folder of timm or "
+            "transformers, or Hub id."
+        },
     )
     image_weights: str | None = field(
         default=None, metadata={"help": ".pth or .safetensors file of weights for the architecture."}
@@ -100,7 +106,7 @@ class DataArguments:
     augmentation: str = field(
         default="film",
         metadata={
-            "help": "none; crop of 80 to 100 %% of the image; image: also small turns, contrast, brightness, blur.",
+            "help": "none; crop of 80 to 100 %% of the image; film: also small rotations, contrast, brightness, blur.",
             "choices": ["none", "crop", "film"],
         },
     )
@@ -112,154 +118,128 @@ class DataArguments:
     )
 
 
-# Options of transformers' Trainer that have no part in ours, with the value that stands for "not given".
-WITHOUT_EFFECT = {
-    "auto_find_batch_size": (False, "the global batch is what the loss is about"),
-    "data_seed": (None, "batches are drawn from seed"),
-    "dataloader_drop_last": (False, "batches are always whole"),
-    "label_smoothing_factor": (0.0, "pairs have no classes"),
+# Options of transformers.TrainingArguments that most runs set, as the short help shows them.
+COMMON = {
+    "output_dir": "folder of the model, its card and its checkpoints; required",
+    "per_device_train_batch_size": "pairs per process and step (default: the preset's)",
+    "per_device_eval_batch_size": "pairs per process and evaluation step (default: the preset's)",
+    "num_train_epochs": "number of epochs (default: the preset's)",
+    "max_steps": "number of steps, instead of epochs",
+    "learning_rate": "peak learning rate (default: the preset's)",
+    "lr_scheduler_type": "learning-rate schedule, such as cosine or constant (default: the preset's)",
+    "warmup_steps": "warm-up steps, or their share of all steps below 1 (default: the preset's)",
+    "weight_decay": "AdamW's weight decay (default: the preset's)",
+    "max_grad_norm": "gradient clipping, 0 for none (default: the preset's)",
+    "gradient_accumulation_steps": "batches per optimiser step (default: 1)",
+    "bf16": "bfloat16 mixed precision",
+    "fp16": "float16 mixed precision, on a GPU",
+    "use_cpu": "train on the CPU even if there is a GPU",
+    "seed": "seed of weights, batches, sentences and augmentation (default: 0)",
+    "eval_strategy": "when to evaluate: no, steps or epoch (default: epoch)",
+    "eval_steps": "steps between evaluations",
+    "early_stopping_patience": "evaluations without a lower eval_loss before training stops; keeps the best",
+    "save_strategy": "when to write checkpoints: no, steps, epoch or best (default: epoch)",
+    "save_steps": "steps between checkpoints",
+    "save_total_limit": "number of checkpoints kept (default: 1)",
+    "logging_steps": "steps between log lines (default: 10)",
+    "report_to": "tensorboard, wandb, mlflow ... or none (default: none)",
+    "resume_from_checkpoint": "checkpoint folder to resume from; 'last' is the newest in --output_dir",
+    "dataloader_num_workers": "processes that load images (default: 0)",
+    "max_text_tokens": "tokens after which texts are truncated (default: 512)",
+    "channels_last": "channels-last image tensors, faster convolutions (default: true)",
+    "gradient_cache_chunk_size": "pairs encoded at once under gradient caching (default: all)",
+    "sync_batch_norm": "BatchNorm statistics over the batches of all GPUs",
 }
+CONFIGS = "trainers", "configs"
 
 
-@dataclass
-class VLPTrainingArguments(TrainingArguments):
-    """Arguments of [`~trainers.vlp_trainer.VLPTrainer`].
-
-    Differs from `TrainingArguments` in these defaults: `logging_steps` 10, `save_strategy` and `eval_strategy`
-    `"epoch"` (the latter by the command, where there is something to evaluate on), `save_total_limit` 1,
-    `logging_nan_inf_filter`, `ddp_find_unused_parameters` and `remove_unused_columns` `False`,
-    `prediction_loss_only` `True`, `seed` 0. The accelerator always splits global batches over the processes. Options
-    that have no part in this trainer are refused.
-
-    Args:
-        max_text_tokens (`int`, *optional*, defaults to 512): Texts are cut there, or at the encoder's own limit.
-        channels_last (`bool`, *optional*, defaults to `True`):
-            Keeps images and image encoder channels last in memory: the same sums, in another order, sooner.
-        gradient_cache_chunk_size (`int`, *optional*):
-            Pairs of a process that are encoded at once; the loss stays that of the whole batch, and every pair is
-            encoded twice. Default: all, once.
-        sync_batch_norm (`bool`, *optional*, defaults to `False`):
-            Takes BatchNorm's statistics from the batches of all GPUs.
-    """
-
-    _argument_group_name = "the training"
-
-    max_text_tokens: int = field(default=512, metadata={"help": "Cut texts after so many tokens."})
-    channels_last: bool = field(
-        default=True, metadata={"help": "Keep image tensors channels last: convolutions run up to 2.5 times as fast."}
-    )
-    gradient_cache_chunk_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Encode so many pairs of a process at once, twice, so that memory is that of a chunk and the "
-            "loss that of the whole batch; default: all at once."
-        },
-    )
-    sync_batch_norm: bool = field(
-        default=False, metadata={"help": "Take BatchNorm's statistics from the batches of all GPUs."}
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
-    save_strategy: str = field(
-        default="epoch", metadata={"help": "When checkpoints are written: no, steps, epoch, best."}
-    )
-    save_total_limit: int | None = field(default=1, metadata={"help": "How many checkpoints are kept."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A NaN loss stops the run instead."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every parameter is always used."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: items are made here."})
-    prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluate the loss alone."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the model, its card and its checkpoints; required."}
-    )
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from; 'last' is the newest in --output_dir."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of weights, batches, sentences and image changes."})
-
-    def __post_init__(self):
-        if self.remove_unused_columns:
-            raise UserError("remove_unused_columns=True would drop the images and texts; leave it False")
-        for name, (unset, why) in WITHOUT_EFFECT.items():
-            if getattr(self, name) != unset:
-                raise UserError(f"{name}={getattr(self, name)} would have no effect ({why}); leave it out")
-        if self.accelerator_config is None:
-            self.accelerator_config = {"split_batches": True, "dispatch_batches": False}
-        super().__post_init__()
-        if not self.accelerator_config.split_batches:
-            raise UserError(
-                "accelerator_config has split_batches=False, so that equal reports would meet across processes; "
-                "leave accelerator_config out or set split_batches to true"
-            )
-        self._check_chunks()
-        self._check_device()
-
-    def _check_chunks(self) -> None:
-        size = self.gradient_cache_chunk_size
-        if size is not None and self.sync_batch_norm:
-            raise UserError(
-                f"gradient_cache_chunk_size={size} cannot go with sync_batch_norm: BatchNorm would take its "
-                "statistics from chunks; set freeze_batch_norm instead of sync_batch_norm"
-            )
-        if size is not None and not 1 <= size < self.train_batch_size:
-            raise UserError(
-                f"gradient_cache_chunk_size={size} saves nothing of the {self.train_batch_size} pairs of a process; "
-                f"set it between 1 and {self.train_batch_size - 1}, or leave it out"
-            )
-
-    def _check_device(self) -> None:
-        if self.mixed_precision == "fp16" and self.device.type == "cpu":
-            raise UserError("fp16 has no effect on a CPU, which would go on in float32; take --bf16 or leave it out")
-        if self.sync_batch_norm and (self.device.type != "cuda" or self.world_size == 1):
-            raise UserError(
-                f"sync_batch_norm=True needs several GPUs, and this run has {self.world_size} process(es) on "
-                f"{self.device.type}; leave it out"
-            )
-
-
-# What most runs set; the help shows it before the rest of transformers' options.
-COMMON = (
-    "output_dir per_device_train_batch_size per_device_eval_batch_size num_train_epochs max_steps learning_rate "
-    "lr_scheduler_type warmup_steps weight_decay max_grad_norm gradient_accumulation_steps bf16 fp16 use_cpu seed "
-    "eval_strategy eval_steps save_strategy save_steps save_total_limit logging_steps resume_from_checkpoint "
-    "dataloader_num_workers max_text_tokens channels_last gradient_cache_chunk_size sync_batch_norm"
-).split()
-
-
-def set_common_options_apart(parser: argparse.ArgumentParser) -> None:
-    """Moves all that few runs set into a last group of its own in the help."""
-    training = next(group for group in parser._action_groups if group.title == "the training")
-    actions = training._group_actions
-    rest = parser.add_argument_group("the training: the rest of transformers.TrainingArguments")
-    rest._group_actions.extend(action for action in actions if action.dest not in COMMON)
-    actions[:] = sorted((action for action in actions if action.dest in COMMON), key=lambda a: COMMON.index(a.dest))
-
-
-def parse(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, VLPTrainingArguments]:
-    """Reads the command line; options that are not given take the defaults of the method's preset.
-
-    Exits with code 2 on bad usage, as `argparse` does.
-    """
-    from trainers.method_trainers import METHODS
-
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, VLPTrainingArguments),
+def short_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the short help and of early usage errors; the rest is parsed by transformers."""
+    parser = argparse.ArgumentParser(
         prog="medsyn pretrain",
         usage="medsyn pretrain --output_dir FOLDER [--dataset FOLDER|HUB-ID] [--model METHOD] [options]",
         description="Pre-train an image-text model on pairs of image and report. Research only: not for clinical use.",
+        epilog="--help-all adds all options of transformers.TrainingArguments. Encoders by name are downloaded once; "
+        "with the default encoders a run wants a GPU and hours. docs/cpu_recipe.md has one for a laptop.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
-    set_common_options_apart(parser)
-    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chosen.add_argument("--model", default="convirt")
-    chosen.add_argument("--preset", default="fixed")
-    chosen.add_argument("--output_dir", "--output-dir")
-    named, _ = chosen.parse_known_args(argv)
-    if named.model in METHODS and named.preset in METHODS[named.model].presets:
-        parser.set_defaults(eval_strategy="epoch", **METHODS[named.model].presets[named.preset])
+    run = parser.add_argument_group("the run")
+    run.add_argument("--config", metavar="YAML", help="file of options, one `name: value` per line; flags win over it")
+    run.add_argument("--print-config", metavar="NAME", choices=launch_configs(), help="print a packaged accelerate "
+        f"configuration and exit: {', '.join(launch_configs())}")  # fmt: skip
+    run.add_argument("--help-all", action="store_true", help="show every option, those of transformers included")
+    add_debug_option(run)
+    for options in (ModelArguments, DataArguments):
+        group = parser.add_argument_group(options._argument_group_name)
+        for option in fields(options):
+            _add_option(group, options, option)
+    training = parser.add_argument_group("the training (common options of transformers.TrainingArguments)")
+    for name, text in COMMON.items():
+        training.add_argument(*_spellings(name), nargs="?", metavar="VALUE", help=text)
+    return parser
+
+
+def _add_option(group: argparse._ArgumentGroup, options: type, option: typing.Any) -> None:
+    hint = typing.get_type_hints(options)[option.name]
+    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
+    many = typing.get_origin(hint) is list
+    kind = kinds[0] if kinds[0] in (int, float) else str
+    choices = option.metadata.get("choices")
+    group.add_argument(
+        *_spellings(option.name),
+        type=kind,
+        nargs="+" if many else "?" if kinds[0] is bool else None,
+        choices=choices,
+        metavar=None if choices else kind.__name__.upper() if kind is not str else "VALUE",
+        help=option.metadata["help"] + ("" if option.default in (None, False) else f" (default: {option.default})"),
+    )
+
+
+def _spellings(name: str) -> list[str]:
+    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+
+
+def launch_configs() -> list[str]:
+    """Returns the names of the packaged accelerate configurations."""
+    folder = resources.files(CONFIGS[0]).joinpath(CONFIGS[1])
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def launch_config(name: str) -> str:
+    """Returns a packaged accelerate configuration, as YAML."""
+    return resources.files(CONFIGS[0]).joinpath(CONFIGS[1], f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def read_config(path: str | Path) -> dict[str, list[str]]:
+    """
+    Reads a YAML file of options.
+
+    Args:
+        path (`str` or `Path`): A mapping from an option's name to a value, a list of values, or null for "not given".
+
+    Returns:
+        `dict[str, list[str]]`: The words that stand for each option on a command line, without its name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UserError: If it is no YAML mapping, or a value is no scalar and no list of scalars.
+    """
     try:
-        arguments = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    except ValueError as error:
-        parser.error(str(error))
-    if named.output_dir is None:
-        parser.error("the following arguments are required: --output_dir")
-    return arguments
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not a YAML file ({type(error).__name__}); write one `name: value` per line"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no options: write one `name: value` per line")
+    words = {}
+    for name, value in content.items():
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(one, dict | list) for one in values):
+            raise UserError(f"{path}: the value of {name!r} is nested; an option takes a value or a list of values")
+        if value is not None:
+            words[str(name).replace("-", "_")] = [
+                str(one).lower() if isinstance(one, bool) else str(one) for one in values
+            ]
+    return words

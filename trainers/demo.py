@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medsyn.errors import UserError, add_debug_option, command
 
-BACKBONE = "resnet18"
+BACKBONE = "random:resnet18"
 SPLITS = (0.65, 0.1, 0.25)
 # Chosen on images that the demo does not test on: whole impressions, and small batches for more steps from few pairs.
 PRETRAINING = ("--learning_rate", 1e-3, "--text_columns", "prompt", "--text_sampling", "full", "--save_strategy", "no")

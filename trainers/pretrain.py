@@ -1,15 +1,28 @@
 """`medsyn pretrain`, and what `accelerate launch -m trainers.pretrain` runs: pre-trains an image-text model.
 
-Everything is an option of the three dataclasses of [`trainers.arguments`]; the method and preset set the defaults.
+The options are the dataclasses of [`trainers.arguments`] and [`trainers.training_arguments`]; method and preset set
+the defaults.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medsyn.errors import UserError, command
+from trainers.arguments import DataArguments, ModelArguments, launch_config, read_config, short_parser
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, ProcessorMixin
+
+    from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
+    from trainers.data.pairs import PairDataset
+    from trainers.training_arguments import VLPTrainingArguments
 
 
 @command("medsyn pretrain", interrupted="--resume_from_checkpoint last continues from the last checkpoint")
@@ -18,21 +31,88 @@ def main(argv: list[str] | None = None) -> int:
 
     Bad usage exits with 2, as `argparse` does.
     """
-    from trainers.arguments import parse
-
-    arguments = parse(argv)
-    run(*arguments)
+    if (arguments := parse(argv)) is not None:
+        run(*arguments)
     return 0
 
 
-def run(model_arguments, data_arguments, training_arguments, make_model=None) -> None:
+def parse(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, VLPTrainingArguments] | None:
+    """
+    Reads the command line; options that are not given take the defaults of the method's preset.
+
+    What is ours is checked first, so that a typo or `--help` costs no import of torch.
+
+    Returns:
+        `tuple` or `None`: The three groups of options; `None` after `--print-config`.
+
+    Raises:
+        SystemExit: With code 2 on bad usage, and 0 after a help text, as `argparse` does.
+        UserError: If the file of `--config` cannot be read, or names an option that does not exist.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    short = short_parser()
+    given, _ = short.parse_known_args(argv)
+    if "print_config" in given:
+        print(launch_config(given.print_config), end="")
+        return None
+    file = getattr(given, "config", None)
+    config = {} if file is None else read_config(file)
+    argv = without_option(argv, "--config")
+    words = [word for name, values in config.items() for word in (f"--{name}", *values)] + argv  # the last one wins
+    given, _ = short.parse_known_args(words)
+    help_all = "help_all" in given
+    if not help_all and "output_dir" not in given:
+        short.error("the following arguments are required: --output_dir")
+
+    from transformers import HfArgumentParser  # seconds, which a typo must not cost
+
+    from trainers.method_trainers import METHODS
+    from trainers.training_arguments import VLPTrainingArguments
+
+    groups = (ModelArguments, DataArguments, VLPTrainingArguments)
+    parser = HfArgumentParser(groups, prog="medsyn pretrain", usage=short.usage, description=short.description)
+    known = {option.name for group in groups for option in fields(group)}
+    if unknown := sorted(config.keys() - known):
+        raise UserError(
+            f"{file} names {', '.join(map(repr, unknown))}, "
+            "which is no option; `medsyn pretrain --help-all` lists them")  # fmt: skip
+    presets = METHODS[getattr(given, "model", "convirt")].presets
+    parser.set_defaults(eval_strategy="epoch", **presets[getattr(given, "preset", "fixed")])
+    if help_all:
+        parser.print_help()
+        raise SystemExit(0)
+    try:
+        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def without_option(argv: list[str], option: str) -> list[str]:
+    """Returns `argv` without an option and its value, in both spellings of argparse."""
+    kept, skip = [], False
+    for word in argv:
+        if skip:
+            skip = False
+        elif word == option:
+            skip = True
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept
+
+
+def run(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: VLPTrainingArguments,
+    make_model: Callable[..., tuple[PreTrainedModel, ProcessorMixin]] | None = None,
+) -> None:
     """Pre-trains one model and leaves its folder.
 
     Args:
         model_arguments ([`~trainers.arguments.ModelArguments`]): What is trained.
         data_arguments ([`~trainers.arguments.DataArguments`]): What on.
-        training_arguments ([`~trainers.arguments.VLPTrainingArguments`]): How; `output_dir` receives `config.json`,
-            `model.safetensors`, tokenizer, image processor, card, curve and checkpoints.
+        training_arguments ([`~trainers.training_arguments.VLPTrainingArguments`]): How; `output_dir` receives
+            `config.json`, `model.safetensors`, tokenizer, image processor, card, curve and checkpoints.
         make_model (`Callable`, *optional*, defaults to [`model_of_encoders`]):
             Makes the untrained model and its processor of an architecture that no option names.
 
@@ -40,7 +120,7 @@ def run(model_arguments, data_arguments, training_arguments, make_model=None) ->
         UserError: If the folder holds a model already, or the data cannot be used.
         FileNotFoundError: If dataset, split, weights or checkpoint are not there.
     """
-    from transformers import set_seed
+    from transformers import EarlyStoppingCallback, set_seed
 
     from trainers.checkpoints import last_checkpoint
     from trainers.method_trainers import METHODS
@@ -67,6 +147,8 @@ def run(model_arguments, data_arguments, training_arguments, make_model=None) ->
             eval_pairs = None
     if eval_pairs is None:
         training_arguments.eval_strategy = "no"
+        training_arguments.load_best_model_at_end = False
+        training_arguments.early_stopping_patience = None
     trainer = method(
         model=model,
         args=training_arguments,
@@ -74,6 +156,8 @@ def run(model_arguments, data_arguments, training_arguments, make_model=None) ->
         eval_dataset=eval_pairs,
         processor=processor,
     )
+    if training_arguments.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(training_arguments.early_stopping_patience))
     sampler = trainer.train_sampler
     if trainer.is_world_process_zero():
         print(
@@ -93,7 +177,7 @@ def run(model_arguments, data_arguments, training_arguments, make_model=None) ->
         print(f"{folder} holds the model and its card. Measure it:\n  {shlex.join(probe)}")
 
 
-def load_rows(data_arguments):
+def load_rows(data_arguments: DataArguments) -> tuple[Dataset, Dataset | None]:
     """The training split and, where the dataset has it, the evaluation split."""
     from trainers.data.dataset_by_name import load_splits
 
@@ -114,7 +198,12 @@ def load_rows(data_arguments):
     return train, splits.get(data_arguments.eval_split)
 
 
-def model_of_encoders(model_class, model_arguments, data_arguments, rows):
+def model_of_encoders(
+    model_class: type[MedSynPreTrainedModel],
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    rows: Dataset,
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model and its processor, out of the encoders that were asked for."""
     from transformers import AutoTokenizer, VisionTextDualEncoderProcessor
 
@@ -155,7 +244,9 @@ def model_of_encoders(model_class, model_arguments, data_arguments, rows):
     return model, VisionTextDualEncoderProcessor(images, tokenizer)
 
 
-def make_pairs(rows, processor, data_arguments, seed: int, evaluation: bool = False):
+def make_pairs(
+    rows: Dataset, processor: ProcessorMixin, data_arguments: DataArguments, seed: int, evaluation: bool = False
+) -> PairDataset:
     """A split as items; evaluation sees whole reports and unchanged images."""
     from trainers.data.pairs import PairDataset
 

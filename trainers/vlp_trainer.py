@@ -18,13 +18,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotat
 
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 from medsyn.errors import UserError
-from trainers.arguments import VLPTrainingArguments
 from trainers.checkpoints import BATCHES_NAME, check_same_run
 from trainers.data.collators import PairCollator
 from trainers.data.pairs import PairDataset
 from trainers.data.samplers import DistinctTextBatchSampler
 from trainers.distributed import gather_features
 from trainers.gradient_cache import GradientCache
+from trainers.training_arguments import VLPTrainingArguments
 
 # A checkpoint brings its optimiser and schedule along: others given at a resume would be ignored without a word.
 RESUMED_ARGUMENTS = (
@@ -79,7 +79,7 @@ class VLPTrainer(Trainer):
 
     Args:
         model ([`~hub_medsyn.modeling_medsyn.MedSynPreTrainedModel`]): Frozen here as its configuration says.
-        args ([`~trainers.arguments.VLPTrainingArguments`]): Batch sizes are per process.
+        args ([`~trainers.training_arguments.VLPTrainingArguments`]): Batch sizes are per process.
         train_dataset ([`~trainers.data.pairs.PairDataset`]): The pairs to learn from.
         eval_dataset ([`~trainers.data.pairs.PairDataset`], *optional*): The pairs that `eval_loss` is of.
         processor (`ProcessorMixin`): Tokenizer and image processor, saved with the model.

@@ -10,7 +10,7 @@ from transformers import VisionTextDualEncoderProcessor
 
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_mgca, tiny_tokenizer
 from tests.trainers.data.image_pairs import image_pairs
-from trainers.arguments import VLPTrainingArguments
+from trainers.training_arguments import VLPTrainingArguments
 from trainers.vlp_trainer import VLPTrainer
 
 GLOBAL_BATCH = 8

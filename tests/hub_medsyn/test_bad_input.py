@@ -82,7 +82,7 @@ def test_the_limit_of_an_encoder_that_keeps_places_for_padding():
     text = RobertaConfig(
         vocab_size=130, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=20
     )
-    model = ConVIRTModel.from_encoders("resnet10t", text, tiny_tokenizer(), image_size=32).eval()
+    model = ConVIRTModel.from_encoders("random:resnet10t", text, tiny_tokenizer(), image_size=32).eval()
     with torch.no_grad():
         assert model.get_text_features(torch.full((1, 18), 7)).shape == (1, 512)
     with pytest.raises(ValueError, match="19 tokens, and the text encoder takes 18"):
@@ -106,17 +106,17 @@ def test_text_encoders_without_a_pooler(tmp_path):
     texts = dict(tiny_tokenizer()(["no edema", "small effusion"], padding=True, return_tensors="pt"))
     for model_class in (ConVIRTModel, GLoRIAModel, MGCAModel):
         folder = str(tmp_path / "electra")
-        model = model_class.from_encoders("resnet10t", folder, tiny_tokenizer(), image_size=32).eval()
+        model = model_class.from_encoders("random:resnet10t", folder, tiny_tokenizer(), image_size=32).eval()
         assert torch.equal(model.text_model(**texts).last_hidden_state, electra(**texts).last_hidden_state)
         loss = model(**inputs_of(["no edema", "small effusion"]), return_loss=True).loss
         model.save_pretrained(tmp_path / "model")
         again = model_class.from_pretrained(tmp_path / "model").eval()
         torch.testing.assert_close(again(**inputs_of(["no edema", "small effusion"]), return_loss=True).loss, loss)
     deberta = DebertaV2Config(**{name: value for name, value in SMALL.items() if name != "embedding_size"})
-    model = GLoRIAModel.from_encoders("resnet10t", deberta, tiny_tokenizer(), image_size=32).eval()
+    model = GLoRIAModel.from_encoders("random:resnet10t", deberta, tiny_tokenizer(), image_size=32).eval()
     assert torch.isfinite(model(**inputs_of(["no edema", "small effusion"]), return_loss=True).loss)
     with pytest.raises(ValueError, match="DebertaV2Model has no encoder.layer.* as BERT, RoBERTa and ELECTRA have"):
-        MGCAModel.from_encoders("resnet10t", deberta, tiny_tokenizer(), image_size=32)
+        MGCAModel.from_encoders("random:resnet10t", deberta, tiny_tokenizer(), image_size=32)
 
 
 def test_text_encoders_of_another_build_are_refused(tmp_path):
@@ -124,7 +124,7 @@ def test_text_encoders_of_another_build_are_refused(tmp_path):
     DistilBertModel(distil).save_pretrained(tmp_path)
     for text, name in ((distil, "DistilBert"), (str(tmp_path), "DistilBert"), (AlbertConfig(**SMALL), "Albert")):
         with pytest.raises(ValueError, match=f"{name}Model is not built like BERT.*choose one that is, such as BERT"):
-            ConVIRTModel.from_encoders("resnet10t", text, tiny_tokenizer(), image_size=32)
+            ConVIRTModel.from_encoders("random:resnet10t", text, tiny_tokenizer(), image_size=32)
 
 
 @pytest.mark.parametrize("method", MAKERS)
@@ -143,7 +143,7 @@ def test_a_tokenizer_of_another_model_is_named():
         model.get_text_features(torch.tensor([[2, size, 3]]))
     small = tiny_text_config(vocab_size=50)
     with pytest.raises(ValueError, match=f"tokenizer has {len(tiny_tokenizer())} tokens, the text encoder 50"):
-        ConVIRTModel.from_encoders("resnet10t", small, tiny_tokenizer(), image_size=32)
+        ConVIRTModel.from_encoders("random:resnet10t", small, tiny_tokenizer(), image_size=32)
 
 
 @pytest.mark.parametrize("method", MAKERS)
@@ -172,7 +172,7 @@ def test_a_saved_encoder_of_other_channels_or_size_is_refused(tmp_path):
 
 def test_a_switch_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="ConVIRTConfig has no switch tempreature; its switches are projection_dim"):
-        ConVIRTModel.from_encoders("resnet10t", tiny_text_config(), tiny_tokenizer(), tempreature=0.1)
+        ConVIRTModel.from_encoders("random:resnet10t", tiny_text_config(), tiny_tokenizer(), tempreature=0.1)
 
 
 def test_sixteen_bit_files_are_scaled_and_not_clipped(tmp_path):

@@ -177,9 +177,9 @@ def test_batch_norm_is_frozen_in_fixed_alone_and_not_for_random_image_weights(mo
 
     trained = assemble(str(tmp_path / "resnet"))
     assert trained.freeze_batch_norm and "freeze_batch_norm" not in trained.departures()
-    random = assemble("resnet10t")
+    random = assemble("random:resnet10t")
     assert not random.freeze_batch_norm and random.departures()["freeze_batch_norm"] is False
-    assert assemble("resnet10t", freeze_batch_norm=True).freeze_batch_norm
+    assert assemble("random:resnet10t", freeze_batch_norm=True).freeze_batch_norm
     assert not assemble(str(tmp_path / "resnet"), freeze_batch_norm=False).freeze_batch_norm
 
 
@@ -262,7 +262,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 def test_one_channel_and_a_processor_of_another_model():
     model = ConVIRTModel.from_encoders(
-        "resnet10t", tiny_text_config(), tokenizer=tiny_tokenizer(), num_channels=1, image_size=32
+        "random:resnet10t", tiny_text_config(), tokenizer=tiny_tokenizer(), num_channels=1, image_size=32
     ).eval()
     assert model.get_image_features(torch.randn(2, 1, 32, 32)).shape == (2, 512)
     with pytest.raises(ValueError, match=r"\(2, 3, 32, 32\).*num_channels=1"):

@@ -211,7 +211,7 @@ def test_from_encoders_drops_upper_text_layers_and_takes_one_channel(tmp_path):
     text = BertModel(tiny_text_config(), add_pooling_layer=False).eval()
     text.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    settings = {"image": "resnet10t", "text": str(tmp_path), "image_size": 32, "num_channels": 1}
+    settings = {"image": "random:resnet10t", "text": str(tmp_path), "image_size": 32, "num_channels": 1}
     model = MGCAModel.from_encoders(**settings, text_layers=1, head_dim=16).eval()
     batch = batch_of(channels=1)
     assert len(model.text_model.encoder.layer) == 1

@@ -11,8 +11,9 @@ from transformers import VisionTextDualEncoderProcessor
 
 from hub_medsyn import ConVIRTConfig, GLoRIAConfig, MGCAConfig
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_mgca, tiny_tokenizer
-from trainers.arguments import DataArguments, VLPTrainingArguments
+from trainers.arguments import DataArguments
 from trainers.method_trainers import METHODS
+from trainers.training_arguments import VLPTrainingArguments
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 CONFIGS = {"convirt": ConVIRTConfig, "gloria": GLoRIAConfig, "mgca": MGCAConfig}

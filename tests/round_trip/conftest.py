@@ -43,7 +43,8 @@ def trained(dataset, tmp_path_factory) -> Path:
     text, out = tmp_path_factory.mktemp("text"), tmp_path_factory.mktemp("runs") / "medsyn-tiny"
     BertModel(tiny_text_config(), add_pooling_layer=False).save_pretrained(text)
     tiny_tokenizer().save_pretrained(text)
-    command = f"--dataset {dataset} --output_dir {out} --image_encoder resnet10t --text_encoder {text} --max_steps 1"
+    command = f"--dataset {dataset} --output_dir {out} --image_encoder random:resnet10t --text_encoder {text}"
+    command += " --max_steps 1"
     command += " --image_size 32 --projection_dim 16 --per_device_train_batch_size 4 --per_device_eval_batch_size 4"
     assert pretrain([*command.split(), "--use_cpu", "--disable_tqdm", "true"]) == 0
     return out

@@ -6,8 +6,9 @@ from transformers import VisionTextDualEncoderProcessor
 
 from tests.fixtures.tiny_models import tiny_gloria, tiny_image_processor, tiny_mgca, tiny_tokenizer
 from tests.trainers.data.image_pairs import image_pairs
-from trainers.arguments import VLPTrainingArguments, parse
 from trainers.method_trainers import METHODS, GLoRIATrainer, MGCATrainer
+from trainers.pretrain import parse
+from trainers.training_arguments import VLPTrainingArguments
 
 MAKERS = {"gloria": tiny_gloria, "mgca": tiny_mgca}
 

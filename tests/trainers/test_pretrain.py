@@ -26,9 +26,8 @@ from medsyn.cli import main as medsyn_main
 from tests.fixtures.cards import check_card
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca, tiny_text_config, tiny_tokenizer
 from tests.trainers.data.image_pairs import image_rows
-from trainers.arguments import COMMON, parse
 from trainers.downstream.linear_probe import parser as probe_parser
-from trainers.pretrain import main
+from trainers.pretrain import main, parse
 from trainers.training_card import hub_revision, licence_doubts, name_of, read_origin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,7 +59,7 @@ def text_encoder(tmp_path_factory) -> Path:
 
 
 def options(dataset, text_encoder, out, *more) -> list[str]:
-    command = f"--dataset {dataset} --output_dir {out} --image_encoder resnet10t --text_encoder {text_encoder}"
+    command = f"--dataset {dataset} --output_dir {out} --image_encoder random:resnet10t --text_encoder {text_encoder}"
     command += " --image_size 32 --projection_dim 16 --per_device_train_batch_size 4 --per_device_eval_batch_size 4"
     command += " --num_train_epochs 2 --logging_steps 1 --use_cpu --disable_tqdm true"
     return [*command.split(), *more]
@@ -319,7 +318,7 @@ def test_image_weights_bring_their_statistics(dataset, tmp_path):
 
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "weights.pth")
     out = tmp_path / "out"
-    more = ["--image_weights", str(tmp_path / "weights.pth"), "--max_steps", "1"]
+    more = ["--image_encoder", "resnet10t", "--image_weights", str(tmp_path / "weights.pth"), "--max_steps", "1"]
     assert main(options(dataset, "scratch", out, *more)) == 0
     assert AutoProcessor.from_pretrained(out).image_processor.image_mean == pytest.approx([0.485, 0.456, 0.406])
 
@@ -330,7 +329,16 @@ def test_grey_images_take_the_sum_of_the_colours_weights(dataset, tmp_path):
     coloured = timm.create_model("resnet10t")
     torch.save(coloured.state_dict(), tmp_path / "weights.pth")
     out = tmp_path / "out"
-    more = ["--image_weights", str(tmp_path / "weights.pth"), "--num_channels", "1", "--learning_rate", "0"]
+    more = [
+        "--image_encoder",
+        "resnet10t",
+        "--image_weights",
+        str(tmp_path / "weights.pth"),
+        "--num_channels",
+        "1",
+        "--learning_rate",
+        "0",
+    ]
     assert main(options(dataset, "scratch", out, *more, "--max_steps", "1")) == 0
     kernel = AutoModel.from_pretrained(out).vision_model.timm_model.conv1[0].weight
     torch.testing.assert_close(kernel, coloured.conv1[0].weight.sum(1, keepdim=True))
@@ -404,15 +412,11 @@ def test_bad_usage_exits_with_2(argv, capsys):
     assert "usage: medsyn pretrain" in capsys.readouterr().err
 
 
-def test_help_shows_our_options_before_those_of_transformers(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    ours, rest = capsys.readouterr().out.split("the training: the rest of transformers.TrainingArguments:")
-    titles = ["\nthe model:\n", "\nthe data:\n", "\nthe training:\n"]
-    assert sorted(titles, key=ours.index) == titles
-    for name in (*COMMON, "model", "dataset"):
-        assert len(re.findall(rf"^  --{name}\b", ours, re.MULTILINE)) == 1 and f"\n  --{name} " not in rest
-    assert "\n  --fsdp " in rest and "\n  --fsdp " not in ours
+def test_a_run_that_no_longer_improves_stops_early(dataset, text_encoder, tmp_path):
+    more = ["--learning_rate", "0", "--num_train_epochs", "6", "--early_stopping_patience", "1"]
+    assert main(options(dataset, text_encoder, tmp_path / "out", *more)) == 0
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["epoch"] == 2 and state["best_global_step"] == state["global_step"] // 2
 
 
 @pytest.mark.slow

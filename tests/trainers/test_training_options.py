@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca
 from tests.trainers.test_gloria_mgca_trainers import trainer_of
-from trainers.arguments import VLPTrainingArguments
+from trainers.training_arguments import VLPTrainingArguments
 from trainers.vlp_trainer import takes_batch_statistics, training_batch_norms
 
 MAKERS = {"convirt": tiny_convirt, "gloria": tiny_gloria, "mgca": tiny_mgca}

@@ -288,7 +288,7 @@ def test_the_card_of_a_text_encoder_that_never_had_a_pooler_runs(tmp_path, monke
         num_attention_heads=2,
         intermediate_size=8,
     )
-    model = ConVIRTModel.from_encoders("resnet10t", electra, tiny_tokenizer(), image_size=32)
+    model = ConVIRTModel.from_encoders("random:resnet10t", electra, tiny_tokenizer(), image_size=32)
     save_checkpoint(tmp_path / "checkpoint", model, MedSynImageProcessor(size=32))
     assert main(["checkpoint", "--out", "encoders"]) == 0
     assert "pool" not in (tmp_path / "encoders" / "text" / "README.md").read_text()
