@@ -24,7 +24,8 @@ from benchmarks.record import machine_facts, write_csv
 from dataset_builder.build import build
 from dataset_builder.pipeline.plan import SPLIT_SHARES
 from dataset_builder.pipeline.rows import encode
-from dataset_builder.pipeline.shards import ROW_GROUP, SHARD_BYTES
+from dataset_builder.pipeline.shards import SHARD_BYTES
+from medsyn.parquet import ROW_GROUP
 
 IMAGES_AT_SCALE = 213_384  # the pairs that the paper pre-trains on
 MEGABITS = 100  # a second

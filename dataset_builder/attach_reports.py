@@ -175,7 +175,7 @@ def _write_config(entry: dict, paths: list[Path], data: Path, texts: dict[str, S
     from tqdm import tqdm
 
     from dataset_builder.pipeline.manifest import count_rows
-    from medsyn.files import atomic_file
+    from medsyn.parquet import ShardWriter
 
     data.mkdir(parents=True)
     result = AttachResult()
@@ -184,21 +184,15 @@ def _write_config(entry: dict, paths: list[Path], data: Path, texts: dict[str, S
     with tqdm(total=sum(pq.read_metadata(path).num_rows for path in paths), unit="row", delay=2) as bar:
         for path in paths:
             split = path.name.partition("-")[0]
-            with pq.ParquetFile(path) as file, atomic_file(data / path.name) as target:
-                writer = None
+            with pq.ParquetFile(path) as file, ShardWriter(data / path.name) as writer:
                 for number in range(file.num_row_groups):
                     table = join_text(file.read_row_group(number), texts, result, keep_all)
                     bar.update(file.metadata.row_group(number).num_rows)
-                    if len(table):
-                        writer = writer or pq.ParquetWriter(target, table.schema)
-                        writer.write_table(table, row_group_size=len(table))
-                        for image in table.column("image").to_pylist():
-                            images.append((hashlib.sha256(image["bytes"]).hexdigest(), split))
-                if writer is not None:
-                    writer.close()
-                    written[split].append(data / path.name)
-            if writer is None:
-                (data / path.name).unlink()
+                    writer.write(table)
+                    for image in table.column("image").to_pylist():
+                        images.append((hashlib.sha256(image["bytes"]).hexdigest(), split))
+            if writer.num_rows:
+                written[split].append(data / path.name)
     for split, shards in written.items():
         for number, path in enumerate(shards):  # upwards, so that no shard takes the place of one to come
             path.rename(data / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")

@@ -76,7 +76,7 @@ def command(
     return decorate
 
 
-def add_debug_option(parser: argparse.ArgumentParser) -> None:
+def add_debug_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds `--debug` to a command's help; [`command`] acts on it before the parser sees it."""
     parser.add_argument("--debug", action="store_true", help="traceback of any error")
 

@@ -208,7 +208,7 @@ def launch_configs() -> list[str]:
 
 def launch_config(name: str) -> str:
     """Returns a packaged accelerate configuration, as YAML."""
-    return resources.files(CONFIGS[0]).joinpath(CONFIGS[1], f"{name}.yaml").read_text(encoding="utf-8")
+    return resources.files(CONFIGS[0]).joinpath(CONFIGS[1]).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def read_config(path: str | Path) -> dict[str, list[str]]:

@@ -14,17 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medsyn.errors import UserError
 
-if TYPE_CHECKING:
-    from dataset_builder.pipeline.render import ImageParts
-
 START_SECONDS = 600  # how long a rank may take to read the reports before it begins
-LOST_SECONDS = (
-    180  # after how long a silent rank counts as dead; network file systems show a touch up to a minute late
-)
+LOST_SECONDS = 180  # after which a silent rank counts as dead; network file systems show a touch up to a minute late
 BEAT_SECONDS = 5
 POLL_SECONDS = 0.5
 
@@ -104,12 +98,15 @@ class _Watch:
         return f"has given no sign for {patience} s" if time.monotonic() - self.since > patience else None
 
 
-def await_other_ranks(parts: ImageParts, rank: Rank, progress: Callable[[int], object]) -> None:
+def await_other_ranks(
+    work: Path, missing_parts: Callable[[], list[int]], rank: Rank, progress: Callable[[int], object]
+) -> None:
     """
-    What rank 0 does when its own share is made: waits until the parts of all others are there.
+    Waits in rank 0, whose own share is made, until the parts of all other ranks are there.
 
     Args:
-        parts (`ImageParts`): All parts of the build.
+        work (`Path`): The folder of the parts.
+        missing_parts (`Callable`): Returns the parts that are still to be made.
         rank (`Rank`): Rank 0.
         progress (`Callable[[int], object]`): Called again and again, with 0.
 
@@ -117,10 +114,10 @@ def await_other_ranks(parts: ImageParts, rank: Rank, progress: Callable[[int], o
         ChildProcessError: If a rank has died.
     """
     others = [Rank(index, rank.count) for index in range(1, rank.count)]
-    watches = {other: _Watch(other.beat_file(parts.folder)) for other in others}
+    watches = {other: _Watch(other.beat_file(work)) for other in others}
     while True:
         dead = {other: why for other in others if (why := watches[other].lost())}
-        missing = parts.missing()  # read after the signs of life: a rank that has just ended has left its parts
+        missing = missing_parts()  # read after the signs of life: a rank that has just ended has left its parts
         progress(0)
         if not missing:
             return

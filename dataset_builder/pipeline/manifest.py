@@ -90,7 +90,8 @@ def count_rows(data: Path) -> tuple[dict, dict[str, list[str]]]:
             have one); and the study ids of every split that is there, in order.
     """
     splits, study_ids, hashed = {}, {}, 0
-    labels, occult = {name: Counter() for name in CHEXPERT_LABELS}, Counter()
+    labels: dict[str, Counter[str]] = {name: Counter() for name in CHEXPERT_LABELS}
+    occult: Counter[str] = Counter()
     columns = ("study_id", "subject_id", "labels", "occult_findings", "report_hash")
     for split in SPLITS:
         paths = sorted(data.glob(f"{split}-*.parquet"))

@@ -178,7 +178,9 @@ def make_plan(
 
     order = sorted(range(len(records)), key=place)  # stable
 
-    rows, images, numbers = [], [], {}
+    rows: list[Row] = []
+    images: list[PlannedImage] = []
+    numbers: dict[tuple[int, str], int] = {}
     for index in tqdm(order, desc="planning", unit="report", delay=2):
         record = records[index]
         condition = generator.condition(record)
@@ -206,7 +208,7 @@ def cross_split_repeats(plan: Plan, identities: Sequence) -> dict[str, int]:
         `dict[str, int]`: `images` in two splits or more, and `rows` that hold one of them.
     """
     splits = defaultdict(set)
-    rows = defaultdict(int)
+    rows: dict = defaultdict(int)
     for row in plan.rows:
         splits[identities[row.image]].add(row.split)
         rows[identities[row.image]] += 1

@@ -112,7 +112,7 @@ class ImageParts:
             elif num_proc > 1:
                 self._render_in_pool(share, num_proc, rank, progress)
             if rank.index == 0:
-                await_other_ranks(self, rank, progress)
+                await_other_ranks(self.folder, self.missing, rank, progress)
 
     def _render_here(self, share: Sequence[int], progress: Callable[[int], object]) -> None:
         with one_torch_thread():
@@ -149,8 +149,8 @@ class ImageParts:
                 pool.shutdown()
             except BrokenProcessPool:
                 raise ChildProcessError(
-                    "a rendering process ended without a word, as it does when memory runs out; what is made is kept: "
-                    "run the same command again, with a smaller --num-proc"
+                    "a render worker was killed, probably out of memory; finished parts are kept: run the same "
+                    "command again with a smaller --num-proc"
                 ) from None
             finally:
                 hold.close()
@@ -201,7 +201,7 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
     def __call__(self, rendered: int) -> None:

@@ -79,11 +79,13 @@ class AttachResult:
         """The text of one row, counted; `None` where it may not be attached."""
         text = texts.get(study_id)
         if text is None:
-            return self._count("missing", study_id)
+            self._count("missing", study_id)
+            return None
         if report_hash is None:
             self._count("unverified", study_id)
         elif text.report_hash != report_hash:
-            return self._count("differing", study_id)
+            self._count("differing", study_id)
+            return None
         self.attached += 1
         return text
 
@@ -148,7 +150,7 @@ def text_values(matches: Iterable[StudyText | None]) -> dict[str, list]:
     values: dict[str, list] = {name: [] for name in TEXT_COLUMNS}
     for text in matches:
         digest = None if text is None else hashlib.sha256(text.prompt.encode()).hexdigest()
-        row = (None, None, None, None, unknown, None)
+        row: tuple = (None, None, None, None, unknown, None)
         if text is not None:
             row = (text.prompt, digest, text.findings, text.prompt, text.labels, text.source)
         for name, value in zip(TEXT_COLUMNS, row, strict=True):

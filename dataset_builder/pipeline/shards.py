@@ -1,4 +1,4 @@
-"""From the images on disk to the Parquet shards of a config: row groups of 100 rows, shards under 500 MB."""
+"""Assembles the rendered images of a config into Parquet shards under 500 MB."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dataset_builder.pipeline.plan import Plan, Row
 from dataset_builder.pipeline.render import ImageParts
 from dataset_builder.pipeline.rows import dataset_row, row_features
-from medsyn.files import atomic_file, remove_unfinished, sync_folder
+from medsyn.files import remove_unfinished, sync_folder
+from medsyn.parquet import ROW_GROUP, ShardWriter
 
-ROW_GROUP = 100
 SHARD_BYTES = 450_000_000  # of images and masks; text and labels stay far below the 50 MB that are left
 
 
@@ -70,7 +69,7 @@ def assemble(plan: Plan, parts: ImageParts, work: Path, data: Path) -> None:
 
 def _write_shard(path: Path, rows: Sequence[Row], plan: Plan, parts: ImageParts, schema: pa.Schema) -> None:
     generator = parts.generator
-    with atomic_file(path) as file, pq.ParquetWriter(file, schema) as writer:
+    with ShardWriter(path) as writer:
         for start in range(0, len(rows), ROW_GROUP):
             group = [
                 dataset_row(
@@ -83,4 +82,4 @@ def _write_shard(path: Path, rows: Sequence[Row], plan: Plan, parts: ImageParts,
                 )
                 for row in rows[start : start + ROW_GROUP]
             ]
-            writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=ROW_GROUP)
+            writer.write(pa.Table.from_pylist(group, schema=schema))

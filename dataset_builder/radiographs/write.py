@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image as PILImage
 from tqdm import tqdm
 
 from dataset_builder.pipeline.manifest import LABEL_VALUES
-from dataset_builder.pipeline.shards import ROW_GROUP, SHARD_BYTES
+from dataset_builder.pipeline.shards import SHARD_BYTES
 from dataset_builder.radiographs.image_files import read_image
 from dataset_builder.radiographs.records import RadiographRecord, RadiographSet
 from dataset_builder.radiographs.regions import BoxError, box_in_image, draw_mask
+from medsyn.parquet import ROW_GROUP, ShardWriter
 
 GROUP_BYTES = 64 * 2**20  # of images and masks that wait in memory for their row group to be whole
 UNREADABLE, BAD_BOX, BAD_MASK = "unreadable_image", "bad_box", "bad_mask"
@@ -146,7 +146,7 @@ class SplitWriter:
         self.rows: list[dict] = []
         self.waiting = self.shard_bytes = 0
         self.shards: list[Path] = []
-        self.writer: pq.ParquetWriter | None = None
+        self.writer: ShardWriter | None = None
 
     def add(self, row: dict) -> None:
         self.rows.append(row)
@@ -156,14 +156,13 @@ class SplitWriter:
 
     def _flush(self) -> None:
         if self.writer is not None and self.shard_bytes + self.waiting > SHARD_BYTES:
-            self.writer.close()
+            self.writer.__exit__(None, None, None)
             self.writer = None
         if self.writer is None:
             self.shards.append(self.folder / f"{self.split}-{len(self.shards):05d}.parquet")
-            self.writer = pq.ParquetWriter(self.shards[-1], self.schema)
+            self.writer = ShardWriter(self.shards[-1])
             self.shard_bytes = 0
-        table = pa.Table.from_pylist(self.rows, schema=self.schema)
-        self.writer.write_table(table, row_group_size=ROW_GROUP)
+        self.writer.write(pa.Table.from_pylist(self.rows, schema=self.schema))
         self.shard_bytes += self.waiting
         self.rows, self.waiting = [], 0
 
@@ -172,7 +171,7 @@ class SplitWriter:
         if self.rows:
             self._flush()
         if self.writer is not None:
-            self.writer.close()
+            self.writer.__exit__(None, None, None)
         for number, path in enumerate(self.shards):
             path.rename(self.folder / f"{self.split}-{number:05d}-of-{len(self.shards):05d}.parquet")
         return len(self.shards)

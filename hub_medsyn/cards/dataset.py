@@ -72,7 +72,7 @@ def dataset_card(manifest: dict, name: str, schemas: dict[str, pa.Schema], grids
     The card of a dataset, from its manifest alone: no row, and so no report, is read for it.
 
     Args:
-        manifest (`dict`): Of `medsyn build`, or with the entries of `hub_medsyn.policy.verdict.ids_only_entry`. What
+        manifest (`dict`): Of `medsyn build`, or with the entries of `hub_medsyn.policy.ids_only.ids_only_entry`. What
             an entry leaves out, the card does not tell. An entry may hold `audit`: the names of figures, each with
             extractor, size and number of images, and their values.
         name (`str`): The folder's name, or `<org>/<name>` on the Hub.

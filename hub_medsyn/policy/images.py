@@ -49,7 +49,9 @@ def image_format(content: bytes) -> str:
 
 
 def _check_png(content: bytes) -> None:
-    place, names, data = len(_PNG), [], []
+    place = len(_PNG)
+    names: list[bytes] = []
+    data: list[bytes] = []
     while place < len(content) and names[-1:] != [b"IEND"]:
         if place + 12 > len(content):
             raise UserError("it is cut short")

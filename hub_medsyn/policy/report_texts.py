@@ -76,7 +76,7 @@ class ReportTexts:
 class _Numbers:
     """A set of 64-bit numbers in an eighth of the memory of Python's: sorted, with the latest in a heap beside it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._sorted, self._latest = np.empty(0, np.uint64), array("Q")
 
     def add(self, number: int) -> None:

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from hub_medsyn.policy.verdict import PolicyError, ids_only_table
+from hub_medsyn.policy.ids_only import ids_only_table
+from hub_medsyn.policy.verdict import PolicyError
 from medsyn.errors import UserError
+from medsyn.parquet import ShardWriter
 
 SHARD_BYTES = 500_000_000
 ROW_GROUP_BYTES = 300_000_000  # above this the Hub's viewer shows no rows
@@ -109,19 +111,13 @@ def write_ids_only(shards: Iterable[Path], out: Path) -> list[Path]:
     with tqdm(total=groups, desc="leaving text out", unit="row group", delay=2) as bar:
         for path in shards:
             written.append(out / path.name)
-            with pq.ParquetFile(path) as file:
-                writer = None
-                try:
-                    for number in range(file.num_row_groups):
-                        table = ids_only_table(file.read_row_group(number))
-                        writer = writer or pq.ParquetWriter(written[-1], table.schema)
-                        writer.write_table(table, row_group_size=table.num_rows)
-                        bar.update()
-                except PolicyError as error:
-                    raise PolicyError(f"{path}, row group {number}: {error}") from None
-                finally:
-                    if writer is not None:
-                        writer.close()
+            with pq.ParquetFile(path) as file, ShardWriter(written[-1]) as writer:
+                for number in range(file.num_row_groups):
+                    try:
+                        writer.write(ids_only_table(file.read_row_group(number)))
+                    except PolicyError as error:
+                        raise PolicyError(f"{path}, row group {number}: {error}") from None
+                    bar.update()
     return written
 
 

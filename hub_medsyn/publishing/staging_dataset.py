@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from hub_medsyn.cards.dataset import dataset_card, grid_path, sample_grid
 from hub_medsyn.cards.render import keep_what_people_wrote
+from hub_medsyn.policy.ids_only import ids_only_entry, ids_only_problems
 from hub_medsyn.policy.report_texts import ReportTexts
-from hub_medsyn.policy.verdict import PolicyError, Verdict, ids_only_entry, ids_only_problems, judge
+from hub_medsyn.policy.verdict import PolicyError, Verdict, judge
 from hub_medsyn.publishing.repository import Repository
 from hub_medsyn.publishing.shards import find_shards, parquet_notes, report_texts, table_bytes, write_ids_only
 from medsyn.errors import UserError

@@ -14,8 +14,8 @@ from dataset_builder.pipeline import workspace as folder
 from dataset_builder.pipeline.executors import Rank
 from dataset_builder.pipeline.plan import image_seed, make_plan
 from dataset_builder.reports.record import ReportRecord
+from hub_medsyn.policy.ids_only import ids_only_problems
 from hub_medsyn.policy.report_hashes import report_hash
-from hub_medsyn.policy.verdict import ids_only_problems
 from tests.fixtures.generators import FakeGenerator, fake_records
 from tests.fixtures.ids_only import long_findings
 from tests.fixtures.report_trees import report, write_mimic_cxr

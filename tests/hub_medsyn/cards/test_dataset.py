@@ -14,8 +14,8 @@ from dataset_builder.findings import Finding, chexpert_labels
 from dataset_builder.reports.record import ReportRecord
 from hub_medsyn.cards import dataset as dataset_card
 from hub_medsyn.cards.render import GATE
+from hub_medsyn.policy.ids_only import ids_only_entry
 from hub_medsyn.policy.report_texts import ReportTexts
-from hub_medsyn.policy.verdict import ids_only_entry
 from medsyn.schema import read_manifest
 from tests.fixtures.cards import check_card
 from tests.fixtures.generators import FakeGenerator, fake_records

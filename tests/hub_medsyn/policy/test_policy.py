@@ -13,17 +13,11 @@ from PIL import Image as PILImage
 from dataset_builder.build import build
 from dataset_builder.pipeline.rows import encode
 from dataset_builder.reports.grammar import write_reports
+from hub_medsyn.policy.ids_only import ids_only_entry, ids_only_problems, ids_only_table
 from hub_medsyn.policy.images import image_format
 from hub_medsyn.policy.report_hashes import report_hash, report_hashes
 from hub_medsyn.policy.report_texts import ReportTexts
-from hub_medsyn.policy.verdict import (
-    PolicyError,
-    ids_only_entry,
-    ids_only_problems,
-    ids_only_table,
-    judge,
-    judge_model,
-)
+from hub_medsyn.policy.verdict import PolicyError, judge, judge_model
 from medsyn.schema import IDS_ONLY_COLUMNS, strictest
 from tests.fixtures.generators import FakeGenerator, fake_records
 from tests.fixtures.ids_only import long_findings

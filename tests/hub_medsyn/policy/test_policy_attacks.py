@@ -28,8 +28,8 @@ from dataset_builder.pipeline.plan import image_seed
 from dataset_builder.reports.grammar import write_reports
 from dataset_builder.reports.record import ReportRecord
 from hub_medsyn.policy import report_hashes as hashes
+from hub_medsyn.policy.ids_only import ids_only_problems
 from hub_medsyn.policy.report_hashes import report_hash
-from hub_medsyn.policy.verdict import ids_only_problems
 from hub_medsyn.publishing.repository import Repository
 from hub_medsyn.publishing.staging_dataset import DatasetStaging
 from tests.fixtures.generators import FakeGenerator

@@ -21,8 +21,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from dataset_builder.build import build
 from dataset_builder.pipeline.rows import encode
+from hub_medsyn.policy.ids_only import ids_only_entry, ids_only_problems, ids_only_table
 from hub_medsyn.policy.report_texts import ReportTexts
-from hub_medsyn.policy.verdict import PolicyError, ids_only_entry, ids_only_problems, ids_only_table, judge
+from hub_medsyn.policy.verdict import PolicyError, judge
 from hub_medsyn.publishing.repository import Repository
 from hub_medsyn.publishing.staging_dataset import DatasetStaging
 from tests.fixtures.generators import FakeGenerator, fake_records
