@@ -95,18 +95,17 @@ def arguments_of(part: str, args: argparse.Namespace) -> list:
     """What `medsyn evaluate` is called with for a part, encoders apart."""
     data = args.real_data
     heads = ["--epochs", args.epochs, "--budget", ALL, "--seeds", 1, "--train-batch-size", 8]
-    classify = ["--task", "classify", "--seeds", args.seeds, "--cache", args.out / "features"]
+    classify = ["classify", "--seeds", args.seeds, "--cache", args.out / "features"]
     dense = {
-        "segment-lungs": ["--task", "segment", "--dataset", data / "covid_cohen" / "covid_cohen.csv"]
+        "segment-lungs": ["segment", "--dataset", data / "covid_cohen" / "covid_cohen.csv"]
         + ["--mask-column", "lung_mask", "--resplit", 0.6, 0.15, 0.25, *heads],
-        "detect-nih_boxes": ["--task", "detect", "--dataset", data / "nih_cxr14" / "nih_cxr14.csv"]
+        "detect-nih_boxes": ["detect", "--dataset", data / "nih_cxr14" / "nih_cxr14.csv"]
         + ["--resplit", 0.6, 0.2, 0.2, "--neck-width", 128, *heads],
     }
     if part in dense:
         return dense[part]
     if part == "detect-phantom_boxes":
         return [
-            "--task",
             "detect",
             "--dataset",
             phantoms(args),

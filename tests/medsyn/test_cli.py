@@ -34,7 +34,7 @@ def test_an_unknown_command_exits_2_and_tells_the_known_ones(capsys):
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main([command, *{"data": ["prepare", "nih"]}.get(command, []), "--help"])
+        cli.main([command, *{"data": ["prepare", "nih"], "evaluate": ["detect"]}.get(command, []), "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert f"medsyn {command}" in shown

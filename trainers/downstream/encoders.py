@@ -118,13 +118,20 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
     elif timm.is_model(source.split(".")[0]):
         architecture, arguments = source.split(".")[0], {}
         if random or weights:
-            model, config = _seeded(seed, load_image_encoder, source, image_size, image_weights=weights or None)
+            known = source if weights else f"random:{source}"
+            model, config = _seeded(seed, load_image_encoder, known, image_size, image_weights=weights or None)
             arguments = config.model_args or {}
         else:
             native = timm.get_pretrained_cfg(source)
             if native.fixed_input_size and native.input_size[-1] != image_size:
                 arguments = {"img_size": image_size}  # timm resamples the position embeddings
-            model = timm.create_model(source, pretrained=True, num_classes=0, **arguments)
+            try:
+                model = timm.create_model(source, pretrained=True, num_classes=0, **arguments)
+            except (OSError, RuntimeError) as error:
+                raise UserError(
+                    f"the pretrained weights of {source!r} cannot be fetched ({type(error).__name__}): give "
+                    f"{source}@FILE with a file of weights, or random:{source}"
+                ) from error
     else:
         raise UserError(
             f"encoder {spec!r} is neither a folder nor a timm model; `random:resnet50` and a folder that "

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsyn.errors import UserError, command
-from trainers.downstream.options import TRAINING, named, parse
+from trainers.downstream.options import TRAINING, EvaluateOptions, named, parse
 
 if TYPE_CHECKING:
     import numpy as np
 
     from trainers.downstream.encoders import FrozenEncoder
+    from trainers.downstream.images.annotated_images import AnnotatedImages
     from trainers.downstream.images.image_set import ImageSet
+    from trainers.downstream.images.labelled_images import LabelledImages
 
 FEW_PATIENTS = 5
 Draws = list[tuple[float, int, "np.ndarray"]]
@@ -25,11 +26,13 @@ Draws = list[tuple[float, int, "np.ndarray"]]
 @command("medsyn evaluate", interrupted="cached features are kept")
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn evaluate` and returns its exit code: 0 done, 1 failed with one sentence on stderr."""
-    print(run(parse(argv)))
+    options = parse(argv)
+    print(run(options))
+    print(f"\nresults.{{csv,parquet,md,json}} and tables.{{md,tex}} are in {options.out}")
     return 0
 
 
-def run(args: argparse.Namespace) -> str:
+def run(args: EvaluateOptions) -> str:
     """Measures as `args` says, writes the results and returns the table."""
     from trainers.downstream.images.label_budget import budget_notes, budget_rows
     from trainers.downstream.results.model_index import add_to_card, eval_results
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> str:
 
     notes = sorted(notes)
     table = results_table(rows) + "".join(f"\n- {note}" for note in notes)
-    settings = vars(args) | {"notes": notes, "images": images.counts(), "leaks": leaks}
+    settings = asdict(args) | {"notes": notes, "images": images.counts(), "leaks": leaks}
     settings |= {"left_out": {why: list(ids) for why, ids in images.left_out.items()}}
     write_results(args.out, rows, table, settings)
     write_tables(results_frame(rows), args.out)
@@ -67,8 +70,8 @@ def run(args: argparse.Namespace) -> str:
     return table
 
 
-def _labelled(args: argparse.Namespace):
-    """The images of a classification and what is to be told of their labels."""
+def _labelled(args: EvaluateOptions) -> tuple[LabelledImages, list[str]]:
+    """Reads the images of a classification; returns them with notes on their labels."""
     from trainers.downstream.images.labelled_images import images_from_csv, images_from_dataset
 
     common = {"shares": args.resplit, "seed": args.seed, "allow_leaks": args.allow_leaks}
@@ -97,8 +100,8 @@ def _labelled(args: argparse.Namespace):
     return images, notes
 
 
-def _annotated(args: argparse.Namespace):
-    """The images of a segmentation or detection and what is to be told of their annotations."""
+def _annotated(args: EvaluateOptions) -> tuple[AnnotatedImages, list[str]]:
+    """Reads the images of a segmentation or detection; returns them with notes on their annotations."""
     from trainers.downstream.images.annotated_images import annotated_from_csv, annotated_from_dataset
 
     common = {"unannotated": args.unannotated, "shares": args.resplit, "seed": args.seed}
@@ -132,7 +135,7 @@ def _annotated(args: argparse.Namespace):
     return images, notes
 
 
-def _encoders(args: argparse.Namespace) -> list[tuple[FrozenEncoder, str]]:
+def _encoders(args: EvaluateOptions) -> list[tuple[FrozenEncoder, str]]:
     """Each encoder with the first digits of its weights' hash; all are loaded before the first is measured, so that
     one that does not load costs no training."""
     from trainers.downstream.encoders import load_encoder
@@ -141,21 +144,21 @@ def _encoders(args: argparse.Namespace) -> list[tuple[FrozenEncoder, str]]:
     return [(encoder, encoder.weights_hash()[:12]) for encoder in loaded]
 
 
-def _settings(args: argparse.Namespace, kind: type):
+def _settings(args: EvaluateOptions, kind: type):
     """A dataclass of settings with what was given on the command line, the rest by its own defaults."""
-    given = {name: getattr(args, name) for name in (*TRAINING, "augment", "neck_width", "resize", "preset")}
+    given = {name: getattr(args, name) for name in (*TRAINING, "neck_width", "resize", "preset")}
     given["decoder_channels"] = tuple(args.decoder_channels) if args.decoder_channels else None
     given |= {"batch_size": args.train_batch_size, "cache": args.maps, "device": args.device}
     known = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in given.items() if name in known and value is not None})
 
 
-def _model_folder(args: argparse.Namespace, encoder: FrozenEncoder, budget: float, seed: int) -> Path:
+def _model_folder(args: EvaluateOptions, encoder: FrozenEncoder, budget: float, seed: int) -> Path:
     name = re.sub(r"[^\w.+-]+", "_", encoder.name)
     return Path(args.out) / "models" / f"{name}-{budget:g}-{seed}"
 
 
-def _classify(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
+def _classify(args: EvaluateOptions, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
     from tqdm import tqdm
 
     from trainers.downstream.encoders import cached_features
@@ -197,7 +200,7 @@ def _needs_findings(images: ImageSet, draws: Draws) -> None:
         )
 
 
-def _segment(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
+def _segment(args: EvaluateOptions, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
     from hub_medsyn.metrics.macro_auroc import patient_draws
     from trainers.downstream.results.rows import MeasuredRun, measured_rows, weighted_means
     from trainers.downstream.tasks.segmentation import SegmentationSettings, train_segmenter
@@ -221,7 +224,7 @@ def _segment(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: li
     return measured_rows(images, "segmentation", runs)
 
 
-def _detect(args: argparse.Namespace, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
+def _detect(args: EvaluateOptions, images: ImageSet, draws: Draws, notes: list[str]) -> list[dict]:
     import numpy as np
 
     from hub_medsyn.metrics.macro_auroc import patient_draws

@@ -1,6 +1,6 @@
 """`medsyn probe`: how much a linear head learns from frozen image features, with 1, 10 and 100 % of the labels.
 
-Short for `medsyn evaluate --task classify`.
+Short for `medsyn evaluate classify`.
 """
 
 from __future__ import annotations

@@ -1,146 +1,225 @@
-"""The options of `medsyn evaluate`, and of `medsyn probe`, which are those of one of its tasks."""
+"""The options of `medsyn evaluate`, a sub-command per task, and of `medsyn probe`; imports no torch."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from medsyn.errors import add_debug_option
 
 TASKS = ("classify", "segment", "detect")
 
-# What one kind of source or some of the tasks alone have, with the defaults; given for another, an option is refused.
-OF_DATASETS = {"config": None, "uncertain": "mask"}
-OF_CSVS = {"file_column": "file", "labels_column": "labels", "split_column": "split", "skip_missing": False}
-OF_CSVS |= {"boxes_column": "boxes", "mask_column": "mask", "annotated_column": None}
-TRAINING = {"epochs": None, "patience": None, "train_batch_size": None, "learning_rate": None, "weight_decay": None}
-OF_TASKS = {
-    ("classify",): {"labels": None, "min_positives": 5, "uncertain": "mask", "labels_column": "labels"}
-    | {"unlabelled": "absent", "head": "logistic", "exclusive": False, "cache": None},
-    ("segment", "detect"): {"findings": None, "unannotated": "drop", "annotated_column": None},
-    ("segment",): {"mask_column": "mask", "decoder_channels": None},
-    ("detect",): {"boxes_column": "boxes", "neck_width": None, "resize": None, "preset": None, "maps": None},
-    ("classify", "segment"): {"augment": None},
+ABOUT = {
+    "classify": ("a linear classifier: macro AUROC, accuracy", "Fit a linear head on a frozen encoder."),
+    "segment": ("a U-Net or DPT decoder: Dice per image", "Train a segmenter on a frozen encoder."),
+    "detect": ("a YOLOv3 head: mAP at IoU .40 to .75", "Train a detector on a frozen encoder."),
 }
+# Options of one kind of source alone; given with the other, they are refused.
+OF_DATASETS = ("config", "uncertain")
+OF_CSVS = (
+    *("file_column", "labels_column", "split_column", "skip_missing"),
+    *("boxes_column", "mask_column", "annotated_column"),
+)
+TRAINING = ("epochs", "patience", "train_batch_size", "learning_rate", "weight_decay", "augment")
+Add = Callable[..., argparse.Action]
+
+
+@dataclass
+class EvaluateOptions:
+    """
+    The options of one run of `medsyn evaluate`, as [`parse`] returns them. Options of other tasks keep their defaults.
+
+    Args:
+        task (`str`): `classify`, `segment` or `detect`.
+        encoder (`list[str]`): `[NAME=]WHAT` of each encoder, see [`~trainers.downstream.encoders.load_encoder`].
+        dataset (`str`): A folder or Hub id for `load_dataset`, or a CSV.
+    """
+
+    task: str
+    encoder: list[str]
+    dataset: str
+    out: str = "results"
+    patient_column: str | None = None
+    budget: list[float] = field(default_factory=lambda: [1, 10, 100])
+    seeds: int = 3
+    seed: int = 0
+    resplit: list[float] | None = None
+    allow_leaks: bool = False
+    image_size: int = 224
+    batch_size: int = 32
+    device: str = "cpu"
+    resamples: int = 1000
+    save_models: bool = False
+    update_cards: bool = False
+    # classification
+    labels: list[str] | None = None
+    min_positives: int = 5
+    unlabelled: str = "absent"
+    exclusive: bool = False
+    head: str = "logistic"
+    cache: str | None = None
+    # segmentation and detection
+    findings: list[str] | None = None
+    unannotated: str = "drop"
+    decoder_channels: list[int] | None = None
+    neck_width: int | None = None
+    resize: str | None = None
+    preset: str | None = None
+    maps: str | None = None
+    # training of heads
+    epochs: int | None = None
+    patience: int | None = None
+    train_batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    augment: bool | None = None
+    # a dataset
+    config: str | None = None
+    uncertain: str = "mask"
+    # a CSV
+    file_column: str = "file"
+    labels_column: str = "labels"
+    split_column: str = "split"
+    skip_missing: bool = False
+    boxes_column: str = "boxes"
+    mask_column: str = "mask"
+    annotated_column: str | None = None
 
 
 def parser(command: str = "evaluate") -> argparse.ArgumentParser:
-    """The parser of `medsyn evaluate`, or of `medsyn probe`: the same with `--task classify` set."""
+    """Returns the parser of `medsyn evaluate`, a sub-command per task, or of `medsyn probe`, which is `classify`."""
     if command == "probe":
-        description = (
-            "Measures frozen image encoders: features once, then a logistic head a label at each budget of labels, "
-            "macro AUROC on the test split with a bootstrap interval by patient. Short for medsyn evaluate --task "
-            "classify."
+        return _task_parser(
+            argparse.ArgumentParser(
+                prog="medsyn probe",
+                description="Measure frozen image encoders with a linear head; short for medsyn evaluate classify.",
+                epilog="example: medsyn probe --encoder ours=runs/convirt --encoder random=random:runs/convirt "
+                "--dataset ./medsyn-cxr --out results",
+            ),
+            "classify",
         )
-        example = "medsyn probe --encoder ours=runs/convirt --encoder random=random:runs/convirt"
-    else:
-        description = (
-            "Measures frozen image encoders by what a small head learns on top of them, at each budget of labels: a "
-            "linear classifier (macro AUROC or accuracy), a segmenter (Dice per image) or a detector (mAP at IoU .40 "
-            "to .75), on the test split with a bootstrap interval by patient."
-        )
-        example = "medsyn evaluate --task detect --encoder ours=runs/gloria --encoder random=random:runs/gloria"
-    task = "" if command == "probe" else f"--task {'|'.join(TASKS)} "
     arguments = argparse.ArgumentParser(
-        prog=f"medsyn {command}",
-        usage=f"medsyn {command} {task}--encoder [NAME=]WHAT [--encoder ...] --dataset FOLDER|NAME|CSV [options]",
-        description=description,
-        epilog=f"example: {example} --dataset ./medsyn-cxr --out results",
+        prog="medsyn evaluate",
+        description="Measure frozen image encoders by what a small head learns on top of them, at each budget of "
+        "labels, on the test split with a bootstrap interval by patient.",
+        epilog="example: medsyn evaluate detect --encoder ours=runs/gloria --encoder random=random:runs/gloria "
+        "--dataset ./medsyn-cxr --out results",
     )
+    tasks = arguments.add_subparsers(dest="task", required=True, metavar="TASK", title="tasks")
+    for task, (short, long) in ABOUT.items():
+        _task_parser(
+            tasks.add_parser(task, help=short, description=f"{long} `medsyn evaluate` compares encoders."), task
+        )
+    return arguments
+
+
+def _task_parser(arguments: argparse.ArgumentParser, task: str) -> argparse.ArgumentParser:
+    arguments.set_defaults(task=task)
     add = arguments.add_argument
-    if command == "probe":
-        arguments.set_defaults(task="classify")
-    else:
-        add("--task", choices=TASKS, required=True, help="what the head has to learn")
     add(
         "--encoder",
         action="append",
         required=True,
         metavar="[NAME=]WHAT",
-        help="repeatable; a checkpoint folder, an "
-        "exported timm encoder's folder, a timm model's name, or that name@FILE of weights; random: before a folder "
-        "or name takes the same shape untrained; one named X(Y) is compared with X, others with the first",
+        help="checkpoint folder, folder of an exported timm encoder, timm model name (its pretrained weights), or "
+        "that name@FILE of weights; random: before a folder or name for random weights; repeatable. One named X(Y) is "
+        "compared with X, others with the first",
     )
-    add("--dataset", required=True, help="a folder or name for datasets.load_dataset, or a CSV with one image a row")
-    add("--patient-column", help="whose image a row is (default: subject_id of a dataset, patient_id of a CSV)")
+    add("--dataset", required=True, help="folder or Hub id for load_dataset, or a CSV with one image per row")
+    add("--patient-column", help="column of the patient (default: subject_id of a dataset, patient_id of a CSV)")
     add("--out", default="results", help="folder of results.{csv,parquet,md,json} and tables.{md,tex} (default: "
         "%(default)s)")  # fmt: skip
-    add("--budget", type=float, nargs="+", default=[1, 10, 100], metavar="PERCENT", help="of the training patients "
-        "whose labels are used (default: 1 10 100)")  # fmt: skip
-    add("--seeds", type=int, default=3, help="runs of each budget, each with its own patients and first "
+    add("--budget", type=float, nargs="+", default=[1, 10, 100], metavar="PERCENT", help="shares of the training "
+        "patients whose labels are used (default: 1 10 100)")  # fmt: skip
+    add("--seeds", type=int, default=3, help="number of runs per budget, each with its own patients and initial "
         "weights; one at 100 %% with logistic heads (default: %(default)s)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of the first draw, the random encoders and the bootstrap "
+    add("--seed", type=int, default=0, help="seed of the first sample, the random encoders and the bootstrap "
         "(default: %(default)s)")  # fmt: skip
-    add("--resplit", type=float, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"), help="split the patients anew, by "
-        "these shares, instead of as the data say")  # fmt: skip
-    add("--allow-leaks", action="store_true", help="take a split in which patients or images stand twice, as some "
-        "published ones, and count them in the results, instead of refusing it")  # fmt: skip
-    add("--image-size", type=int, default=224, help="pixels a side for encoders that carry no image processor of ours "
+    add("--resplit", type=float, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"), help="shares of a new split by "
+        "patient, in place of the split of the data")  # fmt: skip
+    add("--allow-leaks", action="store_true", help="accept a split with patients or images in two parts, as some "
+        "published ones have, and count them in the results")  # fmt: skip
+    add("--image-size", type=int, default=224, help="side in pixels for encoders without an image processor of ours "
         "(default: %(default)s)")  # fmt: skip
-    add("--batch-size", type=int, default=32, help="images an encoder sees at once (default: %(default)s)")
-    add("--device", default="cpu", help="cpu or cuda, where encoders and heads run (default: %(default)s)")
-    add("--resamples", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="images per encoding batch (default: %(default)s)")
+    add("--device", default="cpu", help="cpu or cuda, for encoders and heads (default: %(default)s)")
+    add("--resamples", type=int, default=1000, help="number of bootstrap resamples (default: %(default)s)")
     add("--save-models", action="store_true", help="write every trained model into models/ in --out")
     add("--update-cards", action="store_true", help="add the results to README.md of each encoder that is a folder")
-    _add_classify(arguments.add_argument_group("of classification").add_argument)
-    if command == "evaluate":
-        _add_located(arguments)
-    _add_training(arguments.add_argument_group("of the training of heads").add_argument)
-    dataset = arguments.add_argument_group("of a dataset alone").add_argument
-    dataset("--config", help="which of its configs (default: its own default)")
-    dataset("--uncertain", choices=("mask", "absent", "present"), help="what a label of -1 becomes; an unmentioned "
-            "label is always absent (default: mask)")  # fmt: skip
-    csv = arguments.add_argument_group("of a CSV alone").add_argument
+    if task == "classify":
+        _add_classify(arguments.add_argument_group("classification").add_argument)
+    else:
+        _add_located(arguments, task)
+    _add_training(arguments.add_argument_group("training of the head").add_argument, task)
+    dataset = arguments.add_argument_group("with a dataset").add_argument
+    dataset("--config", help="config of the dataset (default: its own default)")
+    if task == "classify":
+        dataset("--uncertain", choices=("mask", "absent", "present"), help="meaning of a label of -1; an unmentioned "
+                "label is always absent (default: mask)")  # fmt: skip
+    csv = arguments.add_argument_group("with a CSV").add_argument
     csv("--file-column", help="image file, relative to the CSV (default: file)")
-    csv("--labels-column", help="label names joined by | (default: labels)")
     csv("--split-column", help="train, valid or test (default: split)")
-    csv("--skip-missing", action="store_true", default=None, help="go on without images that do not exist")
-    if command == "evaluate":
+    csv("--skip-missing", action="store_true", default=None, help="leave out images that do not exist")
+    if task == "classify":
+        csv("--labels-column", help="label names joined by | (default: labels)")
+    if task == "detect":
         csv("--boxes-column", help='boxes as JSON, [{"label", "x", "y", "w", "h"}, ...] in shares of the image '
             "(default: boxes)")  # fmt: skip
-        csv("--mask-column", help="a mask file of the image's size, relative to the CSV (default: mask)")
-        csv("--annotated-column", help="filled where somebody looked: an image without box or mask is a negative "
-            "there")  # fmt: skip
+    if task == "segment":
+        csv("--mask-column", help="mask file of the image's size, relative to the CSV (default: mask)")
+    if task != "classify":
+        csv("--annotated-column", help="column that is filled where somebody annotated: an image without box or mask "
+            "is a negative there")  # fmt: skip
     add_debug_option(arguments)
     return arguments
 
 
-def _add_classify(add) -> None:
-    add("--labels", nargs="+", help="the labels to measure (default: all that --min-positives admits)")
-    add("--min-positives", type=int, help="leave a label out, by name, that has fewer positives or negatives than "
-        "this in the training or the test split (default: 5)")  # fmt: skip
-    add("--unlabelled", choices=("absent", "drop", "error"), help="what to do with images that name no label at all: "
-        "they are free of all, left out, or an error (default: absent)")  # fmt: skip
-    add("--exclusive", action="store_true", default=None, help="each image has exactly one of the labels: a softmax "
-        "over them, and accuracy beside macro AUROC")  # fmt: skip
-    add("--head", choices=("logistic", "trained"), help="logistic regression on cached features, its penalty chosen "
-        "on the validation split; or a head trained as MGCA does, kept where the validation loss is lowest (default: "
-        "logistic)")  # fmt: skip
+def _add_classify(add: Add) -> None:
+    add("--labels", nargs="+", help="labels to measure (default: all that --min-positives admits)")
+    add("--min-positives", type=int, help="minimum number of positives and negatives of a label in training and test "
+        "split; others are left out by name (default: 5)")  # fmt: skip
+    add("--unlabelled", choices=("absent", "drop", "error"), help="images without any label: all labels absent, "
+        "left out, or an error (default: absent)")  # fmt: skip
+    add("--exclusive", action="store_true", default=None, help="labels exclude each other: a softmax over them, and "
+        "accuracy beside macro AUROC")  # fmt: skip
+    add(
+        "--head",
+        choices=("logistic", "trained"),
+        help="logistic regression on cached features, its penalty chosen "
+        "on the validation split; or a head trained as in MGCA, with the lowest validation loss (default: logistic)",
+    )
     add("--cache", help="folder of the cached features (default: features/ in --out)")
 
 
-def _add_located(arguments: argparse.ArgumentParser) -> None:
-    add = arguments.add_argument_group("of segmentation and detection").add_argument
-    add("--findings", nargs="+", help="whose boxes and masks, united, are to be found (default: all)")
-    add("--unannotated", choices=("drop", "negative"), help="images at which nobody looked are left out, or count as "
-        "having nothing to find (default: drop)")  # fmt: skip
-    add("--decoder-channels", type=int, nargs="+", help="widths of the segmenter's decoder, deepest first (default: "
-        "those of segmentation-models-pytorch)")  # fmt: skip
-    add = arguments.add_argument_group("of detection").add_argument
+def _add_located(arguments: argparse.ArgumentParser, task: str) -> None:
+    add = arguments.add_argument_group("findings").add_argument
+    add("--findings", nargs="+", help="findings whose boxes or masks, united, are the target (default: all)")
+    add("--unannotated", choices=("drop", "negative"), help="images that nobody annotated: left out, or negatives "
+        "(default: drop)")  # fmt: skip
+    if task == "segment":
+        add("--decoder-channels", type=int, nargs="+", help="widths of the decoder, deepest first (default: those of "
+            "segmentation-models-pytorch)")  # fmt: skip
+        return
     add("--neck-width", type=int, help="channels of the detector's neck (default: 512)")
     add("--resize", choices=("pad", "stretch"), help="how images become squares (default: pad)")
-    add("--preset", choices=("fixed", "official"), help="of loss and decoding (default: fixed)")
-    add("--maps", metavar="memory|none|FOLDER", help="where an encoder's maps are kept; none encodes every image in "
+    add("--preset", choices=("fixed", "official"), help="preset of loss and decoding (default: fixed)")
+    add("--maps", metavar="memory|none|FOLDER", help="where feature maps are cached; none encodes every image in "
         "every epoch (default: memory)")  # fmt: skip
 
 
-def _add_training(add) -> None:
-    add("--epochs", type=int, help="at most (default: 50)")
-    add("--patience", type=int, help="epochs without a better one after which training ends (default: 10)")
-    add("--train-batch-size", type=int, help="images a step (default: 48 to classify, 16 to segment or detect)")
-    add("--learning-rate", type=float, help="of AdamW, constant (default: 5e-4)")
-    add("--weight-decay", type=float, help="of AdamW (default: 1e-6, and 0.05 to segment)")
-    add("--augment", action=argparse.BooleanOptionalAction, default=None, help="move training images, and encode them "
-        "anew in every epoch (default: no to classify, yes to segment)")  # fmt: skip
+def _add_training(add: Add, task: str) -> None:
+    add("--epochs", type=int, help="maximum number of training epochs (default: 50)")
+    add("--patience", type=int, help="epochs without a better one before training stops (default: 10)")
+    batch = 48 if task == "classify" else 16
+    add("--train-batch-size", type=int, help=f"images per training step (default: {batch})")
+    add("--learning-rate", type=float, help="constant learning rate of AdamW (default: 5e-4)")
+    decay = "0.05" if task == "segment" else "1e-6"
+    add("--weight-decay", type=float, help=f"weight decay of AdamW (default: {decay})")
+    if task != "detect":
+        add("--augment", action=argparse.BooleanOptionalAction, default=None, help="augment training images, encoding "
+            f"them in every epoch (default: {'yes' if task == 'segment' else 'no'})")  # fmt: skip
 
 
 def named(encoder: str) -> tuple[str, str]:
@@ -149,10 +228,10 @@ def named(encoder: str) -> tuple[str, str]:
     return (name, what) if separator else (encoder, encoder)
 
 
-def parse(argv: list[str] | None, command: str = "evaluate") -> argparse.Namespace:
-    """The options, their defaults filled in; exits with 2 where they do not go together."""
+def parse(argv: list[str] | None, command: str = "evaluate") -> EvaluateOptions:
+    """Returns the options with their defaults; exits with 2 where they contradict each other."""
     arguments = parser(command)
-    args = arguments.parse_args(argv)
+    args = arguments.parse_args(with_task_first(argv) if command == "evaluate" else argv)
     names = [named(encoder)[0] for encoder in args.encoder]
     if len(set(names)) < len(names):
         arguments.error(f"two encoders of one name among {', '.join(names)}: tell them apart with NAME=")
@@ -164,21 +243,24 @@ def parse(argv: list[str] | None, command: str = "evaluate") -> argparse.Namespa
     given = _given(args, OF_DATASETS if from_csv else OF_CSVS)
     if given:
         kinds = ("a dataset", "a CSV") if from_csv else ("a CSV", "a dataset")
-        arguments.error(f"{', '.join(given)}: of {kinds[0]} alone, and {args.dataset} is {kinds[1]}")
-    for tasks, options in OF_TASKS.items():
-        if args.task not in tasks and (given := _given(args, options)):
-            arguments.error(f"{', '.join(given)}: of --task {' and '.join(tasks)} alone, not of {args.task}")
-    for option, default in {**OF_DATASETS, **OF_CSVS, **TRAINING, **_all_of_tasks()}.items():
-        if getattr(args, option, None) is None:
-            setattr(args, option, default)
-    if args.task == "classify" and args.head == "logistic" and (given := _given(args, {**TRAINING, "augment": None})):
-        arguments.error(f"{', '.join(given)}: of --head trained, and the head is logistic")
-    return args
+        arguments.error(f"{', '.join(given)}: for {kinds[0]} alone, and {args.dataset} is {kinds[1]}")
+    options = {name: value for name, value in vars(args).items() if value is not None and name != "debug"}
+    options = EvaluateOptions(**options)
+    if options.task == "classify" and options.head == "logistic" and (given := _given(args, TRAINING)):
+        arguments.error(f"{', '.join(given)}: for --head trained, and the head is logistic")
+    return options
 
 
-def _all_of_tasks() -> dict:
-    return {option: default for options in OF_TASKS.values() for option, default in options.items()}
+def with_task_first(argv: list[str] | None) -> list[str]:
+    """Returns the arguments with `--task TASK`, as earlier versions spelt it, as the sub-command that it is now."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for place, word in enumerate(argv):
+        if word == "--task" and place + 1 < len(argv):
+            return [argv[place + 1], *argv[:place], *argv[place + 2 :]]
+        if word.startswith("--task="):
+            return [word.removeprefix("--task="), *argv[:place], *argv[place + 1 :]]
+    return argv
 
 
-def _given(args: argparse.Namespace, options: dict) -> list[str]:
+def _given(args: argparse.Namespace, options: Iterable[str]) -> list[str]:
     return [f"--{option.replace('_', '-')}" for option in options if getattr(args, option, None) is not None]

@@ -13,7 +13,7 @@ from tests.trainers.downstream.image_tables import image_table, write_annotated_
 from trainers.downstream import evaluate
 from trainers.downstream.encoders import load_encoder
 from trainers.downstream.linear_probe import main as probe
-from trainers.downstream.options import parser
+from trainers.downstream.options import parse, parser
 from trainers.downstream.results.model_index import add_to_card, eval_results
 
 
@@ -246,13 +246,13 @@ def test_a_split_that_leaks_is_refused_or_its_leaks_stand_in_the_results(task, e
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "segment", "--labels", "Edema"], "--labels: of --task classify alone, not of segment"),
-        (["--task", "segment", "--neck-width", "8"], "--neck-width: of --task detect alone"),
-        (["--task", "classify", "--findings", "Edema"], "--findings: of --task segment and detect alone"),
-        (["--task", "detect", "--augment"], "--augment: of --task classify and segment alone"),
-        (["--task", "classify", "--epochs", "5"], "--epochs: of --head trained, and the head is logistic"),
-        (["--task", "detect", "--config", "phantom"], "--config: of a dataset alone"),
-        ([], "--task"),
+        (["--task", "segment", "--labels", "Edema"], "unrecognized arguments: --labels Edema"),
+        (["--task", "segment", "--neck-width", "8"], "unrecognized arguments: --neck-width 8"),
+        (["--task", "classify", "--findings", "Edema"], "unrecognized arguments: --findings Edema"),
+        (["--task", "detect", "--augment"], "unrecognized arguments: --augment"),
+        (["--task", "classify", "--epochs", "5"], "--epochs: for --head trained, and the head is logistic"),
+        (["--task=detect", "--config", "phantom"], "--config: for a dataset alone"),
+        ([], "argument TASK: invalid choice"),
     ],
 )
 def test_an_option_that_does_not_apply_is_refused(arguments, message, capsys):
@@ -262,11 +262,18 @@ def test_an_option_that_does_not_apply_is_refused(arguments, message, capsys):
 
 
 def test_every_option_of_probe_is_one_of_evaluate():
+    tasks = next(action for action in parser("evaluate")._actions if action.dest == "task").choices
     one, other = (
-        {option: action.help for action in parser(command)._actions for option in action.option_strings}
-        for command in ("probe", "evaluate")
+        {option: action.help for action in of._actions for option in action.option_strings}
+        for of in (parser("probe"), tasks["classify"])
     )
-    assert one.items() <= other.items() and "--task" in set(other) - set(one)
+    assert one == other and set(tasks) == {"classify", "segment", "detect"}
+
+
+@pytest.mark.parametrize("spelling", [["detect"], ["--task", "detect"], ["--task=detect"]])
+def test_the_task_of_earlier_versions_is_the_sub_command(spelling):
+    given = ["--encoder", "a", "--dataset", "d", "--neck-width", "8"]
+    assert parse([*spelling, *given]) == parse(["detect", *given])
 
 
 def row(encoder, budget, value, metric="macro_auroc", dataset="nih", **more):

@@ -175,11 +175,11 @@ def test_bad_usage_exits_2(arguments):
 @pytest.mark.parametrize(
     ("dataset", "option", "message"),
     [
-        ("images.csv", ["--config", "phantom"], "--config: of a dataset alone, and images.csv is a CSV"),
-        ("images.csv", ["--uncertain", "mask"], "--uncertain: of a dataset alone"),
-        ("medsyn-cxr", ["--file-column", "file"], "--file-column: of a CSV alone, and medsyn-cxr is a dataset"),
-        ("medsyn-cxr", ["--labels-column", "labels", "--skip-missing"], "--labels-column, --skip-missing: of a CSV"),
-        ("medsyn-cxr", ["--split-column", "fold"], "--split-column: of a CSV alone"),
+        ("images.csv", ["--config", "phantom"], "--config: for a dataset alone, and images.csv is a CSV"),
+        ("images.csv", ["--uncertain", "mask"], "--uncertain: for a dataset alone"),
+        ("medsyn-cxr", ["--file-column", "file"], "--file-column: for a CSV alone, and medsyn-cxr is a dataset"),
+        ("medsyn-cxr", ["--labels-column", "labels", "--skip-missing"], "--labels-column, --skip-missing: for a CSV"),
+        ("medsyn-cxr", ["--split-column", "fold"], "--split-column: for a CSV alone"),
     ],
 )
 def test_an_option_that_does_not_apply_is_refused(dataset, option, message, capsys):
