@@ -1,4 +1,4 @@
-"""Frozen encoders, and the pooled features they give, computed once and kept on disk."""
+"""Frozen image encoders and their pooled features, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from trainers.downstream.images.labelled_images import LabelledImages
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """An image encoder that nothing changes any more: in eval mode, its BatchNorm statistics included.
+    """An image encoder in evaluation mode whose weights and BatchNorm statistics never change.
 
     Args:
-        name (`str`): What the tables call it.
+        name (`str`): The name in result tables.
         model (`nn.Module`): A timm model without its classifier: `(batch, 3, height, width)` to pooled
             `(batch, features)`, before any projection head.
-        processor (`Callable`): The image processor that makes its `pixel_values` of a list of PIL images.
-        architecture (`str`, *optional*): What `timm.create_model` calls it, so that others can build it anew.
-        arguments (`dict`, *optional*): What `timm.create_model` takes beside that name and `num_classes`.
-        enlarge (`int`, *optional*): Side to which images are enlarged before they are pooled, as a GLoRIA or MGCA of
-            preset `official` enlarges them to 299 pixels. Segmenters and detectors see them as they are, as there.
+        processor (`Callable`): The image processor that returns `pixel_values` for a list of PIL images.
+        architecture (`str`, *optional*): The model name for `timm.create_model`, needed to build the encoder again.
+        arguments (`dict`, *optional*): Arguments of `timm.create_model` besides that name and `num_classes`.
+        enlarge (`int`, *optional*): Side in pixels to which images are upsampled before pooling: 299 for a GLoRIA or
+            MGCA of preset `official`. Segmenters and detectors take images as they are, as in the published code.
     """
 
     name: str
@@ -49,13 +49,13 @@ class FrozenEncoder:
 
     @torch.no_grad()
     def pooled(self, pixels: Tensor) -> Tensor:
-        """Pooled features `(batch, features)`, float32, of pixels `(batch, 3, height, width)`, in evaluation mode."""
+        """Computes pooled features `(batch, features)`, float32, of pixels `(batch, 3, height, width)`."""
         if self.enlarge:
             pixels = F.interpolate(pixels, (self.enlarge,) * 2, mode="bilinear", align_corners=True)
         return self.model.to(pixels.device).eval()(pixels).float()
 
     def weights_hash(self) -> str:
-        """SHA-256 over the names, shapes and values of weights and buffers."""
+        """Returns the SHA-256 over the names, shapes and values of weights and buffers."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -63,7 +63,7 @@ class FrozenEncoder:
         return digest.hexdigest()
 
     def settings(self) -> dict:
-        """The settings of the image processor, as JSON holds them."""
+        """Returns the settings of the image processor as JSON values."""
         return json.loads(self.processor.to_json_string())
 
 
@@ -73,21 +73,21 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
     Args:
         spec (`str`): One of
 
-            - the folder of a checkpoint of ours: its image encoder, with its own image processor;
+            - the folder of a medsyn checkpoint: its image encoder, with its own image processor;
             - the folder of an encoder that `medsyn export-encoders` wrote, likewise;
             - the folder of an encoder that timm or `TimmWrapperModel` saved;
-            - the name of a timm model, whose pretrained weights timm then fetches, or `name@file` with the file of
-              weights to take in their place (`.pth` or `.safetensors`);
-            - `random:` before a folder or a name: the same shape and the same image processor with the weights that
-              timm draws at the start. BatchNorm statistics are those of an untrained net, mean 0 and variance 1.
-        name (`str`, *optional*): What the tables call it, by default `spec`.
-        image_size (`int`, *optional*, defaults to 224): Pixels a side for encoders that carry no image processor of
-            ours; they are padded to square and resized like ours, and normalised as timm says for them.
-        seed (`int`, *optional*, defaults to 0): Of the random weights.
+            - the name of a timm model, whose pretrained weights timm downloads, or `name@file` with a file of weights
+              to load instead (`.pth` or `.safetensors`);
+            - `random:` before a folder or a name: the same architecture and image processor with timm's random
+              initial weights and untrained BatchNorm statistics, mean 0 and variance 1.
+        name (`str`, *optional*): The name in result tables, by default `spec`.
+        image_size (`int`, *optional*, defaults to 224): Side in pixels for encoders without a medsyn image processor;
+            their images are padded to a square and resized likewise, and normalised with timm's values.
+        seed (`int`, *optional*, defaults to 0): Seed of the random weights.
 
     Raises:
         UserError: `spec` is neither a folder with a `config.json` nor a timm model, or the weights do not fit it.
-        FileNotFoundError: There is no such file of weights.
+        FileNotFoundError: The file of weights does not exist.
     """
     random, source = spec.startswith("random:"), spec.removeprefix("random:")
     source, _, weights = source.partition("@")
@@ -135,7 +135,7 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
     else:
         raise UserError(
             f"encoder {spec!r} is neither a folder nor a timm model; `random:resnet50` and a folder that "
-            "`medsyn pretrain` wrote are examples"
+            "`medsyn pretrain` wrote are valid examples"
         )
     if processor is None:
         normal = timm.data.resolve_data_config(pretrained_cfg=statistics or model.pretrained_cfg)
@@ -156,7 +156,7 @@ def _seeded(seed: int, make: Callable, *args, **kwargs):
 def pooled_features(
     encoder: FrozenEncoder, images: LabelledImages, batch_size: int = 32, device: str = "cpu"
 ) -> np.ndarray:
-    """The pooled features `(n, features)`, float32, of every image in its row's order."""
+    """Computes the pooled features `(n, features)`, float32, of all images, in row order."""
     parts = []
     rows = range(len(images.ids))
     for start in tqdm(rows[::batch_size], desc=f"{encoder.name} on {images.name}", unit="batch"):
@@ -177,9 +177,9 @@ def cached_features(
     batch_size: int = 32,
     device: str = "cpu",
 ) -> np.ndarray:
-    """[`pooled_features`], read from `folder` where the same weights saw the same pixels through the same processor.
+    """Returns [`pooled_features`], cached in `folder` by weights, pixels and image processor.
 
-    The file's name is a hash of the three, so that nothing stale can be read; it appears whole or not at all.
+    The file name is a hash of the three, so that a stale file is never read; the file is written atomically.
     """
     parts = (encoder.weights_hash(), images.pixels_hash, json.dumps(encoder.settings(), sort_keys=True))
     parts += (f"enlarged to {encoder.enlarge}",) if encoder.enlarge else ()

@@ -1,4 +1,4 @@
-"""`medsyn evaluate`: what small heads learn from frozen encoders, with 1, 10 and 100 % of the labels."""
+"""`medsyn evaluate`: small heads on frozen encoders, trained with 1, 10 and 100 % of the labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: EvaluateOptions) -> str:
-    """Measures as `args` says, writes the results and returns the table."""
+    """Measures the encoders, writes the results and returns the table."""
     from trainers.downstream.images.label_budget import budget_notes, budget_rows
     from trainers.downstream.results.model_index import add_to_card, eval_results
     from trainers.downstream.results.paper_tables import write_tables
@@ -48,7 +48,7 @@ def run(args: EvaluateOptions) -> str:
     notes += images.told()
     draws: Draws = []
     for budget in dict.fromkeys(args.budget):
-        # At 100 % there are no patients to draw, and a logistic head has no first weights either.
+        # At 100 % nothing is sampled, and a logistic head has no random initial weights.
         once = budget == 100 and args.task == "classify" and args.head == "logistic"
         seeds = range(args.seed, args.seed + (1 if once else args.seeds))
         rows = {seed: budget_rows(images, budget, seed) for seed in seeds}
@@ -56,7 +56,7 @@ def run(args: EvaluateOptions) -> str:
         draws += [(budget, seed, some) for seed, some in rows.items()]
     measure = {"classify": _classify, "segment": _segment, "detect": _detect}[args.task]
     rows, leaks = measure(args, images, draws, notes), images.leaks()
-    if any(leaks.values()):  # the name goes where no note does: into tables and cards
+    if any(leaks.values()):  # tables and cards carry the name but not the notes
         rows = [row | {"dataset": f"{row['dataset']} (split leaks)"} for row in rows]
 
     notes = sorted(notes)
@@ -71,7 +71,7 @@ def run(args: EvaluateOptions) -> str:
 
 
 def _labelled(args: EvaluateOptions) -> tuple[LabelledImages, list[str]]:
-    """Reads the images of a classification; returns them with notes on their labels."""
+    """Reads labelled images; returns them with notes on their labels."""
     from trainers.downstream.images.labelled_images import images_from_csv, images_from_dataset
 
     common = {"shares": args.resplit, "seed": args.seed, "allow_leaks": args.allow_leaks}
@@ -86,7 +86,7 @@ def _labelled(args: EvaluateOptions) -> tuple[LabelledImages, list[str]]:
     notes = [f"left out: {name} ({why})" for name, why in left_out.items()]
     if args.exclusive:
         images.one_label_each()
-    for split, consequence in (("validation", "no part in choosing a head"), ("test", "no part in macro AUROC")):
+    for split, consequence in (("validation", "not used to select a head"), ("test", "not part of macro AUROC")):
         targets = images.targets[images.rows(split)]
         for column, label in enumerate(images.labels):
             lacking = [word for value, word in ((1, "positives"), (0, "negatives")) if value not in targets[:, column]]
@@ -96,12 +96,12 @@ def _labelled(args: EvaluateOptions) -> tuple[LabelledImages, list[str]]:
     for column, label in enumerate(images.labels):
         patients = len(set(images.patients[test[images.targets[test, column] == 1]]))
         if 0 < patients < FEW_PATIENTS:
-            notes.append(f"{label} in test is of {patients} patients: an interval by patient says little of so few")
+            notes.append(f"{label} has positives of only {patients} patients in test: its interval is unreliable")
     return images, notes
 
 
 def _annotated(args: EvaluateOptions) -> tuple[AnnotatedImages, list[str]]:
-    """Reads the images of a segmentation or detection; returns them with notes on their annotations."""
+    """Reads images with boxes or masks; returns them with notes on their annotations."""
     from trainers.downstream.images.annotated_images import annotated_from_csv, annotated_from_dataset
 
     common = {"unannotated": args.unannotated, "shares": args.resplit, "seed": args.seed}
@@ -129,15 +129,15 @@ def _annotated(args: EvaluateOptions) -> tuple[AnnotatedImages, list[str]]:
     absent = [split for split in ("train", "test") if not shown[split]]
     if absent:
         raise UserError(
-            f"{images.name}: no image of {' and '.join(absent)} shows {images.shown_names[0]} ({told}); take other "
-            "--findings, or split the patients anew with --resplit"
+            f"{images.name}: no image of {' and '.join(absent)} shows {images.shown_names[0]} ({told}); choose other "
+            "--findings, or re-split the patients with --resplit"
         )
     return images, notes
 
 
 def _encoders(args: EvaluateOptions) -> list[tuple[FrozenEncoder, str]]:
-    """Each encoder with the first digits of its weights' hash; all are loaded before the first is measured, so that
-    one that does not load costs no training."""
+    """Loads all encoders before the first is measured, so that one that fails to load costs no training; returns each
+    with the first digits of its weights' hash."""
     from trainers.downstream.encoders import load_encoder
 
     loaded = [load_encoder(what, name, args.image_size, args.seed) for name, what in map(named, args.encoder)]
@@ -145,7 +145,7 @@ def _encoders(args: EvaluateOptions) -> list[tuple[FrozenEncoder, str]]:
 
 
 def _settings(args: EvaluateOptions, kind: type):
-    """A dataclass of settings with what was given on the command line, the rest by its own defaults."""
+    """Fills a dataclass of settings with the options given on the command line; the others keep its defaults."""
     given = {name: getattr(args, name) for name in (*TRAINING, "neck_width", "resize", "preset")}
     given["decoder_channels"] = tuple(args.decoder_channels) if args.decoder_channels else None
     given |= {"batch_size": args.train_batch_size, "cache": args.maps, "device": args.device}
@@ -187,7 +187,7 @@ def _classify(args: EvaluateOptions, images: ImageSet, draws: Draws, notes: list
                     save_classifier(folder, encoder, *head.plain(), images.labels, args.exclusive)
                 bar.update()
     for budget, seed, constant in {(run.budget, run.seed, run.constant) for run in runs if run.constant}:
-        notes.append(f"{budget:g} %, seed {seed}: nothing to learn {', '.join(constant)} from, scored as chance")
+        notes.append(f"{budget:g} %, seed {seed}: no training cases of {', '.join(constant)}, scored as chance")
     return result_rows(images, runs, args.resamples, args.seed, args.exclusive)
 
 
@@ -195,8 +195,8 @@ def _needs_findings(images: ImageSet, draws: Draws) -> None:
     without = [f"{budget:g} % with seed {seed}" for budget, seed, rows in draws if not images.shown[rows].any()]
     if without:
         raise UserError(
-            f"{images.name}: no training image shows {images.shown_names[0]} in {len(without)} of {len(draws)} draws "
-            f"({', '.join(without)}): take a larger --budget or another --seed"
+            f"{images.name}: no training image shows {images.shown_names[0]} in {len(without)} of {len(draws)} "
+            f"samples ({', '.join(without)}): choose a larger --budget or another --seed"
         )
 
 

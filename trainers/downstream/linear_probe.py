@@ -1,6 +1,6 @@
-"""`medsyn probe`: how much a linear head learns from frozen image features, with 1, 10 and 100 % of the labels.
+"""`medsyn probe`: a linear probe on frozen image features, with 1, 10 and 100 % of the labels.
 
-Short for `medsyn evaluate classify`.
+An alias of `medsyn evaluate classify`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trainers.downstream.options import parse
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of `medsyn probe`."""
+    """Returns the parser of `medsyn probe`."""
     return options.parser("probe")
 
 

@@ -1,4 +1,4 @@
-"""Small image sets on disk, whose labels can be seen: a bright square in a corner of noise."""
+"""Small image sets on disk with visible labels: a bright square in a corner of a noise image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = {"train": 60, "validation": 20, "test": 30}
 
 
 def draw_image(labels: set[str], seed: int, contrast: int = 120) -> bytes:
-    """A 32-pixel grey PNG."""
+    """Draws a grey PNG of 32 x 32 pixels."""
     pixels = np.random.default_rng(seed).integers(0, 100, (32, 32), dtype=np.uint8)
     for label in labels:
         row, column = CORNERS[label]
@@ -27,7 +27,7 @@ def draw_image(labels: set[str], seed: int, contrast: int = 120) -> bytes:
 
 
 def image_table(seed: int = 0) -> pd.DataFrame:
-    """One row an image: two images a patient, labels at random, `Edema` rarer than `Cardiomegaly`."""
+    """Returns one row per image: two images per patient, random labels, `Edema` rarer than `Cardiomegaly`."""
     rng, rows = np.random.default_rng(seed), []
     for split, number in SIZES.items():
         for place in range(number):
@@ -39,7 +39,7 @@ def image_table(seed: int = 0) -> pd.DataFrame:
 
 
 def write_csv(folder: Path, split_names=("train", "valid", "test")) -> Path:
-    """`images.csv` with its images under `images/`."""
+    """Writes `images.csv` and its images under `images/`."""
     (folder / "images").mkdir(parents=True)
     table = image_table()
     for index, row in table.iterrows():
@@ -56,7 +56,7 @@ def write_csv(folder: Path, split_names=("train", "valid", "test")) -> Path:
 
 
 def write_dataset(folder: Path, uncertain: int = 0) -> Path:
-    """The same as a folder for `load_dataset` with the label struct of `medsyn-cxr`.
+    """Writes the same images as a folder for `load_dataset` with the label struct of `medsyn-cxr`.
 
     The first `uncertain` rows of each split are uncertain of `Edema`; absent labels are null.
     """
@@ -83,13 +83,13 @@ def write_dataset(folder: Path, uncertain: int = 0) -> Path:
 
 
 def square_of(label: str) -> tuple[int, int, int, int]:
-    """The box `x0, y0, x1, y1` of a label's square in [`image`]."""
+    """Returns the box `x0, y0, x1, y1` of a label's square in [`draw_image`]."""
     row, column = CORNERS[label]
     return column, row, column + 12, row + 12
 
 
 def mask_of(labels: set[str]) -> bytes:
-    """The squares of `labels` as a PNG mask."""
+    """Draws the squares of `labels` as a PNG mask."""
     pixels = np.zeros((32, 32), dtype=np.uint8)
     for label in labels:
         x0, y0, x1, y1 = square_of(label)
@@ -100,9 +100,9 @@ def mask_of(labels: set[str]) -> bytes:
 
 
 def write_annotated_csv(folder: Path, unannotated: int = 0) -> Path:
-    """[`write_csv`] with the squares as boxes and masks; nobody looked at the first `unannotated` rows of each split.
+    """Writes [`write_csv`] with the squares as boxes and masks; the first `unannotated` rows of each split have none.
 
-    `looked` is filled where somebody did, and `boxes` is empty, not `[]`, where nothing is to be found.
+    `looked` is filled for annotated images; `boxes` is empty, not `[]`, where an annotated image shows no label.
     """
     path, table = write_csv(folder), image_table()
     (folder / "masks").mkdir()
@@ -123,7 +123,7 @@ def write_annotated_csv(folder: Path, unannotated: int = 0) -> Path:
 
 
 def write_annotated_dataset(folder: Path, unannotated: int = 0) -> Path:
-    """The same as a folder for `load_dataset`; null columns where nobody looked."""
+    """Writes the same as a folder for `load_dataset`; columns are null for images that are not annotated."""
     text = datasets.Value("string")
     features = datasets.Features(
         {

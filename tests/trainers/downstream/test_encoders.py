@@ -49,7 +49,7 @@ def test_extraction_changes_nothing_and_does_not_depend_on_the_batch(images):
     assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
-def test_a_checkpoint_gives_its_own_pooled_features_through_its_own_processor(checkpoint, images):
+def test_a_checkpoint_loads_with_its_pooled_features_and_processor(checkpoint, images):
     encoder = load_encoder(str(checkpoint))
     assert encoder.processor.output_size == 24
     model = tiny_convirt()
@@ -64,7 +64,7 @@ def test_a_checkpoint_gives_its_own_pooled_features_through_its_own_processor(ch
 
 
 @pytest.mark.parametrize("make", [tiny_gloria, tiny_mgca])
-def test_what_a_model_enlarges_before_it_pools_is_enlarged_here_too(make, images, tmp_path):
+def test_images_are_enlarged_before_pooling_as_in_the_model(make, images, tmp_path):
     model = make(upsample_size=56).eval()
     model.save_pretrained(tmp_path / "model")
     tiny_image_processor(size=32).save_pretrained(tmp_path / "model")
@@ -78,7 +78,7 @@ def test_what_a_model_enlarges_before_it_pools_is_enlarged_here_too(make, images
     assert (different[0] != different[1]).any()
     assert load_encoder(f"random:{tmp_path / 'model'}").enlarge == 56
 
-    # The stock classifier shows images at that size at once, which comes near.
+    # The stock classifier resizes images to that size in one step, an approximation.
     weight, bias = np.random.default_rng(0).normal(size=(expected.shape[1], 2)), np.zeros(2)
     save_classifier(tmp_path / "classifier", encoder, weight, bias, ("a", "b"))
     saved = load_encoder(str(tmp_path / "classifier"))
@@ -87,7 +87,7 @@ def test_what_a_model_enlarges_before_it_pools_is_enlarged_here_too(make, images
     assert (near - expected).norm() < 0.5 * (encoder.model(pixels) - expected).norm()
 
 
-def test_the_random_encoder_has_the_same_shape_and_processor_and_no_training_in_it(checkpoint):
+def test_a_random_encoder_has_the_same_shape_and_processor_and_untrained_weights(checkpoint):
     trained, random = load_encoder(str(checkpoint)), load_encoder(f"random:{checkpoint}", seed=1)
     assert random.settings() == trained.settings()
     shapes = {name: value.shape for name, value in trained.model.state_dict().items()}
@@ -113,7 +113,7 @@ def test_exported_encoders_load_with_and_without_a_classifier(tmp_path):
     assert exported.settings()["image_mean"] == list(timm.get_pretrained_cfg("resnet18").mean)
 
 
-def test_a_name_with_a_file_of_weights(tmp_path):
+def test_a_timm_name_loads_a_file_of_weights(tmp_path):
     model = timm.create_model("test_resnet")
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     encoder = load_encoder(f"test_resnet@{tmp_path / 'weights.pth'}", "file", image_size=32)
@@ -128,7 +128,7 @@ def test_a_name_with_a_file_of_weights(tmp_path):
     ("vit_tiny_patch16_224.augreg_in21k", 224, {}),
     ("resnet18.a1_in1k", 64, {}),
 ])  # fmt: skip
-def test_timms_own_weights_are_fitted_to_the_image_size(name, size, asked, monkeypatch):
+def test_pretrained_weights_of_timm_are_adapted_to_the_image_size(name, size, asked, monkeypatch):
     made, create = [], timm.create_model
 
     def without_network(name, pretrained, **arguments):
@@ -143,14 +143,14 @@ def test_timms_own_weights_are_fitted_to_the_image_size(name, size, asked, monke
 
 
 @pytest.mark.parametrize("spec", ["no_such_model", "random:no_such_model", "folder"])
-def test_what_is_no_encoder_is_refused(spec, tmp_path, monkeypatch):
+def test_an_unknown_encoder_is_refused(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="neither a folder nor a timm model|no config.json"):
         load_encoder(spec)
 
 
-def test_the_cache_is_read_for_equal_weights_pixels_and_settings_alone(images, tmp_path, monkeypatch):
+def test_the_cache_is_read_only_for_equal_weights_pixels_and_settings(images, tmp_path, monkeypatch):
     calls = []
 
     def counted(encoder, *args):
@@ -188,7 +188,7 @@ def test_images_are_hashed_once_for_all_encoders(images, tmp_path):
     assert reads == rows * 3
 
 
-def test_features_that_are_not_finite_name_the_image(images):
+def test_non_finite_features_raise_with_the_image(images):
     encoder = tiny_encoder("broken")
     encoder.model.bn1.bias.data[:] = float("nan")
     with pytest.raises(ValueError, match="broken gives features that are not finite on image images/train000.png"):

@@ -1,4 +1,4 @@
-"""Images with boxes or masks of findings, patients and splits, from a `medsyn-cxr` dataset or from a CSV."""
+"""Images annotated with boxes or masks of findings, from a `medsyn-cxr` dataset or from a CSV."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainers.downstream.images.image_set import (
 
 UNANNOTATED = ("drop", "negative")
 KINDS = ("boxes", "masks")
-OVERHANG = 0.01  # of the image's width or height, by which the rounded numbers of a box may pass its edge
+OVERHANG = 0.01  # share of the image's width or height by which rounding may put a box outside
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class AnnotatedImages(ImageSet):
     """An [`ImageSet`] with boxes, masks or both.
 
     Args:
-        finding (`str`, *optional*): The findings that were asked for, joined by `|`; `None` is all.
-        boxes (`Callable[[int], np.ndarray]`, *optional*): The boxes of a row, `(n, 4)` float32, absolute
-            `x0, y0, x1, y1` in pixels of the image; no row of a negative.
-        mask (`Callable[[int], np.ndarray]`, *optional*): The mask of a row, `(height, width)` bool, the union over
-            the findings; all false for a negative.
+        finding (`str`, *optional*): The selected findings, joined by `|`; `None` for all.
+        boxes (`Callable[[int], np.ndarray]`, *optional*): Returns the boxes of a row, `(n, 4)` float32, absolute
+            `x0, y0, x1, y1` in pixels of the image; `n` is 0 for a negative.
+        mask (`Callable[[int], np.ndarray]`, *optional*): Returns the mask of a row, `(height, width)` bool, the union
+            over the findings; all false for a negative.
     """
 
     finding: str | None = None
@@ -48,7 +48,7 @@ class AnnotatedImages(ImageSet):
 
     @cached_property
     def shown(self) -> np.ndarray:
-        """Whether a row has a box, or, where no boxes were read, a mask with a pixel inside, `(n, 1)` bool."""
+        """Whether a row has a box, or, without boxes, a mask that is not empty, `(n, 1)` bool."""
         rows = tqdm(range(len(self.ids)), desc=f"annotations of {self.name}", unit="image", delay=2, leave=False)
         found = [len(self.boxes(row)) > 0 if self.boxes else self.mask(row).any() for row in rows]
         return np.array(found)[:, None]
@@ -73,19 +73,19 @@ def annotated_from_dataset(
     """Reads a dataset with the columns `boxes` (`List({finding, box})`), `finding_masks` (`List({finding, mask})`), or
     both.
 
-    A null in such a column says that nobody looked; an empty list, that nothing was found. An image with other
-    findings than those asked for is a negative.
+    A null in these columns means that the image was not annotated; an empty list, that it was and nothing was found.
+    An image that has only findings other than the selected ones is a negative.
 
     Args:
         name (`str`): A folder, or a dataset on the Hub.
-        findings (`Sequence[str]`, *optional*): Whose boxes and masks to take, by default all.
-        config (`str`, *optional*): Which of its configs.
-        patient_column (`str`, *optional*, defaults to `subject_id`): Whose image a row is.
-        kinds (`Sequence[str]`, *optional*): `boxes`, `masks` or, by default, both as far as there are such columns.
+        findings (`Sequence[str]`, *optional*): The findings whose boxes and masks to read, by default all.
+        config (`str`, *optional*): The config to read.
+        patient_column (`str`, *optional*, defaults to `subject_id`): The column of the patient.
+        kinds (`Sequence[str]`, *optional*): `boxes`, `masks` or, by default, whichever of the two columns exist.
         unannotated (`str`, *optional*, defaults to `drop`): Whether images without an annotation are left out (`drop`)
-            or have nothing to find (`negative`).
-        shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
-        seed (`int`, *optional*, defaults to 0): Of that split.
+            or are negatives (`negative`).
+        shares (`Sequence[float]`, *optional*): Re-split the patients by these shares of train, validation and test.
+        seed (`int`, *optional*, defaults to 0): Seed of the re-split.
         allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
 
     Raises:
@@ -121,7 +121,7 @@ def annotated_from_dataset(
         ]
         for image, found_boxes in zip(ids, by_row, strict=True):
             if found_boxes.size and (found_boxes.dtype == object or found_boxes.shape[1:] != (4,)):
-                raise UserError(f"dataset {name}: image {image} has a box that is not four numbers: mend the row")
+                raise UserError(f"dataset {name}: image {image} has a box that is not four numbers: fix the row")
 
         def boxes(row: int) -> np.ndarray:
             return by_row[kept[row]].reshape(-1, 4).astype(np.float32)
@@ -168,32 +168,33 @@ def annotated_from_csv(
     seed: int = 0,
     allow_leaks: bool = False,
 ) -> AnnotatedImages:
-    """Reads a CSV with one image a row and, in further columns, its boxes, its mask, or both.
+    """Reads a CSV with one image per row and its boxes, its mask, or both in further columns.
 
     Args:
-        path (`str` or `Path`): The CSV; files in it are relative to it.
+        path (`str` or `Path`): The CSV; the files it lists are relative to it.
         boxes_column (`str`, *optional*, defaults to `boxes`): Boxes as JSON, `[{"label", "x", "y", "w", "h"}, ...]`,
-            where `x`, `y` are the left upper corner and all four are shares of the image's width and height. `[]` says
-            that nothing was found, an empty cell that nobody looked. `None`, or a CSV without it: no boxes are read.
-        mask_column (`str`, *optional*, defaults to `mask`): An image file of the image's size, not black inside. An
-            empty cell says that nobody looked. `None`, or a CSV without it: no masks are read.
-        findings (`Sequence[str]`, *optional*): Whose boxes to take, by default all. Masks name no finding.
-        file_column (`str`, *optional*, defaults to `file`): The image.
-        split_column (`str`, *optional*, defaults to `split`): Not read where `shares` split anew.
-        patient_column (`str`, *optional*, defaults to `patient_id`): Whose image it is.
-        annotated_column (`str`, *optional*): A column that is filled where somebody looked: there, an empty cell for
-            boxes or mask says that nothing was found.
-        unannotated (`str`, *optional*, defaults to `drop`): Whether images at which nobody looked are left out
-            (`drop`) or have nothing to find (`negative`).
+            where `x`, `y` are the top left corner and all four are shares of the image's width and height. `[]` means
+            that nothing was found, an empty cell that the image was not annotated. `None`, or a CSV without the
+            column: no boxes are read.
+        mask_column (`str`, *optional*, defaults to `mask`): A mask file of the image's size, nonzero inside. An empty
+            cell means that the image was not annotated. `None`, or a CSV without the column: no masks are read.
+        findings (`Sequence[str]`, *optional*): The findings whose boxes to read, by default all; masks have none.
+        file_column (`str`, *optional*, defaults to `file`): The column of the image file.
+        split_column (`str`, *optional*, defaults to `split`): The column of the split; not read with `shares`.
+        patient_column (`str`, *optional*, defaults to `patient_id`): The column of the patient.
+        annotated_column (`str`, *optional*): A column that is filled for annotated images: an empty cell for boxes or
+            mask then means that nothing was found.
+        unannotated (`str`, *optional*, defaults to `drop`): Whether images without an annotation are left out (`drop`)
+            or are negatives (`negative`).
         skip_missing (`bool`, *optional*, defaults to `False`): Leave out images that do not exist.
-        shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
-        seed (`int`, *optional*, defaults to 0): Of that split.
+        shares (`Sequence[float]`, *optional*): Re-split the patients by these shares of train, validation and test.
+        seed (`int`, *optional*, defaults to 0): Seed of the re-split.
         allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
 
     Raises:
-        FileNotFoundError: The CSV, an image or a mask.
-        UserError: A column or finding is missing, boxes have another form or are not inside their image, or what
-            [`ImageSet`] raises.
+        FileNotFoundError: The CSV, an image or a mask does not exist.
+        UserError: A column or finding is missing, boxes are malformed or not inside their image, or what [`ImageSet`]
+            raises.
     """
     path = Path(path)
     needed = [column for column in (file_column, patient_column, annotated_column) if column]
@@ -202,7 +203,7 @@ def annotated_from_csv(
     if not kinds:
         named = " or ".join(repr(column) for column in (boxes_column, mask_column) if column)
         raise UserError(f"{path} has no column {named}; it has {', '.join(table.columns)}")
-    table.insert(0, "\n", np.arange(len(table)) + 2)  # the line, for messages; no CSV has a column of that name
+    table.insert(0, "\n", np.arange(len(table)) + 2)  # line numbers for messages; no CSV column has this name
     table, missing = existing_files(path, table, file_column, skip_missing)
     looked = table[annotated_column] != "" if annotated_column else np.zeros(len(table), dtype=bool)
     without = np.zeros(len(table), dtype=bool)
@@ -232,7 +233,7 @@ def annotated_from_csv(
         absent = [name for name in mask_files if name and not (path.parent / name).is_file()]
         if absent:
             raise FileNotFoundError(
-                f"{len(absent)} masks that {path} names do not exist: {some(absent)}; mend the paths"
+                f"{len(absent)} masks that {path} names do not exist: {some(absent)}; fix the paths"
             )
 
         def mask(row: int) -> np.ndarray:
@@ -259,11 +260,11 @@ def annotated_from_csv(
 
 
 def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """The boxes of a cell as `(label, (x0, y0, x1, y1))` in shares of the image.
+    """Parses the boxes of a cell into `(label, (x0, y0, x1, y1))`, in shares of the image.
 
     Raises:
-        UserError: Not JSON of that form, a box outside its image by more than `OVERHANG`, or one without area; names
-            `where`.
+        UserError: The cell is not JSON of that form, a box is outside its image by more than `OVERHANG`, or has no
+            area; the message names `where`.
     """
     if not cell:
         return []
@@ -280,7 +281,7 @@ def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, fl
         outside = not all(abs(one - other) <= OVERHANG for one, other in zip(corners, cut, strict=True))
         if outside or not (cut[0] < cut[2] and cut[1] < cut[3]):
             what = "is not inside its image, from 0 to 1" if outside else "has no area"
-            raise UserError(f"{where}: box x {x:g}, y {y:g}, w {width:g}, h {height:g} {what}; mend it")
+            raise UserError(f"{where}: box x {x:g}, y {y:g}, w {width:g}, h {height:g} {what}; fix it")
         found.append((label, cut))
     return found
 
@@ -288,17 +289,20 @@ def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, fl
 def _check_findings(where: str, findings: Sequence[str] | None, known: set[str]) -> None:
     for finding in findings or ():
         if finding not in known:
-            raise UserError(f"{where} annotates no {finding!r}; it annotates {', '.join(sorted(known)) or 'nothing'}")
+            raise UserError(
+                f"{where} has no annotation of {finding!r}; "
+                f"it has annotations of {', '.join(sorted(known)) or 'nothing'}"
+            )
 
 
 def _kept(without: np.ndarray, unannotated: str) -> np.ndarray:
     if unannotated not in UNANNOTATED:
-        raise UserError(f"unannotated {unannotated!r} is none of {', '.join(UNANNOTATED)}")
+        raise UserError(f"unannotated {unannotated!r} is not one of {', '.join(UNANNOTATED)}")
     return np.flatnonzero(~without) if unannotated == "drop" else np.arange(len(without))
 
 
 def _annotated(ids, encoded, patients, splits, kept, without, shares, seed, **rest) -> AnnotatedImages:
-    """The rows `kept` of a source, with what became of those `without` an annotation."""
+    """Builds the set from the rows `kept` of a source, and notes how the rows `without` an annotation are treated."""
     left = tuple(ids[row] for row in np.flatnonzero(without))
     left_out, notes = {}, ()
     if left and len(kept) < len(ids):
@@ -308,7 +312,7 @@ def _annotated(ids, encoded, patients, splits, kept, without, shares, seed, **re
     if not len(kept):
         raise UserError(f"{rest['name']}: none of the {len(ids)} images is annotated")
     if shares:
-        notes += (f"patients are split anew, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
+        notes += (f"patients are re-split, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
     splits = patient_splits(patients[kept], shares, seed) if shares else splits[kept]
     return AnnotatedImages(
         ids=[ids[row] for row in kept],
@@ -322,7 +326,7 @@ def _annotated(ids, encoded, patients, splits, kept, without, shares, seed, **re
 
 
 def _united(images: AnnotatedImages, row: int, files: list[bytes]) -> np.ndarray:
-    """The union of encoded masks, `(height, width)` bool, of the size of the image."""
+    """Returns the union of encoded masks, `(height, width)` bool, at the size of the image."""
     size = images.size(row)
     union = np.zeros(size[::-1], dtype=bool)
     for file in files:

@@ -1,4 +1,4 @@
-"""Images with patients and splits, their pixels still encoded: what labelled and annotated images have in common."""
+"""The base of labelled and annotated image sets: encoded images with their patients and splits."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class ImageSet:
     """Images with patients and splits.
 
     Args:
-        name (`str`): What the tables call it.
-        ids (`list[str]`): One a row, unique in its split.
-        encoded (`Callable[[int], bytes]`): The file of a row, as PNG, JPEG and the like.
-        patients (`np.ndarray` of shape `(n,)`, str): Whose image it is.
+        name (`str`): The name in result tables.
+        ids (`list[str]`): The image id of each row, unique in its split.
+        encoded (`Callable[[int], bytes]`): Returns the encoded image (PNG, JPEG, ...) of a row.
+        patients (`np.ndarray` of shape `(n,)`, str): The patient of each row.
         splits (`np.ndarray` of shape `(n,)`, str): `train`, `validation` or `test`.
-        missing (`tuple[str, ...]`): Rows of the source that were skipped since their image does not exist.
-        left_out (`dict[str, tuple[str, ...]]`): Why other rows of the source take no part, and their ids.
-        notes (`tuple[str, ...]`): What else a reader of results must know of the set, a sentence each.
-        allow_leaks (`bool`, *optional*, defaults to `False`): Take a set whose patients or images cross splits, as
-            some published splits do, and count them, see [`~ImageSet.leaks`].
+        missing (`tuple[str, ...]`): Rows of the source that are skipped because their image does not exist.
+        left_out (`dict[str, tuple[str, ...]]`): Ids of other excluded rows of the source, by reason.
+        notes (`tuple[str, ...]`): Further remarks for readers of the results, one sentence each.
+        allow_leaks (`bool`, *optional*, defaults to `False`): Accept a set whose patients or images cross splits, as
+            in some published splits, and count them, see [`~ImageSet.leaks`].
 
     Raises:
-        UserError: An id stands twice in a split, a patient or an image is in two splits and `allow_leaks` is not set,
-            or a split is empty.
+        UserError: An id appears twice in a split, a patient or an image is in two splits and `allow_leaks` is not
+            set, or a split is empty.
     """
 
     name: str
@@ -62,8 +62,8 @@ class ImageSet:
         if twice.any():
             name, split = table.loc[twice.idxmax(), ["id", "split"]]
             raise UserError(
-                f"{self.name}: image {name!r} stands twice in {split}; take one of the two away (a set that was "
-                "prepared with its published leaks cannot be split anew: prepare it with --split patient)"
+                f"{self.name}: image {name!r} appears twice in {split}; remove one of the two rows (a data set "
+                "prepared with a leaking published split cannot be re-split: prepare it with --split patient)"
             )
         for column, what in () if self.allow_leaks else (("patient", "patient"), ("id", "image")):
             crossing = table.groupby(column)["split"].nunique()
@@ -72,25 +72,25 @@ class ImageSet:
                 raise UserError(
                     f"{self.name}: {what} {crossing.idxmax()!r} is in {' and '.join(where)} "
                     f"({int((crossing > 1).sum())} {what}s cross splits): split by patient, for example with "
-                    "--resplit, or take a published split as it is with --allow-leaks"
+                    "--resplit, or accept a published split with --allow-leaks"
                 )
         for split in SPLITS:
             if not (self.splits == split).any():
                 raise UserError(
-                    f"{self.name} has no images in its {split} split; it has {self.counts()}: split the patients anew "
-                    "with --resplit, or let medsyn data prepare --split patient draw one, which keeps a fixed test set"
+                    f"{self.name} has no images in its {split} split; it has {self.counts()}: re-split the patients "
+                    "with --resplit, or prepare the data with --split patient, which keeps a fixed test set"
                 )
 
     def rows(self, split: str) -> np.ndarray:
-        """The row numbers of a split."""
+        """Returns the row numbers of a split."""
         return np.flatnonzero(self.splits == split)
 
     def counts(self) -> dict[str, int]:
-        """The number of images of each split."""
+        """Returns the number of images per split."""
         return {split: int((self.splits == split).sum()) for split in SPLITS}
 
     def leaks(self) -> dict[str, int]:
-        """How many `patients` and `images` are in more than one split, and how many `test_patients` are in train."""
+        """Counts the `patients` and `images` in more than one split, and the `test_patients` that are in train."""
         table = pd.DataFrame({"id": self.ids, "patient": self.patients, "split": self.splits})
         found = {
             what: int((table.groupby(column)["split"].nunique() > 1).sum())
@@ -100,13 +100,13 @@ class ImageSet:
         return found | {"test_patients": len(trained & set(self.patients[self.rows("test")]))}
 
     def split_hash(self) -> str:
-        """Twelve hex digits that name who is in which split."""
+        """Returns twelve hex digits that identify the assignment of images to splits."""
         lines = sorted(f"{split}\t{name}\n" for split, name in zip(self.splits, self.ids, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 
     @cached_property
     def pixels_hash(self) -> str:
-        """SHA-256 over ids and encoded images in their order, labels apart; all are read, once."""
+        """SHA-256 over ids and encoded images in order, without labels; computed once, reads every image."""
         digest = hashlib.sha256()
         for row, name in enumerate(tqdm(self.ids, desc=f"hashing {self.name}", unit="image", delay=2, leave=False)):
             data = self.encoded(row)
@@ -115,10 +115,10 @@ class ImageSet:
         return digest.hexdigest()
 
     def open(self, row: int) -> Image.Image:
-        """The decoded image of a row.
+        """Decodes the image of a row.
 
         Raises:
-            UserError: The image cannot be decoded; it is named.
+            UserError: The image cannot be decoded; the message names it.
         """
         try:
             image = Image.open(io.BytesIO(self.encoded(row)))
@@ -128,15 +128,14 @@ class ImageSet:
             raise UserError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
 
     def size(self, row: int) -> tuple[int, int]:
-        """Width and height of the image of a row, from its header."""
+        """Returns width and height of the image of a row, from its header."""
         try:
             return Image.open(io.BytesIO(self.encoded(row))).size
         except UNREADABLE as error:
             raise UserError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
 
     def told(self) -> list[str]:
-        """A sentence on each kind of image that takes no part, with its number and its first ids, on leaks, and the
-        notes."""
+        """Returns the remarks for the results: skipped and excluded images with counts and first ids, leaks, notes."""
         kinds = {"skipped {} missing images": self.missing}
         kinds |= {f"left out {{}} images: {why}": ids for why, ids in self.left_out.items()}
         told = [f"{what.format(len(ids))}: {some(ids)}" for what, ids in kinds.items() if ids]
@@ -150,17 +149,17 @@ class ImageSet:
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:
-    """The first few of a list of names."""
+    """Returns the first few of a list of names as text."""
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
 
 
 def patient_splits(patients: np.ndarray, shares: Sequence[float], seed: int = 0) -> np.ndarray:
-    """Splits patients anew: in the order of a hash of `seed` and their id, `shares` of them to each split.
+    """Assigns patients to new splits, `shares` of them to each, in the order of a hash of `seed` and patient id.
 
     Args:
-        patients (`np.ndarray` of shape `(n,)`, str): Whose image each row is.
-        shares (`Sequence[float]`): Of train, validation and test, in any unit.
-        seed (`int`, *optional*, defaults to 0): Another one gives another split.
+        patients (`np.ndarray` of shape `(n,)`, str): The patient of each row.
+        shares (`Sequence[float]`): Relative sizes of train, validation and test.
+        seed (`int`, *optional*, defaults to 0): Seed of the split.
 
     Returns:
         `np.ndarray` of shape `(n,)`: The split of each row.
@@ -177,7 +176,7 @@ def patient_splits(patients: np.ndarray, shares: Sequence[float], seed: int = 0)
 
 
 def csv_table(path: Path, columns: Sequence[str], split_column: str | None = "split") -> pd.DataFrame:
-    """The rows of a CSV as text, an empty cell as an empty text; `split_column`, where given, is mapped to `SPLITS`.
+    """Reads a CSV as text, empty cells as empty strings; `split_column`, if given, is mapped to `SPLITS`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -195,7 +194,7 @@ def csv_table(path: Path, columns: Sequence[str], split_column: str | None = "sp
         if odd.any():
             row = int(odd.idxmax())
             raise UserError(
-                f"{path}, line {row + 2}: split {table[split_column][row]!r} is none of {', '.join(SPLIT_NAMES)}"
+                f"{path}, line {row + 2}: split {table[split_column][row]!r} is not one of {', '.join(SPLIT_NAMES)}"
             )
         table[split_column] = table[split_column].map(SPLIT_NAMES)
     return table
@@ -204,17 +203,17 @@ def csv_table(path: Path, columns: Sequence[str], split_column: str | None = "sp
 def existing_files(
     path: Path, table: pd.DataFrame, column: str, skip_missing: bool
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows whose file, relative to the CSV `path`, exists, and the files of the others.
+    """Returns the rows whose file, relative to the CSV `path`, exists, and the file names of the other rows.
 
     Raises:
-        FileNotFoundError: Some do not exist, and `skip_missing` does not forgive it.
+        FileNotFoundError: Files do not exist and `skip_missing` is not set.
     """
     absent = ~table[column].map(lambda name: (path.parent / name).is_file())
     missing = tuple(table[column][absent])
     if missing and not skip_missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(table)} images that {path} names do not exist, first {some(missing)}: "
-            "mend the paths, or leave them out with --skip-missing"
+            "fix the paths, or leave these images out with --skip-missing"
         )
     return table[~absent].reset_index(drop=True), missing
 
@@ -222,13 +221,14 @@ def existing_files(
 def dataset_table(
     name: str, config: str | None, columns: Sequence[str], read_splits: bool = True
 ) -> tuple[datasets.Dataset, np.ndarray]:
-    """All rows of a dataset, their images left encoded, and the split of each row.
+    """Returns all rows of a dataset, with images left encoded, and the split of each row.
 
     Args:
         name (`str`): A folder, or a dataset on the Hub.
-        config (`str`, *optional*): Which of its configs.
-        columns (`Sequence[str]`): What it must have, `image` and `image_id` among them.
-        read_splits (`bool`, *optional*, defaults to `True`): Its splits count, so they must be among `SPLIT_NAMES`.
+        config (`str`, *optional*): The config to read.
+        columns (`Sequence[str]`): The required columns, `image` and `image_id` among them.
+        read_splits (`bool`, *optional*, defaults to `True`): The dataset's own splits are used, so their names must
+            be in `SPLIT_NAMES`.
 
     Raises:
         FileNotFoundError: There is no such dataset.
@@ -242,8 +242,8 @@ def dataset_table(
     for split, part in load_splits(name, config).items():
         if read_splits and split not in SPLIT_NAMES:
             raise UserError(
-                f"dataset {name}: split {split!r} is none of {', '.join(SPLIT_NAMES)}; rename it, or split the "
-                "patients anew with --resplit"
+                f"dataset {name}: split {split!r} is not one of {', '.join(SPLIT_NAMES)}; rename it, or re-split the "
+                "patients with --resplit"
             )
         for column in columns:
             if column not in part.column_names:
@@ -255,11 +255,11 @@ def dataset_table(
     if len(absent):
         ids = [str(value) for value in table.select(absent)["image_id"]]
         raise UserError(
-            f"dataset {name}: {len(absent)} of {len(table)} rows have no image: {some(ids)}; leave them out of it"
+            f"dataset {name}: {len(absent)} of {len(table)} rows have no image: {some(ids)}; remove these rows"
         )
     return table, np.array(splits)
 
 
 def encoded_image(cell: dict) -> bytes:
-    """The file of a cell of `datasets.Image(decode=False)`, which holds it or says where it is."""
+    """Returns the encoded image of a cell of `datasets.Image(decode=False)`, embedded or stored beside the dataset."""
     return Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]

@@ -1,4 +1,4 @@
-"""Which training images a probe may see under a budget of labels."""
+"""Samples of the training patients for label budgets such as 1 or 10 %."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from trainers.downstream.images.image_set import ImageSet
 
 
 def budget_rows(images: ImageSet, percent: float, seed: int) -> np.ndarray:
-    """Draws `percent` of the training patients, at least one, with all their images, and returns the rows in order.
+    """Samples `percent` of the training patients, at least one, and returns the rows of all their images in order.
 
-    The draw is systematic: patients are ordered by the rarest label (or by whether they have a box or mask) that they
-    show, at random within it, and taken at
-    even steps from a random start. So a label with enough patients is there in proportion, and one with few may be
-    missing, as it would be in truth.
+    Systematic sampling of patients, stratified by their rarest label (or by whether they have a box or mask): patients
+    are sorted by stratum, shuffled within it, and taken at even steps from a random start. Frequent labels are thus
+    represented in proportion; a rare label may be absent, as in a simple random sample.
 
     Raises:
         UserError: `percent` is not above 0 and at most 100.
@@ -29,7 +28,7 @@ def budget_rows(images: ImageSet, percent: float, seed: int) -> np.ndarray:
     present = np.zeros((len(patients), shown.shape[1]), dtype=bool)
     np.logical_or.at(present, index, shown)
     frequency = present.sum(axis=0)
-    stratum = np.where(present, frequency, len(patients) + 1).min(axis=1)  # of its rarest label; unlabelled ones last
+    stratum = np.where(present, frequency, len(patients) + 1).min(axis=1)  # rarest label; unlabelled patients last
     rng = np.random.default_rng([seed, round(percent * 1000)])
     order = np.lexsort((rng.random(len(patients)), stratum))
     count = max(1, round(len(patients) * percent / 100))
@@ -38,16 +37,16 @@ def budget_rows(images: ImageSet, percent: float, seed: int) -> np.ndarray:
 
 
 def budget_notes(images: ImageSet, percent: float, draws: dict[int, np.ndarray]) -> list[str]:
-    """What a reader must know of the draws of a budget, a sentence each.
+    """Returns remarks on the samples of a budget, one sentence each.
 
     Args:
-        images (`ImageSet`): Drawn from.
+        images (`ImageSet`): The set that was sampled.
         percent (`float`): The budget.
-        draws (`dict[int, np.ndarray]`): The rows of each seed.
+        draws (`dict[int, np.ndarray]`): The sampled rows by seed.
 
     Returns:
-        `list[str]`: Whether the budget is less than one patient, and which labels the images of a draw do not show
-        though the training split does.
+        `list[str]`: Whether the budget is less than one patient, and which labels of the training split are absent
+        from a sample.
     """
     patients = len(np.unique(images.patients[images.rows("train")]))
     notes = []

@@ -1,4 +1,4 @@
-"""Images with labels, patients and splits, from a `medsyn-cxr` dataset or from a CSV of image files."""
+"""Labelled images with patients and splits, from a `medsyn-cxr` dataset or from a CSV of image files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LabelledImages(ImageSet):
 
     @property
     def shown(self) -> np.ndarray:
-        """Whether a row shows a label, `(n, labels)` bool."""
+        """Whether a row has a label, `(n, labels)` bool."""
         return self.targets == 1
 
     @property
@@ -46,35 +46,35 @@ class LabelledImages(ImageSet):
         return self.labels
 
     def one_label_each(self) -> None:
-        """Checks that labels exclude each other.
+        """Checks that every image has exactly one label.
 
         Raises:
-            UserError: An image has none of them, several, or one that is uncertain; their number and the first are
-                told.
+            UserError: Images have no label, several, or an uncertain one; the message gives their number and first
+                ids.
         """
         odd = np.flatnonzero((self.targets == 1).sum(axis=1) + 2 * np.isnan(self.targets).any(axis=1) != 1)
         if len(odd):
             raise UserError(
                 f"{self.name}: {len(odd)} of {len(self.ids)} images do not have exactly one of the labels "
-                f"{', '.join(self.labels)}: {some([self.ids[row] for row in odd])}; name labels that exclude each "
-                "other with --labels, or leave out --exclusive"
+                f"{', '.join(self.labels)}: {some([self.ids[row] for row in odd])}; select mutually exclusive labels "
+                "with --labels, or drop --exclusive"
             )
 
     def with_labels(
         self, names: Sequence[str] | None = None, min_positives: int = 5
     ) -> tuple[LabelledImages, dict[str, str]]:
-        """Keeps the labels that can be measured.
+        """Keeps the labels with enough cases to be measured.
 
         Args:
             names (`Sequence[str]`, *optional*): The labels to keep, by default all.
-            min_positives (`int`, *optional*, defaults to 5): Fewer positives, or negatives, than this in the training
-                or the test split leave a label out.
+            min_positives (`int`, *optional*, defaults to 5): Minimum number of positives and of negatives in the
+                training and in the test split; other labels are excluded.
 
         Returns:
-            `tuple[LabelledImages, dict[str, str]]`: The set with the labels kept, and why each other one is left out.
+            `tuple[LabelledImages, dict[str, str]]`: The set with the labels kept, and why each other one is excluded.
 
         Raises:
-            UserError: A name is not one of the labels, or no label is left.
+            UserError: A name is not one of the labels, or no label remains.
         """
         for name in names or ():
             if name not in self.labels:
@@ -111,15 +111,15 @@ def images_from_csv(
     seed: int = 0,
     allow_leaks: bool = False,
 ) -> LabelledImages:
-    """Reads a CSV with one image a row: its file relative to the CSV, its labels joined by `|`, its split and patient.
+    """Reads a CSV with one image per row: file relative to the CSV, labels joined by `|`, split and patient.
 
-    A label that a row does not name is absent from it. Splits are `train`, `valid`, `val`, `dev` or `validation`, and
-    `test`; where `shares` of train, validation and test are given, the patients are split anew with `seed`, and the
-    column is not read. Rows that name no label at all are, as `unlabelled` says, free of all of them (`absent`), left
-    out (`drop`) or an error; they are counted in the notes.
+    Labels that a row does not list are absent. Splits are `train`, `valid`, `val`, `dev` or `validation`, and `test`;
+    with `shares` of train, validation and test, patients are re-split with `seed` and the column is not read.
+    `unlabelled` says how to treat rows without any label: all labels absent (`absent`), left out (`drop`) or an error
+    (`error`); the notes give their number.
 
     Raises:
-        FileNotFoundError: The CSV, or images that it names and `skip_missing` does not forgive.
+        FileNotFoundError: The CSV does not exist, or images that it lists do not and `skip_missing` is not set.
         UserError: A column is missing, the file is not UTF-8, or what [`LabelledImages`] raises.
     """
     path = Path(path)
@@ -158,15 +158,16 @@ def images_from_dataset(
     """Reads a dataset with the columns of `medsyn-cxr` and the splits train, validation and test.
 
     Args:
-        name (`str`): What `datasets.load_dataset` takes: a folder, or a dataset on the Hub.
-        config (`str`, *optional*): Which of its configs.
-        patient_column (`str`, *optional*, defaults to `subject_id`): Whose image a row is.
-        uncertain (`str`, *optional*, defaults to `mask`): What becomes of a label of -1: `mask` leaves the image out
-            of that label, `absent` and `present` decide. A label that the report does not mention (null) is absent.
-        unlabelled (`str`, *optional*, defaults to `absent`): What becomes of an image whose labels are all null:
+        name (`str`): A folder or a Hub id for `datasets.load_dataset`.
+        config (`str`, *optional*): The config to read.
+        patient_column (`str`, *optional*, defaults to `subject_id`): The column of the patient.
+        uncertain (`str`, *optional*, defaults to `mask`): How to read a label of -1: `mask` excludes the image from
+            that label, `absent` reads it as 0, `present` as 1. A label that the report does not mention (null) is
+            absent.
+        unlabelled (`str`, *optional*, defaults to `absent`): How to treat an image whose labels are all null:
             `absent`, `drop` or `error`.
-        shares (`Sequence[float]`, *optional*): Split the patients anew, by these shares of train, validation and test.
-        seed (`int`, *optional*, defaults to 0): Of that split.
+        shares (`Sequence[float]`, *optional*): Re-split the patients by these shares of train, validation and test.
+        seed (`int`, *optional*, defaults to 0): Seed of the re-split.
         allow_leaks (`bool`, *optional*, defaults to `False`): As in [`ImageSet`].
 
     Raises:
@@ -200,22 +201,23 @@ def images_from_dataset(
 def _labelled(
     name, ids, encoded, targets, patients, splits, without, unlabelled, shares, seed, **rest
 ) -> LabelledImages:
-    """The rows of a source, with those `without` any label treated as `unlabelled`, one of `UNLABELLED`, says."""
+    """Builds the set from the rows of a source; `unlabelled`, one of `UNLABELLED`, applies to the rows `without`
+    any label."""
     if unlabelled not in UNLABELLED:
-        raise UserError(f"unlabelled {unlabelled!r} is none of {', '.join(UNLABELLED)}")
+        raise UserError(f"unlabelled {unlabelled!r} is not one of {', '.join(UNLABELLED)}")
     odd = tuple(ids[row] for row in np.flatnonzero(without))
     kept, left_out, notes = np.arange(len(ids)), {}, ()
     if odd and unlabelled == "error":
         raise UserError(
-            f"{name}: {len(odd)} of {len(ids)} images have no label: {some(odd)}; if all are absent there, say "
-            "--unlabelled absent, else --unlabelled drop"
+            f"{name}: {len(odd)} of {len(ids)} images have no label: {some(odd)}; pass --unlabelled absent if they "
+            "are negative for all labels, else --unlabelled drop"
         )
     if odd and unlabelled == "absent":
-        notes = (f"{len(odd)} images name no label and count as free of all: {some(odd)} (--unlabelled absent)",)
+        notes = (f"{len(odd)} images have no label and count as negative for all: {some(odd)} (--unlabelled absent)",)
     elif odd:
         kept, left_out = np.flatnonzero(~without), {"no label": odd}
     if shares:
-        notes += (f"patients are split anew, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
+        notes += (f"patients are re-split, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
     return LabelledImages(
         name=name,
         ids=[ids[row] for row in kept],

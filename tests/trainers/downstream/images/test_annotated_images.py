@@ -50,7 +50,7 @@ def test_a_csv_gives_boxes_in_pixels_and_masks(csv):
             assert mask[y0:y1, x0:x1].all()
 
 
-def test_a_dataset_gives_the_same_and_leaves_out_whom_nobody_looked_at(csv, dataset):
+def test_a_dataset_equals_the_csv_and_excludes_images_not_annotated(csv, dataset):
     images, table = annotated_from_dataset(dataset), image_table().set_index("name")
     assert images.counts() == {split: count - 3 for split, count in SIZES.items()}
     assert len(images.left_out["not annotated"]) == 9 and "train000" in images.left_out["not annotated"]
@@ -68,9 +68,9 @@ def _png(csv, name):
     return Image.open(csv.parent / "images" / f"{name}.png")
 
 
-def test_nobody_looked_is_not_nothing_found(csv, dataset):
+def test_not_annotated_differs_from_nothing_found(csv, dataset):
     labels = image_table()["labels"]
-    unsure = annotated_from_csv(csv, mask_column=None)  # without a word on who was looked at
+    unsure = annotated_from_csv(csv, mask_column=None)  # no column says which images were annotated
     assert len(unsure.ids) == sum(map(bool, labels))
     assert unsure.left_out["not annotated"][0] == f"images/{image_table()['name'][labels.map(len) == 0].iloc[0]}.png"
     negative = annotated_from_csv(csv, mask_column=None, unannotated="negative")
@@ -81,7 +81,7 @@ def test_nobody_looked_is_not_nothing_found(csv, dataset):
     assert len(counted.ids) == len(labels) and len(counted.boxes(0)) == 0 and not counted.mask(0).any()
 
 
-def test_findings_are_chosen_and_others_are_negatives(csv, dataset):
+def test_images_without_the_selected_findings_are_negatives(csv, dataset):
     labels = image_table()["labels"]
     images = annotated_from_csv(csv, findings=["Edema"], annotated_column="looked", mask_column=None)
     assert images.finding == "Edema" and images.mask is None and len(images.ids) == len(labels)
@@ -96,16 +96,16 @@ def test_findings_are_chosen_and_others_are_negatives(csv, dataset):
         lambda: annotated_from_csv(csv, findings=["Mass"]),
         lambda: annotated_from_dataset(dataset, ["Mass"]),
     ):
-        with pytest.raises(ValueError, match="annotates no 'Mass'; it annotates Cardiomegaly, Edema"):
+        with pytest.raises(ValueError, match="no annotation of 'Mass'; it has annotations of Cardiomegaly, Edema"):
             read()
 
 
-def test_only_what_is_asked_for_is_read(csv, dataset, tmp_path):
+def test_only_the_requested_annotations_are_read(csv, dataset, tmp_path):
     assert annotated_from_csv(csv, boxes_column=None).boxes is None
     assert annotated_from_dataset(dataset, kinds=("masks",)).boxes is None
     with pytest.raises(ValueError, match="no column 'boxes' or 'mask'; it has file"):
         annotated_from_csv(write_csv(tmp_path))
-    with pytest.raises(ValueError, match="unannotated 'maybe' is none of drop, negative"):
+    with pytest.raises(ValueError, match="unannotated 'maybe' is not one of drop, negative"):
         annotated_from_csv(csv, unannotated="maybe")
 
 
@@ -120,14 +120,14 @@ def test_only_what_is_asked_for_is_read(csv, dataset, tmp_path):
         ('[{"label": "Mass", "x": 50, "y": 60, "w": 10, "h": 10}]', "line 4: box x 50.*from 0 to 1"),
     ],
 )
-def test_bad_boxes_are_named(tmp_path, cell, message):
+def test_invalid_boxes_raise_with_their_line(tmp_path, cell, message):
     path = write_annotated_csv(tmp_path)
     change(path, 2, "boxes", cell)
     with pytest.raises(ValueError, match=message):
         annotated_from_csv(path)
 
 
-def test_a_box_that_rounding_put_outside_is_cut(tmp_path):
+def test_a_box_outside_by_rounding_is_clipped(tmp_path):
     path = write_annotated_csv(tmp_path)
     change(path, 0, "boxes", json.dumps([{"label": "Mass", "x": 0.5, "y": 0.5, "w": 0.502, "h": 0.1}]))
     assert annotated_from_csv(path, annotated_column="looked").boxes(0)[0].tolist() == pytest.approx(
@@ -135,7 +135,7 @@ def test_a_box_that_rounding_put_outside_is_cut(tmp_path):
     )
 
 
-def test_bad_masks_and_images_are_named(tmp_path):
+def test_invalid_masks_and_images_raise_with_their_name(tmp_path):
     path = write_annotated_csv(tmp_path)
     images = annotated_from_csv(path, boxes_column=None)
     Image.new("L", (16, 16)).save(tmp_path / "masks" / "train001.png")
@@ -152,7 +152,7 @@ def test_bad_masks_and_images_are_named(tmp_path):
         annotated_from_csv(path)
 
 
-def test_bad_datasets_are_named(tmp_path):
+def test_invalid_datasets_raise_with_their_name(tmp_path):
     folder = write_annotated_dataset(tmp_path / "all", unannotated=60)
     with pytest.raises(ValueError, match="none of the 110 images is annotated"):
         annotated_from_dataset(str(folder))
@@ -172,10 +172,10 @@ def test_bad_datasets_are_named(tmp_path):
         annotated_from_dataset(str(tmp_path / "boxes"), shares=(1, 1, 1))
 
 
-def test_patients_are_split_anew_whole_and_by_shares(csv, tmp_path):
+def test_resplit_keeps_patients_whole_and_follows_the_shares(csv, tmp_path):
     images = annotated_from_csv(csv, annotated_column="looked", shares=(60, 20, 20), split_column="no such column")
     assert images.counts() == {"train": 66, "validation": 22, "test": 22}  # of 55 patients of two images each
-    assert "patients are split anew, 60 : 20 : 20, seed 0" in images.notes
+    assert "patients are re-split, 60 : 20 : 20, seed 0" in images.notes
     again = annotated_from_csv(csv, annotated_column="looked", shares=(60, 20, 20), seed=1)
     assert again.split_hash() != images.split_hash()
     splits = patient_splits(np.array(["b", "a", "b", "c"]), (1, 1, 1))
@@ -184,7 +184,7 @@ def test_patients_are_split_anew_whole_and_by_shares(csv, tmp_path):
         patient_splits(np.array(["a"]), (1, 0, 1))
 
 
-def test_budgets_take_patients_with_findings_in_proportion_and_say_what_lacks(csv):
+def test_budgets_sample_patients_with_findings_in_proportion_and_note_absent_ones(csv):
     images = annotated_from_csv(csv, findings=["Edema"], mask_column=None, annotated_column="looked")
     train = images.rows("train")
     patients = len(set(images.patients[train[images.shown[train, 0]]]))
@@ -210,7 +210,7 @@ def test_sizes_come_from_the_header(csv):
 
 
 @pytest.mark.real
-def test_the_real_boxes_and_masks(real_data):
+def test_real_boxes_and_masks(real_data):
     folder = real_data / "covid_cohen"
     images = annotated_from_csv(folder / "covid_cohen.csv", mask_column="lung_mask")
     assert (

@@ -31,7 +31,7 @@ def test_csv_and_dataset_give_the_same_images_labels_and_splits(tmp_path):
     assert [from_csv.encoded(row) for row in range(5)] == [from_dataset.encoded(order[row]) for row in range(5)]
 
 
-def test_uncertain_labels_are_masked_or_decided(tmp_path):
+def test_uncertain_labels_are_masked_or_mapped(tmp_path):
     folder = str(write_dataset(tmp_path / "dataset", uncertain=3))
     masked = images_from_dataset(folder)
     present = images_from_dataset(folder, uncertain="present")
@@ -42,7 +42,7 @@ def test_uncertain_labels_are_masked_or_decided(tmp_path):
     np.testing.assert_array_equal(present.targets[~unsure], masked.targets[~unsure])
 
 
-def test_missing_images_are_an_error_unless_forgiven(tmp_path):
+def test_missing_images_raise_without_skip_missing(tmp_path):
     path = write_csv(tmp_path)
     change(path, 4, "file", "images/gone.png")
     with pytest.raises(FileNotFoundError, match="1 of 110 images .* images/gone.png.*--skip-missing"):
@@ -55,18 +55,18 @@ def test_missing_images_are_an_error_unless_forgiven(tmp_path):
     ("row", "column", "value", "message"),
     [
         (0, "split", "holdout", "line 2: split 'holdout'"),
-        (1, "file", "images/train000.png", "'images/train000.png' stands twice"),
+        (1, "file", "images/train000.png", "'images/train000.png' appears twice"),
         (61, "patient_id", "train-0", "'train-0' is in train and validation"),
     ],
 )
-def test_bad_rows_are_named(tmp_path, row, column, value, message):
+def test_invalid_rows_raise_with_their_place(tmp_path, row, column, value, message):
     path = write_csv(tmp_path)
     change(path, row, column, value)
     with pytest.raises(ValueError, match=message):
         images_from_csv(path)
 
 
-def test_bad_files_are_named(tmp_path):
+def test_invalid_files_raise_with_their_name(tmp_path):
     path = write_csv(tmp_path)
     with pytest.raises(ValueError, match="no column 'path'; it has file, split, patient_id, labels"):
         images_from_csv(path, file_column="path")
@@ -88,7 +88,7 @@ def test_an_empty_split_is_an_error(tmp_path):
         images_from_csv(path)
 
 
-def test_labels_with_few_cases_are_left_out_and_named(tmp_path):
+def test_labels_with_few_cases_are_excluded_by_name(tmp_path):
     images = images_from_csv(write_csv(tmp_path))
     counts = (images.targets[images.rows("test")] == 1).sum(axis=0)
     assert counts[1] < counts[0]
@@ -101,7 +101,7 @@ def test_labels_with_few_cases_are_left_out_and_named(tmp_path):
         images.with_labels(min_positives=50)
 
 
-def test_a_dataset_whose_rows_lack_something_is_named_and_images_beside_it_are_read(tmp_path):
+def test_incomplete_dataset_rows_raise_and_images_stored_beside_it_are_read(tmp_path):
     folder = write_dataset(tmp_path / "dataset")
     whole = images_from_dataset(str(folder))
 
@@ -130,12 +130,12 @@ def test_a_dataset_whose_rows_lack_something_is_named_and_images_beside_it_are_r
     assert "no label" in images_from_dataset(str(folder), unlabelled="drop").left_out
     for split, new in (("train", "train"), ("validation", "validation"), ("test", "extra")):
         (folder / "data" / f"{split}-0.parquet").rename(folder / "data" / f"{new}-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="split 'extra' is none of train, test, validation"):
+    with pytest.raises(ValueError, match="split 'extra' is not one of train, test, validation"):
         images_from_dataset(str(folder))
     assert len(images_from_dataset(str(folder), shares=(60, 20, 20)).ids) == 110
 
 
-def test_the_hashes_tell_splits_and_pixels(tmp_path):
+def test_the_hashes_identify_splits_and_pixels(tmp_path):
     path = write_csv(tmp_path)
     images = images_from_csv(path)
     splits, pixels = images.split_hash(), images.pixels_hash
@@ -149,7 +149,7 @@ def test_the_hashes_tell_splits_and_pixels(tmp_path):
     assert images_from_csv(path).split_hash() != splits
 
 
-def test_a_budget_takes_whole_patients_in_proportion(tmp_path):
+def test_a_budget_samples_whole_patients_in_proportion(tmp_path):
     images = images_from_csv(write_csv(tmp_path))
     train = images.rows("train")
     np.testing.assert_array_equal(budget_rows(images, 100, seed=3), train)
@@ -166,7 +166,7 @@ def test_a_budget_takes_whole_patients_in_proportion(tmp_path):
         budget_rows(images, 0, seed=0)
 
 
-def test_images_that_name_no_label_are_counted_left_out_or_refused(tmp_path):
+def test_images_without_a_label_are_counted_excluded_or_refused(tmp_path):
     table = image_table()
     without = [f"images/{name}.png" for name in table["name"][table["labels"].map(len) == 0]]
     path, folder = write_csv(tmp_path / "csv"), str(write_dataset(tmp_path / "dataset"))
@@ -174,7 +174,7 @@ def test_images_that_name_no_label_are_counted_left_out_or_refused(tmp_path):
     assert absent.left_out == {} and len(absent.ids) == 110
     (note,) = absent.told()
     assert note == (
-        f"{len(without)} images name no label and count as free of all: {', '.join(without[:5])}, ... "
+        f"{len(without)} images have no label and count as negative for all: {', '.join(without[:5])}, ... "
         "(--unlabelled absent)"
     )
     dropped = images_from_csv(path, unlabelled="drop")
@@ -186,12 +186,12 @@ def test_images_that_name_no_label_are_counted_left_out_or_refused(tmp_path):
     for read in (images_from_csv, lambda path, unlabelled: images_from_dataset(folder, unlabelled=unlabelled)):
         with pytest.raises(ValueError, match=f"{len(without)} of 110 images have no label: .*--unlabelled drop"):
             read(path, unlabelled="error")
-    with pytest.raises(ValueError, match="unlabelled 'maybe' is none of absent, drop, error"):
+    with pytest.raises(ValueError, match="unlabelled 'maybe' is not one of absent, drop, error"):
         images_from_csv(path, unlabelled="maybe")
 
 
 def leaking(tmp_path):
-    """A CSV in which train-0 is in validation too, and an image of train, with its patient, in test too."""
+    """Writes a CSV with train-0 in validation too, and one training image, with its patient, in test too."""
     path = write_csv(tmp_path)
     change(path, 61, "patient_id", "train-0")
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -199,7 +199,7 @@ def leaking(tmp_path):
     return path
 
 
-def test_a_split_that_leaks_is_refused_or_counted(tmp_path):
+def test_a_leaking_split_is_refused_or_its_leaks_are_counted(tmp_path):
     path = leaking(tmp_path)
     with pytest.raises(ValueError, match=r"is in .* and .* \(2 patients cross splits\).*--resplit.*--allow-leaks"):
         images_from_csv(path)
@@ -213,7 +213,7 @@ def test_a_split_that_leaks_is_refused_or_counted(tmp_path):
     assert images.with_labels()[0].leaks() == images.leaks()
 
 
-def test_an_image_in_two_splits_is_refused_though_its_patients_differ(tmp_path):
+def test_an_image_in_two_splits_under_different_patients_is_refused(tmp_path):
     path = leaking(tmp_path)
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     table["patient_id"] = [f"p{row}" for row in range(len(table))]
@@ -223,16 +223,16 @@ def test_an_image_in_two_splits_is_refused_though_its_patients_differ(tmp_path):
     assert images_from_csv(path, allow_leaks=True).leaks() == {"patients": 0, "images": 1, "test_patients": 0}
 
 
-def test_a_set_without_leaks_tells_of_none(tmp_path):
+def test_a_set_without_leaks_reports_none(tmp_path):
     images = images_from_csv(write_csv(tmp_path), allow_leaks=True)
     assert not any(images.leaks().values()) and images.told() == images_from_csv(tmp_path / "images.csv").told()
 
 
-def test_patients_are_split_anew_though_a_split_is_empty(tmp_path):
+def test_resplit_fills_an_empty_split(tmp_path):
     path = write_csv(tmp_path)
     change(path, slice(None), "split", "train")
     with pytest.raises(ValueError, match="no images in its validation split.*--resplit"):
         images_from_csv(path)
     images = images_from_csv(path, shares=(3, 1, 1), seed=2)
     assert images.counts() == {"train": 66, "validation": 22, "test": 22} and not any(images.leaks().values())
-    assert images.notes[-1] == "patients are split anew, 3 : 1 : 1, seed 2"
+    assert images.notes[-1] == "patients are re-split, 3 : 1 : 1, seed 2"
