@@ -65,7 +65,7 @@ class ConVIRTModel(MedSynPreTrainedModel):
             loss = nt_xent(image.float(), text.float(), self.config.temperature_global, self.config.alpha)
         return {"loss_global": loss}
 
-    def guessing_loss(self, pairs: int) -> float:
+    def chance_loss(self, pairs: int) -> float:
         return math.log(pairs)  # alpha and the rest add up to 1
 
     def similarity(self, features: Mapping[str, Tensor]) -> Tensor:

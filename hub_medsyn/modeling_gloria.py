@@ -67,7 +67,7 @@ class GLoRIAModel(LocalFeaturesModel):
             )
         return {"loss_global": config.weight_global * both_ways, "loss_local": config.weight_local * sum(local)}
 
-    def guessing_loss(self, pairs: int) -> float:
+    def chance_loss(self, pairs: int) -> float:
         return self.config.weight_global * 2 * math.log(pairs)  # both directions, added
 
     def similarity(self, features: Mapping[str, Tensor]) -> Tensor:

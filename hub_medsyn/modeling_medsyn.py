@@ -164,7 +164,7 @@ class MedSynPreTrainedModel(PreTrainedModel):
             **({field: features[name] for field, name in local.items()} if output_local_features else {}),
         )
 
-    def guessing_loss(self, pairs: int) -> float:
+    def chance_loss(self, pairs: int) -> float:
         """`loss_global` of a batch of so many pairs when all similarities are equal; what training has to beat."""
         raise NotImplementedError
 

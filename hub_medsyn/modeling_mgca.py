@@ -134,7 +134,7 @@ class MGCAModel(LocalFeaturesModel):
             "loss_prototype": config.weight_prototype * prototype,
         }
 
-    def guessing_loss(self, pairs: int) -> float:
+    def chance_loss(self, pairs: int) -> float:
         return self.config.weight_global * 2 * math.log(pairs)  # both directions, added
 
     def similarity(self, features: Mapping[str, Tensor]) -> Tensor:

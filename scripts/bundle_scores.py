@@ -155,7 +155,7 @@ def section(scores: Scores, real: Area | None, before: Area | None, learnt: int)
         "with those of other sets.",
         "",
         f"**Findings by prompts alone**: macro AUROC {area.macro:.3f} (95 % interval over subjects "
-        f"{area.interval[0]:.3f} to {area.interval[1]:.3f}), guessing 0.5."
+        f"{area.interval[0]:.3f} to {area.interval[1]:.3f}), chance 0.5."
         + (f" In single precision, as it was trained, it is {before.macro:.3f}." if before else ""),
         "",
         "| finding | AUROC | images with it |",

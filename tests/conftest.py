@@ -31,6 +31,33 @@ def pytest_addoption(parser):
     )
 
 
+# Why a test may be skipped under CI: data that the repository may not hold, and a GPU.
+ALLOWED_SKIPS = ("no real data at", "no golden numbers of", "no reports of Open-i", "there is a GPU", "on a GPU")
+
+
+def unexpected_skips(reports) -> list[str]:
+    """The tests that were skipped for another reason than absent real data or a GPU, each with its reason."""
+    found = []
+    for report in reports:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(allowed in reason for allowed in ALLOWED_SKIPS):
+            found.append(f"{report.nodeid}: {reason}")
+    return found
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Under CI a skip is a failure, unless what is missing is real data or a GPU."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") != "true" or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    if skips := unexpected_skips(reporter.stats.get("skipped", [])):
+        reporter.write_line("\nskipped under CI, which counts as a failure:")
+        for skip in skips:
+            reporter.write_line(f"  {skip}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def real_data(request) -> Path:
     folder = Path(request.config.getoption("--real-data"))

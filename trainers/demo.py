@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
+from medsyn import cli
 from medsyn.errors import UserError, add_debug_option, command
 
 BACKBONE = "random:resnet18"
 SPLITS = (0.65, 0.1, 0.25)
 # Chosen on images that the demo does not test on: whole impressions, and small batches for more steps from few pairs.
-PRETRAINING = ("--learning_rate", 1e-3, "--text_columns", "prompt", "--text_sampling", "full", "--save_strategy", "no")
+# The epoch with the lowest validation loss is kept.
+PRETRAINING = ("--learning_rate", 1e-3, "--text_columns", "prompt", "--text_sampling", "full")
+PRETRAINING += ("--save_strategy", "epoch", "--load_best_model_at_end", "true", "--metric_for_best_model", "eval_loss")
+LOG = "demo.log"
 CONTENTS = {
     "results.md, .csv": "the table, and its numbers a row each",
     "samples.png": "images with their reports and the masks of what the reports say",
     "training_curve.png": "the contrastive loss",
     "encoder/": "the model with its card: AutoModel.from_pretrained after `import hub_medsyn`",
     "medsyn-cxr/": "the dataset: datasets.load_dataset",
+    LOG: "the commands with their full output",
 }
 PROBE = "Linear probe"
 PROBE_HEADING = f"\n## {PROBE}\n"  # in the card: the last thing that a demo writes
@@ -55,61 +62,79 @@ def main(argv: list[str] | None = None) -> int:
     if (args.out / "results.md").exists() and card.is_file() and PROBE_HEADING in card.read_text(encoding="utf-8"):
         raise UserError(f"{args.out} holds results already; remove it or choose another --out")
     start = time.perf_counter()
-    code = run(args)
-    if code == 0:
-        print(f"\nDone in {(time.perf_counter() - start) / 60:.1f} minutes. In {args.out}:")
-        for name, what in CONTENTS.items():
-            print(f"  {name:<22}{what}")
-        print("`medsyn space`, or `make space`, opens a page to look at images and encoders in a browser.")
-    return code
+    args.out.mkdir(parents=True, exist_ok=True)
+    if code := run(args):
+        print(f"see {args.out / LOG}", file=sys.stderr)
+        return code
+    print(f"\n{(args.out / 'results.md').read_text(encoding='utf-8').strip()}\n")
+    print(f"Done in {(time.perf_counter() - start) / 60:.1f} minutes. In {args.out}:")
+    for name, what in CONTENTS.items():
+        print(f"  {name:<22}{what}")
+    print("Next: `medsyn space` (or `make space`) opens a page to look at images and encoders in a browser.")
+    return 0
 
 
-def step(title: str, command: str, arguments: list, main: Callable[[list[str]], int]) -> int:
-    """Says what comes, calls the command's `main` in this process, and returns its exit code."""
+def step(number: int, title: str, arguments: list, log: Path) -> int:
+    """Prints one line for a step, runs its command in this process with its output in `log`; returns its exit code."""
     arguments = [str(argument) for argument in arguments]
-    print(f"\n== {title}\n$ medsyn {command} {' '.join(arguments)}", flush=True)
+    print(f"[{number}/4] {title}", flush=True)
     start = time.perf_counter()
-    code = main(arguments)
-    print(f"({time.perf_counter() - start:.0f} s)", flush=True)
+    with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        print(f"\n$ medsyn {shlex.join(arguments)}", flush=True)
+        code = cli.main(arguments)
+        print(f"({time.perf_counter() - start:.0f} s)")
     return code
 
 
 def run(args: argparse.Namespace) -> int:
-    """The steps of the demo in order, in one process; the first exit code that is not 0."""
-    dataset, encoder = args.out / "medsyn-cxr", args.out / "encoder"
+    """Runs the steps of the demo in order, in one process; returns the first exit code that is not 0."""
+    dataset, encoder, log = args.out / "medsyn-cxr", args.out / "encoder", args.out / LOG
 
-    from dataset_builder.build import main as build
-
-    settings = ["--num-samples", args.num_samples, "--image-size", args.image_size, "--num-proc", args.num_proc]
-    settings += ["--splits", *SPLITS, "--seed", args.seed, "--out", dataset]
-    title = f"1 of 4: write {args.num_samples} reports and render a phantom for each (about five minutes)"
-    if code := step(title, "build", settings, build):
+    settings = ["build", "--num-samples", args.num_samples, "--image-size", args.image_size]
+    settings += ["--num-proc", args.num_proc, "--splits", *SPLITS, "--seed", args.seed, "--out", dataset]
+    title = f"Write {args.num_samples} reports and render a phantom for each (about five minutes)"
+    if code := step(1, title, settings, log):
         return code
 
-    print("\n== 2 of 4: draw some of the pairs with their masks (seconds)", flush=True)
+    print("[2/4] Draw some of the pairs with their masks (seconds)", flush=True)
     draw_samples(str(dataset), args.out / "samples.png")
 
     if not (encoder / "README.md").is_file():  # the last thing that a finished training writes
-        from trainers.pretrain import main as pretrain
-
         (encoder / "config.json").unlink(missing_ok=True)  # of a training stopped before its card: it would be refused
-        settings = ["--model", "convirt", "--dataset", dataset, "--output_dir", encoder, "--seed", args.seed]
+        settings = ["pretrain", "--model", "convirt", "--dataset", dataset, "--output_dir", encoder]
         settings += ["--image_encoder", BACKBONE, "--text_encoder", "scratch", "--image_size", args.train_size]
         settings += ["--num_train_epochs", args.epochs, "--per_device_train_batch_size", args.batch_size]
-        title = f"3 of 4: pre-train {BACKBONE} and a small BERT on the pairs, both from scratch (about three minutes)"
-        if code := step(title, "pretrain", [*settings, *PRETRAINING], pretrain):
-            return code
+        settings += ["--per_device_eval_batch_size", args.batch_size, "--seed", args.seed, *PRETRAINING]
+        if any(encoder.glob("checkpoint-*/batches.json")):  # interrupted before
+            settings += ["--resume_from_checkpoint", "last"]
+        with without_bars_of_files():
+            title = "Pre-train a ResNet-18 and a small BERT from random weights (about three minutes)"
+            if code := step(3, title, settings, log):
+                return code
+        for checkpoint in encoder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
     shutil.copy(encoder / "training_curve.png", args.out)
 
-    from trainers.downstream.linear_probe import main as probe
-
-    settings = ["--encoder", f"pre-trained={encoder}", "--encoder", f"random=random:{encoder}"]
+    settings = ["probe", "--encoder", f"pre-trained={encoder}", "--encoder", f"random=random:{encoder}"]
     settings += ["--dataset", dataset, "--seed", args.seed, "--out", args.out, "--cache", args.out / ".features"]
-    title = "4 of 4: a linear probe on the phantoms held out (under a minute)"
-    if code := step(title, "probe", settings, probe):
+    if code := step(4, "Fit a linear probe on the held-out phantoms (under a minute)", settings, log):
         return code
     add_metrics_to_card(encoder / "README.md", args.out / "results.json")
     return 0
+
+
+@contextlib.contextmanager
+def without_bars_of_files() -> Iterator[None]:
+    """Silences the bars of transformers that count the files of each checkpoint; one bar at a time is left."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def draw_samples(dataset: str, path: Path, columns: int = 4) -> None:

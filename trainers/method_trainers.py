@@ -33,7 +33,7 @@ class ConVIRTTrainer(VLPTrainer):
         # differs from edreisMD/ConVIRT-pytorch: there 1,000, with the best of every fifth kept
         "num_train_epochs": 50,
         # differs from edreisMD/ConVIRT-pytorch: there a random sentence is drawn. Different reports share many of
-        # their sentences, each a wrong negative; a whole report stands once in a batch.
+        # their sentences, each a false negative; a whole report stands once in a batch.
         "text_sampling": "full",
         # differs from edreisMD/ConVIRT-pytorch: there images are cropped and half of them mirrored
         "augmentation": "film",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import Path
 
@@ -35,8 +36,16 @@ HYPERPARAMETERS = (
 )
 
 
-def write_curve(log_history: list[dict], path: Path) -> None:
-    """Draws training and evaluation loss over epochs as a PNG."""
+def write_curve(log_history: list[dict], path: Path, chance: dict[str, float] | None = None) -> None:
+    """
+    Draws training and evaluation loss over epochs as a PNG.
+
+    Args:
+        log_history (`list[dict]`): Of the trainer's state.
+        path (`Path`): The PNG.
+        chance (`dict[str, float]`, *optional*): The chance loss of `loss` and of `eval_loss`, each a dotted line: they
+            differ where the two are taken over batches of different size.
+    """
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -44,7 +53,9 @@ def write_curve(log_history: list[dict], path: Path) -> None:
     for key, label in (("loss", "training"), ("eval_loss", "validation")):
         points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
+            (line,) = axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
+            if chance and key in chance:
+                axes.axhline(chance[key], color=line.get_color(), linestyle=":", label=f"chance, {label}")
     axes.set(xlabel="epoch", ylabel="contrastive loss")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -139,7 +150,6 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
     args, config = trainer.args, trainer.model.config
     dataset, name = name_of(data_arguments.dataset), name_of(folder)
     history = trainer.state.log_history
-    write_curve(history, folder / CURVE_NAME)
     losses = [entry["loss"] for entry in history if "loss" in entry]
     evaluations = [entry for entry in history if "eval_loss" in entry]
     if args.load_best_model_at_end:  # these are the weights that are saved
@@ -153,7 +163,7 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
             "loss_global": evaluations[-1]["eval_loss_global"],
             "pairs": len(sampler) * sampler.batch_size,
             "batch": sampler.batch_size,
-            "guessing": trainer.model.guessing_loss(sampler.batch_size),
+            "chance": trainer.model.chance_loss(sampler.batch_size),
         }
         result = EvalResult(
             task_type="zero-shot-image-classification",
@@ -168,6 +178,11 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
             metric_value=round(evaluation["loss"], 4),
         )
         results = [result]
+    chance = {}
+    if evaluation and math.isclose(evaluation["loss"], evaluation["loss_global"]):  # no other part is added to it
+        chance["loss"] = trainer.model.chance_loss(trainer.train_sampler.batch_size)
+        chance["eval_loss"] = evaluation["chance"]
+    write_curve(history, folder / CURVE_NAME, chance)
     origin = read_origin(data_arguments.dataset, data_arguments.dataset_config, revision)
     statistics = getattr(config.vision_config, "pretrained_cfg", None)  # only weights that were trained have them
     borrowed = bool(model_arguments.image_weights or statistics) or model_arguments.text_encoder != "scratch"

@@ -1,4 +1,4 @@
-"""What the Space starts with: whole, small, of clean origin, and better than guessing on images it has not seen."""
+"""What the Space starts with: whole, small, of clean origin, and better than chance on images it has not seen."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_no_report_of_the_bundle_was_learnt_from(rows):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_stored_in_halves_and_beats_guessing_as_its_card_says(name, rows):
+def test_a_model_is_stored_in_halves_and_beats_chance_as_its_card_says(name, rows):
     folder = BUNDLE / "models" / name
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         stored = {file.get_tensor(key).dtype for key in file.keys()}
@@ -84,7 +84,7 @@ def test_a_model_is_stored_in_halves_and_beats_guessing_as_its_card_says(name, r
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "apache-2.0"
     scores = measure(model, processor, rows)
-    assert scores.zero_shot.interval[0] > 0.6  # guessing is 0.5
+    assert scores.zero_shot.interval[0] > 0.6  # chance is 0.5
     told = {(one.metric_name, one.dataset_name): one.metric_value for one in card.data.eval_results}
     assert told["macro AUROC by prompts", "medsyn-cxr of the bundle"] == pytest.approx(
         scores.zero_shot.macro, abs=0.005

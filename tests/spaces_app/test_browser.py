@@ -54,7 +54,7 @@ def address(uploads):
 
 @pytest.fixture(scope="module")
 def browser(address):
-    chromium = shutil.which("chromium")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

@@ -21,8 +21,14 @@ def check(folder: Path, shown: str):
     assert {(row["encoder"], row["budget"]) for row in rows} >= {("pre-trained", "100"), ("random", "100")}
     table = (folder / "results.md").read_text()
     assert "| pre-trained | " in table and table.strip() in shown
+    assert [line for line in shown.splitlines() if line.startswith("[")] == [
+        line for line in shown.splitlines() if line.startswith(("[1/4] ", "[2/4] ", "[3/4] ", "[4/4] "))
+    ]
+    assert "'loss'" not in shown and "'eval_loss'" not in shown  # the dictionaries of the trainer are in the log
+    log = (folder / "demo.log").read_text()
     for command in ("build", "pretrain", "probe"):
-        assert f"$ medsyn {command} " in shown
+        assert f"$ medsyn {command} " in log
+    assert "'eval_loss'" in log and not list((folder / "encoder").glob("checkpoint-*"))
     check_card_of(folder)
 
 
@@ -54,7 +60,7 @@ def test_the_demo_from_reports_to_card(tmp_path, monkeypatch, capsys):
     (folder / "results.md").unlink()  # as if it had been interrupted before the last step
     assert trainers.demo.main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "$ medsyn pretrain" not in shown and (folder / "results.md").exists()
+    assert "[3/4]" not in shown and (folder / "results.md").exists()
     check_card_of(folder)
 
 
@@ -78,7 +84,7 @@ def test_the_demo_goes_on_before_and_after_the_probe(tmp_path, monkeypatch, caps
     assert (folder / "results.md").is_file()
     capsys.readouterr()
     assert trainers.demo.main(arguments) == 0
-    assert "$ medsyn pretrain" not in capsys.readouterr().out
+    assert "[3/4]" not in capsys.readouterr().out
     check_card_of(folder)
     assert trainers.demo.main(arguments) == 1
 
@@ -87,7 +93,7 @@ def test_a_step_that_fails_ends_the_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dataset_builder.build.main", lambda arguments: 1)
     assert trainers.demo.main(["--out", str(tmp_path / "demo")]) == 1
     shown = capsys.readouterr().out
-    assert "1 of 4" in shown and "2 of 4" not in shown and "Done" not in shown
+    assert "[1/4]" in shown and "[2/4]" not in shown and "Done" not in shown
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def test_card_tells_the_run(trained, dataset):
         "| `learning_rate` | 0.0001 |",
         "never mirrored",
         f"on 8 pairs in batches of 4, of which {metric['value']:.3f} lies between",
-        "whole images and whole reports, where guessing the pairs gives 1.386",
+        "whole images and whole reports, where the chance loss is 1.386",
         "small turns",
     ):
         assert said in card
@@ -125,8 +125,8 @@ def test_the_card_is_one_that_the_hub_takes_and_says_where_words_and_numbers_com
     assert index == metadata_load(trained / "README.md")["model-index"]
     assert model_index_to_eval_results(index) == ("convirt", [result])
     limits = card.text.split("## Limits")[1]
-    guessed = evaluated["eval_loss_global"] > 0.9 * math.log(4)
-    assert ("little better than by guessing" in limits) == guessed and "synthetic radiographs alone" in limits
+    near_chance = evaluated["eval_loss_global"] > 0.9 * math.log(4)
+    assert ("little better than chance" in limits) == near_chance and "synthetic radiographs alone" in limits
 
 
 def test_what_the_card_tells_runs_as_it_stands(trained, tmp_path, monkeypatch):
@@ -155,34 +155,34 @@ def test_what_the_card_tells_runs_as_it_stands(trained, tmp_path, monkeypatch):
 
 def test_the_manifest_of_a_dataset_on_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):
     (tmp_path / "manifest.json").write_text(manifest("sd", "credentialed", ["mimic-cxr"]))
-    asked = []
+    commit = "0" * 40
 
-    def download(*asked_for, **options):
-        asked.append((asked_for, options))
-        if asked_for[0] == "someone/else":
+    def download(repo_id, filename, *, repo_type, revision):
+        """A Hub that holds one dataset, at one commit."""
+        if (repo_id, filename, repo_type, revision) != ("org/medsyn-cxr", "manifest.json", "dataset", commit):
             raise LocalEntryNotFoundError("no manifest there")
         return str(tmp_path / "manifest.json")
 
     monkeypatch.setattr("trainers.training_card.hf_hub_download", download)
-    origin = read_origin("org/medsyn-cxr", None, "0" * 40)
-    assert asked == [(("org/medsyn-cxr", "manifest.json"), {"repo_type": "dataset", "revision": "0" * 40})]
+    origin = read_origin("org/medsyn-cxr", None, commit)
     assert origin["text_policy"] == "credentialed" and origin["generator"] == "sd" and origin["sha256"]
-    assert set(read_origin("someone/else", None, "0" * 40).values()) == {None}
+    assert set(read_origin("someone/else", None, commit).values()) == {None}
+    assert set(read_origin("org/medsyn-cxr", None, "1" * 40).values()) == {None}
     assert set(read_origin("org/medsyn-cxr", None).values()) == {None} and len(asked) == 2
 
 
 @pytest.mark.parametrize(("method", "directions"), [("gloria", 2), ("mgca", 2)])
-def test_card_tells_what_guessing_gives_where_losses_are_added_up(method, directions, dataset, tmp_path):
+def test_card_gives_the_chance_loss_where_losses_are_added_up(method, directions, dataset, tmp_path):
     command = options(dataset, "scratch", tmp_path / "out", "--model", method, "--max_steps", "1")
     command += ["--sentence_rule", method]
     at = command.index("--projection_dim")
     assert main(command[:at] + command[at + 2 :]) == 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     found = re.search(
-        r"validation loss ([\d.]+) on 8 pairs in batches of 4, of which ([\d.]+) lies .* gives (\d+\.\d+)", card
+        r"validation loss ([\d.]+) on 8 pairs in batches of 4, of which ([\d.]+) lies .* loss is (\d+\.\d+)", card
     )
-    whole, between, guessing = map(float, found.groups())
-    assert guessing == pytest.approx(directions * math.log(4), abs=1e-3) and 0 < between < whole
+    whole, between, chance = map(float, found.groups())
+    assert chance == pytest.approx(directions * math.log(4), abs=1e-3) and 0 < between < whole
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     evaluated = [entry for entry in state["log_history"] if "eval_loss" in entry][-1]
     assert between == pytest.approx(evaluated["eval_loss_global"], abs=1e-3)
@@ -191,12 +191,12 @@ def test_card_tells_what_guessing_gives_where_losses_are_added_up(method, direct
 
 
 @pytest.mark.parametrize("model", [tiny_convirt(alpha=0.3), tiny_gloria(weight_global=0.5), tiny_mgca()])
-def test_guessing_loss_is_that_of_equal_similarities(model):
+def test_chance_loss_is_that_of_equal_similarities(model):
     generator = torch.Generator().manual_seed(0)
     text = tiny_tokenizer()(["edema", "small mass", "no nodule"], padding=True, return_tensors="pt")
     features = model.eval()(**text, pixel_values=torch.randn(3, 3, 32, 32, generator=generator), features_only=True)
     features = {name: value[:1].expand_as(value) for name, value in features.items()}
-    assert model.losses(features)["loss_global"].item() == pytest.approx(model.guessing_loss(3), rel=1e-5)
+    assert model.losses(features)["loss_global"].item() == pytest.approx(model.chance_loss(3), rel=1e-5)
 
 
 def test_the_commit_of_a_dataset_from_the_hub_is_known(tmp_path):
@@ -416,7 +416,8 @@ def test_a_run_that_no_longer_improves_stops_early(dataset, text_encoder, tmp_pa
     more = ["--learning_rate", "0", "--num_train_epochs", "6", "--early_stopping_patience", "1"]
     assert main(options(dataset, text_encoder, tmp_path / "out", *more)) == 0
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
-    assert state["epoch"] == 2 and state["best_global_step"] == state["global_step"] // 2
+    assert 2 <= state["epoch"] < 6  # statistics of BatchNorm still move while the rate is 0
+    assert state["global_step"] - state["best_global_step"] == state["global_step"] / state["epoch"]
 
 
 @pytest.mark.slow

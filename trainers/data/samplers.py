@@ -1,4 +1,4 @@
-"""Batches in which no two reports are the same: to a contrastive loss a repeated report is a wrong negative."""
+"""Batches in which no two reports are the same: to a contrastive loss a repeated report is a false negative."""
 
 from __future__ import annotations
 

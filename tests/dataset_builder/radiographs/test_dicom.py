@@ -163,11 +163,11 @@ class Measured:
 
     def __enter__(self):
         Path("/proc/self/clear_refs").write_text("5")  # the peak of earlier tests would hide this one's
-        self.start, self.memory = time.monotonic(), resident("VmRSS")
+        self.start, self.memory = time.process_time(), resident("VmRSS")
         return self
 
     def __exit__(self, *_):
-        assert time.monotonic() - self.start < 1
+        assert time.process_time() - self.start < 1
         assert resident("VmHWM") - self.memory < 150_000
 
 

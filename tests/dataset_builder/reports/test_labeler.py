@@ -216,9 +216,9 @@ def test_what_is_not_drawn_is_no_finding():
 
 @pytest.mark.parametrize("piece", ["effusion, ", "no ", "\n", "heart ", "possible left ", "x"])
 def test_a_megabyte_is_read_in_seconds(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     read_findings(piece * (1_000_000 // len(piece)))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.real

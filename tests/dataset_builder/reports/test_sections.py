@@ -142,6 +142,6 @@ def test_the_grammar_is_read_back():
 
 @pytest.mark.parametrize("piece", ["IMPRESSION: x\n", "A ", "\n", " \n \n", "CHEST: ", "_", "FINDINGS ", "word "])
 def test_long_reports_are_read_in_seconds(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     read_sections(piece * (100_000 // len(piece)))  # as long as the readers let a report be
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -29,11 +29,11 @@ class Measured:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what earlier tests left free would hold what this one takes
         Path("/proc/self/clear_refs").write_text("5")  # the peak of earlier tests would hide this one's
-        self.start, self.before = time.monotonic(), _kilobytes("VmRSS")
+        self.start, self.before = time.process_time(), _kilobytes("VmRSS")
         return self
 
     def __exit__(self, *_):
-        self.seconds = time.monotonic() - self.start
+        self.seconds = time.process_time() - self.start
         self.megabytes = (_kilobytes("VmHWM") - self.before) / 1024
 
 

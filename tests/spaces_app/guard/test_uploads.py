@@ -48,11 +48,11 @@ def test_eight_bit_pixels_stay_as_they_are_whatever_the_file_is_called(hand_in, 
     assert taken.pixels.dtype == np.uint8 and (taken.name, taken.note) == ("your image", "")
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+MODES = {"PNG": ("L", "LA", "P", "RGB", "RGBA"), "JPEG": ("L", "RGB", "CMYK", "YCbCr")}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes])
 def test_every_mode_gives_the_same_image(hand_in, mode, kind):
-    if (kind, mode) in [("PNG", "CMYK"), ("PNG", "YCbCr"), ("JPEG", "LA"), ("JPEG", "P"), ("JPEG", "RGBA")]:
-        pytest.skip(f"no {kind} file is {mode}")
     taken = hand_in(encoded(Image.fromarray(draw_image()).convert(mode), kind))
     assert alike(taken.pixels, draw_image()) > 0.98
     assert taken.note == ""

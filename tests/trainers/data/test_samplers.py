@@ -83,7 +83,20 @@ def test_impossible_batches_are_refused(texts, batch_size, message):
         DistinctTextBatchSampler(texts, batch_size)
 
 
-def test_large_sets_are_quick():
-    keys = np.random.default_rng(0).zipf(1.5, 100_000)
-    sampler = DistinctTextBatchSampler([str(key) for key in keys], 48)
+class Counted(str):
+    """A key that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other):
+        Counted.comparisons += 1
+        return super().__lt__(other)
+
+
+def test_work_on_large_sets_is_that_of_one_sort():
+    number = 100_000
+    keys = np.random.default_rng(0).zipf(1.5, number)
+    Counted.comparisons = 0
+    sampler = DistinctTextBatchSampler([Counted(key) for key in keys], 48)
     assert sum(1 for _ in sampler) == len(sampler) > 100
+    assert number <= Counted.comparisons < 3 * number * np.log2(number)

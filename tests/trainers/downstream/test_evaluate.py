@@ -19,7 +19,7 @@ from trainers.downstream.results.model_index import add_to_card, eval_results
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    """The folder of a tiny ResNet, with a card."""
+    """Writes a tiny ResNet with a card and returns its folder."""
     folder = tmp_path_factory.mktemp("encoder") / "tiny"
     TimmWrapperModel(tiny_vision_config()).save_pretrained(folder)
     tiny_image_processor(32).to_json_file(folder / "medsyn_image_processor.json")
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def watched(monkeypatch):
-    """Every encoder that a command loads stays as it was, to the bit."""
+    """Asserts that every encoder a command loads stays bit-identical."""
     watches = []
 
     def loaded(*args):
@@ -60,7 +60,7 @@ def encoders(folder):
     return ["--encoder", f"ours={folder}", "--encoder", f"random=random:{folder}", "--resamples", "40"]
 
 
-def test_probe_is_short_for_classify(encoder, csv, tmp_path, watched):
+def test_probe_equals_evaluate_classify(encoder, csv, tmp_path, watched):
     common = [*encoders(encoder), "--dataset", str(csv), "--budget", "20", "100", "--seeds", "2"]
     common += ["--cache", str(tmp_path / "features")]
     assert evaluate.main([*common, "--task", "classify", "--out", str(tmp_path / "evaluate")]) == 0
@@ -70,7 +70,7 @@ def test_probe_is_short_for_classify(encoder, csv, tmp_path, watched):
     assert len(watched) == 4
     differences = one[one["metric"] == "macro_auroc_difference"]
     assert differences["p_value"].between(0, 1).all() and len(differences) == 2
-    assert "name no label and count as free of all" in (tmp_path / "probe" / "results.md").read_text()
+    assert "have no label and count as negative for all" in (tmp_path / "probe" / "results.md").read_text()
 
 
 def test_a_trained_head_of_exclusive_classes_is_saved_as_a_stock_classifier(tmp_path, capsys):
@@ -111,11 +111,11 @@ def test_segmentation_measures_every_encoder_and_updates_its_card(encoder, datas
     main = rows[rows["metric"] == "dice_per_image"]
     assert ((main["ci_low"] <= main["value"]) & (main["value"] <= main["ci_high"])).all()
     assert rows[rows["metric"] == "dice_per_image_difference"]["p_value"].between(0, 1).all()
-    assert (rows["n"] == 28).all()  # two of the thirty were never looked at
+    assert (rows["n"] == 28).all()  # two of the thirty are not annotated
     said = (out / "results.md").read_text()
     assert "left out 6 images: not annotated: train000" in said and "with Cardiomegaly: " in said
     assert len(json.loads((out / "results.json").read_text())["settings"]["left_out"]["not annotated"]) == 6
-    assert len(list((out / "models").iterdir())) == 8  # a decoder's first weights are drawn at 100 % too
+    assert len(list((out / "models").iterdir())) == 8  # a decoder's initial weights are random at 100 % too
     whole = main[(main["budget"] == 100) & (main["encoder"] == "ours") & (main["seed"] != "mean")]
     assert set(whole["seed"]) == {"0", "1"} and whole["value"].nunique() == 2
     found = ModelCard.load(encoder / "README.md").data.eval_results
@@ -128,7 +128,7 @@ def test_detection_measures_every_encoder(encoder, csv, tmp_path):
     out = tmp_path / "out"
     arguments = [*encoders(encoder), "--task", "detect", "--dataset", str(csv), "--out", str(out), "--budget", "100"]
     arguments += ["--annotated-column", "looked", "--epochs", "2", "--neck-width", "16", "--learning-rate", "0.01"]
-    arguments += ["--preset", "official", "--seeds", "2"]  # finds something from the start, were it by chance
+    arguments += ["--preset", "official", "--seeds", "2"]  # detects boxes by chance from the start
     assert evaluate.main(arguments) == 0
     rows = pd.read_parquet(out / "results.parquet")
     assert rows["metric"][0] == "map_40_75" and set(rows["task"]) == {"detection"}
@@ -145,9 +145,9 @@ def test_detection_measures_every_encoder(encoder, csv, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "detect", "--findings", "Mass", "--dataset", "CSV"], "annotates no 'Mass'"),
+        (["--task", "detect", "--findings", "Mass", "--dataset", "CSV"], "has no annotation of 'Mass'"),
         (["--task", "detect", "--budget", "1", "--findings", "Edema", "--annotated-column", "looked", "--seeds", "6",
-          "--dataset", "CSV"], "draws (1 % with seed"),
+          "--dataset", "CSV"], "samples (1 % with seed"),
         (["--task", "segment", "--mask-column", "boxes", "--dataset", "CSV"], "masks that"),
         (["--task", "segment", "--dataset", "CSV", "--epochs", "0", "--budget", "100"], "epochs 0 is not at least 1"),
         (["--task", "classify", "--update-cards", "--encoder", "FOLDER", "--dataset", "CSV"], "no model card"),
@@ -169,7 +169,7 @@ def test_failures_are_one_sentence_and_exit_1(arguments, message, csv, tmp_path,
         ("detect", "COARSE", "and a detector needs 1/32, 1/16, 1/8"),
     ],
 )
-def test_an_encoder_that_does_not_do_is_refused_before_another_is_measured(
+def test_an_unusable_encoder_is_refused_before_any_is_measured(
     task, option, message, csv, dataset, tmp_path, capsys, monkeypatch
 ):
     def measured(*args, **kwargs):
@@ -189,7 +189,7 @@ def test_an_encoder_that_does_not_do_is_refused_before_another_is_measured(
     assert message in capsys.readouterr().err
 
 
-def test_a_label_without_cases_in_the_test_split_is_named(csv, tmp_path):
+def test_labels_with_few_or_no_cases_in_the_test_split_are_noted(csv, tmp_path):
     table = pd.read_csv(csv, dtype=str, keep_default_na=False)
     test = table["split"] == "test"
     table.loc[test, "labels"] = table.loc[test, "labels"].str.replace("Edema", "").str.strip("|")
@@ -200,9 +200,9 @@ def test_a_label_without_cases_in_the_test_split_is_named(csv, tmp_path):
     arguments += ["--encoder", "random:test_resnet", "--image-size", "32", "--budget", "100", "--resamples", "10"]
     assert evaluate.main([*arguments, "--out", str(tmp_path)]) == 0
     told = (tmp_path / "results.md").read_text()
-    assert "- Edema has no positives in test: no part in macro AUROC" in told
-    assert "- Cardiomegaly in test is of 3 patients: an interval by patient says little of so few" in told
-    assert "Edema in test is of" not in told
+    assert "- Edema has no positives in test: not part of macro AUROC" in told
+    assert "- Cardiomegaly has positives of only 3 patients in test: its interval is unreliable" in told
+    assert "Edema has positives of" not in told
 
 
 def test_a_split_without_a_finding_is_refused(csv, tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_a_split_without_a_finding_is_refused(csv, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("task", ["classify", "detect"])
-def test_a_split_that_leaks_is_refused_or_its_leaks_stand_in_the_results(task, encoder, csv, tmp_path, capsys):
+def test_a_leaking_split_is_refused_or_its_leaks_are_in_the_results(task, encoder, csv, tmp_path, capsys):
     table = pd.read_csv(csv, dtype=str, keep_default_na=False)
     again = table[table["split"] == "train"].iloc[:3].assign(split="test")  # of two patients
     leaking = csv.parent / "leaking.csv"
@@ -250,8 +250,8 @@ def test_a_split_that_leaks_is_refused_or_its_leaks_stand_in_the_results(task, e
         (["--task", "segment", "--neck-width", "8"], "unrecognized arguments: --neck-width 8"),
         (["--task", "classify", "--findings", "Edema"], "unrecognized arguments: --findings Edema"),
         (["--task", "detect", "--augment"], "unrecognized arguments: --augment"),
-        (["--task", "classify", "--epochs", "5"], "--epochs: for --head trained, and the head is logistic"),
-        (["--task=detect", "--config", "phantom"], "--config: for a dataset alone"),
+        (["--task", "classify", "--epochs", "5"], "--epochs: only for --head trained, and the head is logistic"),
+        (["--task=detect", "--config", "phantom"], "--config: only for a dataset"),
         ([], "argument TASK: invalid choice"),
     ],
 )
@@ -271,7 +271,7 @@ def test_every_option_of_probe_is_one_of_evaluate():
 
 
 @pytest.mark.parametrize("spelling", [["detect"], ["--task", "detect"], ["--task=detect"]])
-def test_the_task_of_earlier_versions_is_the_sub_command(spelling):
+def test_the_task_option_of_earlier_versions_equals_the_sub_command(spelling):
     given = ["--encoder", "a", "--dataset", "d", "--neck-width", "8"]
     assert parse([*spelling, *given]) == parse(["detect", *given])
 
@@ -281,7 +281,7 @@ def row(encoder, budget, value, metric="macro_auroc", dataset="nih", **more):
     return base | {"budget": budget, "seed": "mean", "metric": metric, "value": value, "n": 10, "n_train": 7} | more
 
 
-def test_a_card_parses_back_to_the_same_numbers(tmp_path):
+def test_a_card_round_trips_the_same_numbers(tmp_path):
     rows = [row("a", budget, value, ci_low=0.1, ci_high=0.95) for budget, value in ((1, 1 / 3), (100, 2 / 3))]
     rows += [row("a", 100, 0.7, dataset="openi"), row("b", 100, 0.1), row("a", 1, 0.2, metric="auroc:Edema")]
     results = eval_results(rows, "a")
@@ -311,7 +311,7 @@ def test_a_card_parses_back_to_the_same_numbers(tmp_path):
         text = ModelCard.load(tmp_path / "README.md").text
         assert text.count("## Results") == 1 and "\n\n\n" not in text
         assert text.endswith("<!-- end of results -->\n\n## Limits\n\nSome.\n")
-    with pytest.raises(ValueError, match="no results of encoder 'c'; there are some of a, b"):
+    with pytest.raises(ValueError, match="no results for encoder 'c'; there are results for a, b"):
         eval_results(rows, "c")
     with pytest.raises(FileNotFoundError, match="no model card"):
         add_to_card(tmp_path / "gone.md", results)

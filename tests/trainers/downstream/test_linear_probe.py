@@ -21,7 +21,7 @@ def separable(n, seed, labels=2, features=20, noise=1.0):
     return table * 3 + 5, (table[:, :labels] + noise * rng.normal(size=(n, labels)) > 0.5).astype(float)
 
 
-def test_the_head_is_scikit_learns_optimum_on_standardised_features():
+def test_the_head_equals_scikit_learns_optimum_on_standardised_features():
     features, targets = separable(300, 0)
     validation, validation_targets = separable(100, 1)
     head = fit_head(features, targets, validation, validation_targets, penalties=(1e-3, 1e-1))
@@ -32,7 +32,7 @@ def test_the_head_is_scikit_learns_optimum_on_standardised_features():
         np.testing.assert_allclose(head(validation)[:, label], expected, atol=5e-3)
 
 
-def test_the_penalty_is_the_validation_splits_choice():
+def test_the_penalty_is_selected_on_the_validation_split():
     features, targets = separable(60, 0, features=50, noise=3.0)
     validation, validation_targets = separable(400, 1, features=50, noise=3.0)
     chosen = fit_head(features, targets, validation, validation_targets)
@@ -46,7 +46,7 @@ def test_the_penalty_is_the_validation_splits_choice():
     assert macro_auroc(validation_targets, chosen(validation)).value >= max(by_penalty.values()) - 1e-3
 
 
-def test_masked_rows_and_labels_without_cases_take_no_part():
+def test_masked_rows_and_labels_without_cases_are_excluded():
     features, targets = separable(200, 0, labels=3)
     validation, validation_targets = separable(100, 1, labels=3)
     spoiled = features.copy()
@@ -63,7 +63,7 @@ def test_masked_rows_and_labels_without_cases_take_no_part():
 
 
 def test_fits_at_real_width_are_quick():
-    """Against plain fits of the same labels on features as they come, by the processor's time in the same run."""
+    """Compares CPU time with plain fits of the same labels on raw features, in the same run."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(60, 1280))
     hidden = rng.normal(size=(1500, 60))
@@ -79,12 +79,12 @@ def test_fits_at_real_width_are_quick():
             for penalty in PENALTIES:
                 LogisticRegression(C=penalty, max_iter=300).fit(features[:1350], truth)
     plain = time.process_time() - start
-    assert ours < plain / 2  # a fifth, where nothing else is at work
+    assert ours < plain / 2  # about a fifth on an idle machine
 
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
-    """Two runs of the command on the same images: as a CSV and as a dataset."""
+    """Runs the command twice on the same images, as a CSV and as a dataset."""
     folder = tmp_path_factory.mktemp("probe")
     encoders = ["--encoder", "a=random:test_resnet", "--encoder", "b=random:test_vit2"]
     settings = ["--budget", "20", "100", "--seeds", "2", "--image-size", "32", "--resamples", "50"]
@@ -96,7 +96,7 @@ def probed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("out", ["csv", "from-dataset"])
-def test_the_command_leaves_tidy_rows_a_table_and_json(probed, out):
+def test_the_command_writes_tidy_rows_a_table_and_json(probed, out):
     rows = pd.read_csv(probed / out / "results.csv")
     columns = "task dataset split_hash encoder budget seed metric value ci_low ci_high n".split()
     assert set(columns) <= set(rows.columns)
@@ -106,14 +106,14 @@ def test_the_command_leaves_tidy_rows_a_table_and_json(probed, out):
     assert ((overall["ci_low"] <= overall["value"]) & (overall["value"] <= overall["ci_high"])).all()
     full = overall[(overall["budget"] == 100) & (overall["encoder"] == "a")]
     assert full["value"].nunique() == 1 and (rows["n"] == 30).all()
-    assert full["value"].iloc[0] > 0.8  # the squares can be seen through random filters
+    assert full["value"].iloc[0] > 0.8  # random filters suffice to see the squares
     difference = rows[(rows["metric"] == "macro_auroc_difference") & (rows["budget"] == 100)].iloc[0]
     means = overall[(overall["seed"] == "mean") & (overall["budget"] == 100)].set_index("encoder")["value"]
     assert difference["encoder"] == "b" and difference["value"] == pytest.approx(means["a"] - means["b"], abs=1e-5)
     saved = json.loads((probed / out / "results.json").read_text())
     assert len(saved["rows"]) == len(rows) and saved["settings"]["images"]["test"] == 30
     table = (probed / out / "results.md").read_text()
-    assert "| a | " in table and "*a less b*" in table and "30 test images" in table
+    assert "| a | " in table and "*a minus b*" in table and "30 test images" in table
 
 
 def test_a_second_run_reads_the_cache_and_repeats_every_number(probed, capsys):
@@ -125,7 +125,7 @@ def test_a_second_run_reads_the_cache_and_repeats_every_number(probed, capsys):
     assert main([*arguments, "--budget", "20", "100"]) == 0
     assert (probed / "csv" / "results.csv").read_text() == before
     assert {path: path.stat().st_mtime_ns for path in (probed / "csv" / "features").iterdir()} == stamps
-    assert "*a less b*" in capsys.readouterr().out
+    assert "*a minus b*" in capsys.readouterr().out
 
 
 def test_differences_are_paired(probed):
@@ -175,11 +175,11 @@ def test_bad_usage_exits_2(arguments):
 @pytest.mark.parametrize(
     ("dataset", "option", "message"),
     [
-        ("images.csv", ["--config", "phantom"], "--config: for a dataset alone, and images.csv is a CSV"),
-        ("images.csv", ["--uncertain", "mask"], "--uncertain: for a dataset alone"),
-        ("medsyn-cxr", ["--file-column", "file"], "--file-column: for a CSV alone, and medsyn-cxr is a dataset"),
-        ("medsyn-cxr", ["--labels-column", "labels", "--skip-missing"], "--labels-column, --skip-missing: for a CSV"),
-        ("medsyn-cxr", ["--split-column", "fold"], "--split-column: for a CSV alone"),
+        ("images.csv", ["--config", "phantom"], "--config: only for a dataset, and images.csv is a CSV"),
+        ("images.csv", ["--uncertain", "mask"], "--uncertain: only for a dataset"),
+        ("medsyn-cxr", ["--file-column", "file"], "--file-column: only for a CSV, and medsyn-cxr is a dataset"),
+        ("medsyn-cxr", ["--labels-column", "l", "--skip-missing"], "--labels-column, --skip-missing: only for a CSV"),
+        ("medsyn-cxr", ["--split-column", "fold"], "--split-column: only for a CSV"),
     ],
 )
 def test_an_option_that_does_not_apply_is_refused(dataset, option, message, capsys):

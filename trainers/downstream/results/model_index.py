@@ -1,4 +1,4 @@
-"""Results as entries of a model card's `model-index`, and as a table in it."""
+"""Results as `model-index` entries and as a table of a model card."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ RESULTS = re.compile(
 
 
 def eval_results(rows: list[dict], encoder: str) -> list[EvalResult]:
-    """The main numbers of one encoder, the mean over seeds of each data set and budget.
+    """Returns the main metrics of one encoder, the mean over seeds of each data set and budget.
 
-    A budget is told in the metric's arguments, with the interval and the numbers of images; the hash of the split is
-    the data set's revision.
+    The metric's arguments hold the budget, the interval and the numbers of images; the hash of the split is the data
+    set's revision.
 
     Args:
         rows (`list[dict]`): From [`~trainers.downstream.results.rows.measured_rows`].
-        encoder (`str`): Its name there.
+        encoder (`str`): The encoder's name in `rows`.
 
     Returns:
         `list[EvalResult]`
 
     Raises:
-        UserError: The rows hold nothing of that encoder.
+        UserError: The rows have no results for that encoder.
     """
     found = []
     for row in rows:
@@ -56,20 +56,21 @@ def eval_results(rows: list[dict], encoder: str) -> list[EvalResult]:
         )
     if not found:
         known = ", ".join(dict.fromkeys(row["encoder"] for row in rows))
-        raise UserError(f"no results of encoder {encoder!r}; there are some of {known}")
+        raise UserError(f"no results for encoder {encoder!r}; there are results for {known}")
     return found
 
 
 def add_to_card(path: str | Path, results: list[EvalResult]) -> None:
-    """Adds results to the `model-index` of a card, in place of those that are equal but for their value and their
-    arguments other than the budget, and writes all of the index as a table before the card's limits.
+    """Adds results to the `model-index` of a card and rewrites its results table, which stands before the limits.
+
+    Earlier results for the same data set, metric and budget are replaced.
 
     Args:
         path (`str` or `Path`): A README.md.
         results (`list[EvalResult]`): From [`eval_results`].
 
     Raises:
-        FileNotFoundError: There is no such card.
+        FileNotFoundError: The card does not exist.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no model card {path}")
@@ -85,7 +86,7 @@ def add_to_card(path: str | Path, results: list[EvalResult]) -> None:
 
 
 def results_section(results: list[EvalResult]) -> str:
-    """The section of a card that shows its `model-index`."""
+    """Renders the section of a card that shows its `model-index`."""
     rows = []
     for result in results:
         arguments = result.metric_args or {}

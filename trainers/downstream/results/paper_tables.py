@@ -1,5 +1,5 @@
-"""Results of several runs in the layout of the paper's Tables 1 to 3: an encoder a row, data set by budget a column,
-every data set with its own metric.
+"""Results of several runs in the layout of the paper's Tables 1 to 3: one row per encoder, one column per data set and
+budget, each data set with its own metric.
 
 `python -m trainers.downstream.results.paper_tables results/* --out tables` reads the `results.parquet` of each folder.
 """
@@ -24,29 +24,29 @@ ARROWS = (
 
 
 def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The numbers of one table: of each data set its first metric of `METRICS`, as accuracy where classes are
-    exclusive.
+    """Collects the numbers of one table: for each data set the first of its metrics that is in `METRICS`, which is
+    accuracy for mutually exclusive classes.
 
     Args:
-        rows (`pd.DataFrame`): Of one or more runs, in the columns of `results.parquet`.
-        task (`str`): One of those in `rows`.
+        rows (`pd.DataFrame`): Rows of one or more runs, in the columns of `results.parquet`.
+        task (`str`): A task in `rows`.
 
     Returns:
-        `tuple[pd.DataFrame, dict[str, str]]`: A row an encoder and columns `(dataset, metric, budget, part)`, where
-        `part` is `value`, `change` (from the encoder's reference) and `clear` (1 where the interval of the change is
-        without 0), unrounded; and the reference of each encoder that has one.
+        `tuple[pd.DataFrame, dict[str, str]]`: One row per encoder and columns `(dataset, metric, budget, part)`, where
+        `part` is `value`, `change` (from the encoder's reference) and `clear` (1 if the interval of the change
+        excludes 0), unrounded; and the reference of each encoder that has one.
 
     Raises:
-        UserError: A number stands twice, as when a folder is given twice; a data set comes with two splits; or an
-            encoder is compared with two others.
+        UserError: A number appears twice, as when a folder is given twice; a data set has results on two splits; or
+            an encoder is compared with two others.
     """
     mean = rows[(rows["seed"].astype(str) == "mean") & (rows["task"] == task)]
     found, references = {}, {}
     for dataset, some in mean.groupby("dataset", sort=False):
         if some["split_hash"].nunique() > 1:
             raise UserError(
-                f"{dataset} comes with the splits {', '.join(some['split_hash'].unique())}: numbers of several test "
-                "splits do not belong in one column"
+                f"{dataset} has results on the splits {', '.join(some['split_hash'].unique())}: results on different "
+                "test splits cannot share a column; make one table for each"
             )
         metric = next(name for name in some["metric"] if name in METRICS)
         for row in some[some["metric"].isin([metric, f"{metric}_difference"])].to_dict("records"):
@@ -54,10 +54,10 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
             cell = found.setdefault((row["encoder"], (dataset, metric, float(row["budget"]))), {})
             if part in cell:
                 raise UserError(
-                    f"{metric} of {row['encoder']} on {dataset} at {row['budget']:g} % stands twice: give each run "
-                    "once, and one run of a data set"
+                    f"{metric} of {row['encoder']} on {dataset} at {row['budget']:g} % appears twice: give each run "
+                    "once, and one run per data set"
                 )
-            cell[part] = row["value"] if part == "value" else -row["value"]  # a difference is the reference less it
+            cell[part] = row["value"] if part == "value" else -row["value"]  # stored as reference minus encoder
             if part == "change":
                 cell["clear"] = float(row["ci_low"] > 0 or row["ci_high"] < 0)
                 if references.setdefault(row["encoder"], row["reference"]) != row["reference"]:
@@ -89,7 +89,7 @@ def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str, str], missing: 
 
 
 def markdown_table(rows: pd.DataFrame, task: str) -> str:
-    """The table of one task in Markdown, its caption below."""
+    """Renders the table of one task in Markdown, with the caption below."""
     table, references = cells(rows, task)
     columns = list(dict.fromkeys(column[:3] for column in table.columns))
     lines = [f"| encoder | {' | '.join(f'{name} ({METRICS[metric]}) {part:g} %' for name, metric, part in columns)} |"]
@@ -100,7 +100,7 @@ def markdown_table(rows: pd.DataFrame, task: str) -> str:
 
 
 def latex_table(rows: pd.DataFrame, task: str) -> str:
-    """The same in LaTeX, for `booktabs`: a data set's name spans its budgets."""
+    """Renders the table of one task in LaTeX, for `booktabs`; a data set's name spans its budgets."""
     table, references = cells(rows, task)
     columns = list(dict.fromkeys(column[:3] for column in table.columns))
     spans = Counter(f"{name} ({METRICS[metric]})" for name, metric, _ in columns)
@@ -142,7 +142,7 @@ def _escaped(text: str) -> str:
 
 
 def write_tables(rows: pd.DataFrame, folder: str | Path) -> str:
-    """Writes `tables.md` and `tables.tex`, a table each task in `rows`, and returns the former."""
+    """Writes `tables.md` and `tables.tex`, one table per task in `rows`, and returns the Markdown."""
     tasks = list(rows["task"].unique())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,8 +158,8 @@ def main(argv: list[str] | None = None) -> int:
     """Joins the results of several runs; returns the exit code."""
     arguments = argparse.ArgumentParser(
         prog="python -m trainers.downstream.results.paper_tables",
-        description="Joins the results of several runs of `medsyn evaluate` into Markdown and LaTeX tables: a row an "
-        "encoder, a column a data set and budget, and changes from the encoder that each was compared with.",
+        description="Join the results of several runs of `medsyn evaluate` into Markdown and LaTeX tables: one row per "
+        "encoder, one column per data set and budget, with changes from the encoder that each is compared with.",
     )
     arguments.add_argument("folders", nargs="+", help="folders that `medsyn evaluate --out` wrote")
     arguments.add_argument("--out", default="tables", help="folder of tables.{md,tex} (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""What a linear probe measures: macro AUROC, the area of each label, and the accuracy of exclusive classes."""
+"""Metrics of a linear probe: macro AUROC, AUROC per label, and accuracy of mutually exclusive classes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["ProbeRun", "result_rows", "results_table", "write_results"]
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """One fit of one encoder's head.
+    """The test scores of one head on one encoder.
 
     Args:
         encoder (`str`): The encoder's name.
         weights (`str`): The first digits of its weights' hash.
         budget (`float`): Percent of the training patients.
-        seed (`int`): Of the draw of those.
-        scores (`np.ndarray` of shape `(test images, labels)`): What the head says of the test split.
-        n_train (`int`): Training images seen.
-        penalty (`float`, *optional*): The `C` chosen, of a logistic head.
-        constant (`tuple[str, ...]`): Labels that the training images gave no head.
+        seed (`int`): Seed of the sample of training patients.
+        scores (`np.ndarray` of shape `(test images, labels)`): The head's scores on the test split.
+        n_train (`int`): Number of training images.
+        penalty (`float`, *optional*): The selected `C` of a logistic head.
+        constant (`tuple[str, ...]`): Labels with a constant score, for lack of training cases.
     """
 
     encoder: str
@@ -41,10 +41,10 @@ class ProbeRun:
 def result_rows(
     images: LabelledImages, runs: list[ProbeRun], resamples: int = 1000, seed: int = 0, exclusive: bool = False
 ) -> list[dict]:
-    """The rows of [`measured_rows`]; `resamples` and `seed` are the bootstrap's.
+    """Computes the metrics of probes as rows of [`measured_rows`]; `resamples` and `seed` are those of the bootstrap.
 
-    The metric is `macro_auroc`, with `auroc:<label>` as details; where classes are `exclusive`, `accuracy` comes
-    first: the share of test images whose class has the highest score.
+    The metric is `macro_auroc`, with `auroc:<label>` as details; for `exclusive` classes, `accuracy` comes first: the
+    share of test images whose class has the highest score.
     """
     test = images.rows("test")
     targets, patients = images.targets[test], images.patients[test]

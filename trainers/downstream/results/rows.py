@@ -1,4 +1,4 @@
-"""Tidy rows of numbers of any task, with bootstrap intervals by patient and paired comparisons of encoders."""
+"""Results of any task as tidy rows, with bootstrap intervals by patient and paired comparisons of encoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainers.downstream.images.image_set import ImageSet
 
 COLUMNS = ("task", "dataset", "split_hash", "encoder", "weights", "budget", "seed", "metric", "value", "ci_low")
 COLUMNS += ("ci_high", "n", "n_train", "penalty", "reference", "p_value")
-# The number of a task that its tables show, as the tables call it, and the task's name in a model card.
+# Main metrics: title in tables, and name of the task in a model card.
 MAIN_METRICS = {
     "macro_auroc": ("Macro AUROC", "image-classification"),
     "accuracy": ("Accuracy", "image-classification"),
@@ -26,18 +26,19 @@ MAIN_METRICS = {
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What one head, trained on one draw of the labels, reaches on the test split.
+    """The test metrics of one head, trained on one label-budget sample.
 
     Args:
         encoder (`str`): The encoder's name.
         weights (`str`): The first digits of its weights' hash.
         budget (`float`): Percent of the training patients.
-        seed (`int`): Of the draw of those.
-        n_train (`int`): Training images seen.
-        metrics (`dict[str, float]`): Numbers that are averaged over seeds and compared between encoders.
-        samples (`dict[str, np.ndarray]`): Values `(resamples,)` of these under the resamples of
-            [`~hub_medsyn.metrics.macro_auroc.patient_draws`], equal for all runs; a metric without has no interval.
-        details (`dict[str, float]`): Numbers that are given for this run alone.
+        seed (`int`): Seed of the sample of training patients.
+        n_train (`int`): Number of training images.
+        metrics (`dict[str, float]`): Metrics that are averaged over seeds and compared between encoders.
+        samples (`dict[str, np.ndarray]`): Values `(resamples,)` of the metrics under the bootstrap resamples of
+            [`~hub_medsyn.metrics.macro_auroc.patient_draws`], which are equal for all runs; a metric without samples
+            has no interval.
+        details (`dict[str, float]`): Metrics that are reported for this run only.
         penalty (`float`, *optional*): The `C` of a logistic head.
     """
 
@@ -53,14 +54,14 @@ class MeasuredRun:
 
 
 def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[dict]:
-    """One row a number.
+    """Returns one row per number.
 
-    - `<metric>`, a run each (`seed` is a number): the interval is a bootstrap over test patients.
+    - `<metric>` per run (`seed` is a number), with a bootstrap interval over test patients.
     - The run's details, without interval.
-    - `<metric>` of `seed` `mean`: the mean over seeds; each resample of the test patients averages the seeds.
-      `<metric>_spread` beside it: the standard deviation over seeds (absent for one seed).
-    - `<metric>_difference`: the `reference` of [`compared_with`] less the named encoder, both averaged over seeds, on
-      the same test images and the same resamples (a paired comparison), with its two-sided p-value.
+    - `<metric>` with `seed` `mean`: the mean over seeds; each resample of the test patients averages the seeds.
+      `<metric>_spread`: the standard deviation over seeds (absent for one seed).
+    - `<metric>_difference`: the `reference` of [`compared_with`] minus the encoder, both averaged over seeds, on the
+      same test images and the same resamples (a paired comparison), with its two-sided p-value.
     """
     common = {"task": task, "dataset": images.name, "split_hash": images.split_hash(), "n": images.counts()["test"]}
     rows, means, samples = [], {}, {}
@@ -104,8 +105,8 @@ def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[
 
 
 def compared_with(encoder: str, encoders: list[str]) -> str | None:
-    """Which of `encoders` one is compared with: the paper's `GLoRIA(SD)` with `GLoRIA`, where there is one, and any
-    other with the first, which itself has none (`None`)."""
+    """Returns which of `encoders` an encoder is compared with: `GLoRIA(SD)`, as the paper names it, with `GLoRIA` if
+    present, any other with the first one, and the first one with none (`None`)."""
     plain = encoder.partition("(")[0].rstrip()
     if plain != encoder and plain in encoders:
         return plain
@@ -117,10 +118,10 @@ def _interval(samples: np.ndarray | None) -> dict[str, float]:
 
 
 def paired_p_value(differences: np.ndarray) -> float:
-    """The two-sided p-value of no difference from bootstrap resamples of one, `(resamples,)`.
+    """Returns the two-sided p-value of no difference, from bootstrap resamples of a difference, `(resamples,)`.
 
-    Twice the smaller share of resamples on either side of 0, one resample added to each count, so that it is never 0
-    and at least `2 / (resamples + 1)`; 1 at most. Resamples without a value (NaN) take no part.
+    Twice the smaller share of resamples on either side of 0, with one resample added to each count, so that it is at
+    least `2 / (resamples + 1)` and at most 1. Resamples without a value (NaN) are ignored.
     """
     known = differences[~np.isnan(differences)]
     smaller = min((known <= 0).sum(), (known >= 0).sum())
@@ -128,11 +129,11 @@ def paired_p_value(differences: np.ndarray) -> float:
 
 
 def weighted_means(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """The mean over test images in each resample.
+    """Computes the mean over test images in each resample.
 
     Args:
-        values (`np.ndarray` of shape `(n,)`): Of the test images.
-        draws (`np.ndarray` of shape `(resamples, n)`): How often each image stands in each resample.
+        values (`np.ndarray` of shape `(n,)`): The values of the test images.
+        draws (`np.ndarray` of shape `(resamples, n)`): How often each resample contains each image.
 
     Returns:
         `np.ndarray` of shape `(resamples,)`.
@@ -141,14 +142,14 @@ def weighted_means(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 
 def results_frame(rows: list[dict]) -> pd.DataFrame:
-    """The rows as a table of `COLUMNS`; seeds are text, since one of them is `mean`."""
+    """Returns the rows as a table of `COLUMNS`; seeds are text because `mean` is one of them."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
     return frame.astype({"seed": str})
 
 
 def results_table(rows: list[dict], metric: str | None = None) -> str:
-    """The rows of one dataset as a Markdown table of `metric`, by default the first: an encoder a line, a budget a
-    column."""
+    """Renders the rows of one dataset as a Markdown table of `metric`, by default the first: one line per encoder, one
+    column per budget."""
     table = results_frame(rows)
     metric = metric or table["metric"].iloc[0]
     encoders, budgets = list(table["encoder"].unique()), sorted(table["budget"].unique())
@@ -175,7 +176,7 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
         for budget in budgets:
             row = mean.loc[f"{metric}_difference", encoder, budget]
             cells.append(f"{short(row['value'], '+')} [{short(row['ci_low'], '+')}, {short(row['ci_high'], '+')}]")
-        lines.append(f"| *{reference} less {encoder}* | {' | '.join(cells)} |")
+        lines.append(f"| *{reference} minus {encoder}* | {' | '.join(cells)} |")
     labels = [name.removeprefix("auroc:") for name in table["metric"].unique() if name.startswith("auroc:")]
     number = seeds.groupby("budget")["seed"].nunique()
     told = ", ".join(f"{number[budget]} at {budget:g} %" for budget in budgets)
@@ -183,22 +184,22 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
     lines += [
         "",
         f"{MAIN_METRICS[metric][0]}{over} on the {table['n'].iloc[0]} test images of "
-        f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); the mean over seeds ({told}), "
-        "± their standard deviation, and in brackets the 95 % bootstrap interval over test patients "
-        "of that mean. A seed draws the training patients of a budget and the first weights of a trained head. "
-        "Differences are paired on equal test images.",
+        f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); mean over seeds ({told}), "
+        "± standard deviation over seeds, in brackets the 95 % bootstrap interval of the mean over test patients. "
+        "A seed determines the training patients of a budget and the initial weights of a trained head. "
+        "Differences are paired on the same test images.",
     ]
     return "\n".join(lines)
 
 
 def short(value: float, sign: str = "") -> str:
-    """A number of at most 1 in three digits, without a leading 0."""
+    """Formats a number of at most 1 with three decimals and no leading 0."""
     return f"{value:{sign}.3f}".replace("0.", ".", 1)
 
 
 def write_results(folder: str | Path, rows: list[dict], table: str, settings: dict) -> None:
     """Writes `results.csv` (six digits), `results.parquet` (all digits), `results.md` and `results.json` (rows and
-    settings) into `folder`, each whole or not."""
+    settings) to `folder`, each atomically."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     frame = results_frame(rows)

@@ -23,7 +23,7 @@ def images(tmp_path_factory):
 
 
 def runs_of(images, shift, metric="dice_per_image", budgets=(10, 100)):
-    """Two seeds of encoders `a` and `b`, the latter worse by `shift` on every test image, but for noise."""
+    """Returns two seeds of encoders `a` and `b`, the latter worse by `shift` on every test image, up to noise."""
     rng = np.random.default_rng(0)
     test = images.rows("test")
     draws = patient_draws(images.patients[test], 200, 0)
@@ -51,13 +51,13 @@ def test_rows_of_any_metric_are_tidy_and_paired(images):
     whole = mean["value"]["dice_per_image", "a"] - mean["value"]["dice_per_image", "b"]
     assert difference["value"] == whole and difference["p_value"] == pytest.approx(2 / 201)  # never 0
     width = mean["ci_high"]["dice_per_image", "a"] - mean["ci_low"]["dice_per_image", "a"]
-    assert difference["ci_high"] - difference["ci_low"] < 0.5 * width  # what is hard is so for both
+    assert difference["ci_high"] - difference["ci_low"] < 0.5 * width  # hard images are hard for both
     assert mean.loc["dice_dataset", "a"][["ci_low", "ci_high"]].isna().all()  # no resamples, no interval
     assert pd.isna(mean.loc["dice_dataset_difference", "b"]["p_value"])
     assert "Dice per image on the 30 test images of images" in results_table(measured_rows(images, "s", runs))
 
 
-def test_p_values_are_uniform_where_nothing_differs_and_small_where_it_does():
+def test_p_values_are_uniform_under_the_null_and_small_for_a_difference():
     rng = np.random.default_rng(0)
     found = []
     for _ in range(300):
@@ -69,7 +69,7 @@ def test_p_values_are_uniform_where_nothing_differs_and_small_where_it_does():
     assert paired_p_value(np.array([np.nan, 1, 1, 1])) == pytest.approx(0.5)
 
 
-def test_a_resample_is_of_patients():
+def test_resamples_draw_whole_patients():
     patients = np.array(["a", "a", "b", "c"])
     draws = patient_draws(patients, 50, 0)
     assert (draws[:, 0] == draws[:, 1]).all() and set(draws[:, [0, 2, 3]].sum(axis=1)) == {3}
@@ -78,7 +78,7 @@ def test_a_resample_is_of_patients():
         assert mean == pytest.approx(np.repeat(values, draw.astype(int)).mean())
 
 
-def test_the_papers_layout_has_changes_from_unrounded_values(images, tmp_path, capsys):
+def test_changes_in_the_papers_layout_use_unrounded_values(images, tmp_path, capsys):
     rows = measured_rows(images, "segmentation", runs_of(images, 0.0012, budgets=(100,)))
     write_results(tmp_path / "one", rows, "", {})
     others = [row | {"dataset": "other_set"} for row in measured_rows(images, "segmentation", runs_of(images, 0.2))]
@@ -103,11 +103,11 @@ def test_the_papers_layout_has_changes_from_unrounded_values(images, tmp_path, c
     assert r" & \multicolumn{1}{c}{images (Dice)} & \multicolumn{2}{c}{other\_set (Dice)} \\" in latex
     assert rf"$\downarrow${-worse:.1f}* " in latex and latex.count("&") == 4 * 3 - 1  # four lines, two data set spans
     assert main([str(tmp_path / "one"), str(tmp_path / "one"), "--out", str(tmp_path / "x")]) == 1
-    assert "stands twice" in capsys.readouterr().err
+    assert "appears twice" in capsys.readouterr().err
 
 
 def runs_named(images, metric, values):
-    """One run an encoder, whose `metric` is the same whatever the test images are."""
+    """Returns one run per encoder, with the same `metric` in every resample."""
     n = len(patient_draws(images.patients[images.rows("test")], 9, 0))
     return [
         MeasuredRun(name, "w", 100, 0, 6, {metric: value}, {metric: np.full(n, value)})
@@ -115,7 +115,7 @@ def runs_named(images, metric, values):
     ]
 
 
-def test_variants_are_compared_with_their_own_method_and_data_sets_keep_their_metric(images):
+def test_variants_are_compared_with_their_method_and_each_data_set_has_its_metric(images):
     names = ["Random", "GLoRIA", "GLoRIA(SD)", "MGCA (phantom)", "MGCA", "x(y)"]
     assert [compared_with(name, names) for name in names] == [None, "Random", "GLoRIA", "MGCA", "Random", "Random"]
     values = {"Random": 0.5, "GLoRIA": 0.8, "GLoRIA(SD)": 0.7}
@@ -129,17 +129,17 @@ def test_variants_are_compared_with_their_own_method_and_data_sets_keep_their_me
     assert "| GLoRIA(SD) | 70.0 ↓10.0* | 60.0 ↓10.0* |" in told and "| GLoRIA | 80.0 ↑30.0* | 70.0 ↑30.0* |" in told
     assert "the change from Random of GLoRIA; from GLoRIA of GLoRIA(SD), from unrounded" in told
     table = results_table([row for row in rows if row["dataset"] == "images"])
-    assert "| *GLoRIA less GLoRIA(SD)* | +.100 [+.100, +.100] |" in table
+    assert "| *GLoRIA minus GLoRIA(SD)* | +.100 [+.100, +.100] |" in table
 
 
-def test_runs_that_do_not_belong_in_one_table_are_refused(images):
+def test_incompatible_runs_in_one_table_are_refused(images):
     one = pd.DataFrame(
         measured_rows(images, "segmentation", runs_named(images, "dice_per_image", {"a": 0.5, "b": 0.4}))
     )
     two = pd.DataFrame(
         measured_rows(images, "segmentation", runs_named(images, "dice_per_image", {"c": 0.5, "b": 0.4}))
     )
-    with pytest.raises(ValueError, match="images comes with the splits .*, 123: numbers of several test splits"):
+    with pytest.raises(ValueError, match="images has results on the splits .*, 123: results on different test splits"):
         markdown_table(pd.concat([one, two.assign(split_hash="123")]), "segmentation")
     with pytest.raises(ValueError, match="b is compared with a in one run and with c in another"):
         markdown_table(pd.concat([one, two.assign(dataset="other")]), "segmentation")
@@ -147,7 +147,7 @@ def test_runs_that_do_not_belong_in_one_table_are_refused(images):
     assert "Arrows" not in markdown_table(alone, "segmentation")
 
 
-def test_small_changes_are_not_hidden_or_made_up_by_rounding():
+def test_rounding_neither_hides_nor_invents_small_changes():
     base = {"task": "t", "dataset": "d", "split_hash": "h", "budget": 1.0, "seed": "mean"}
     rows = [base | {"encoder": "a", "metric": "accuracy", "value": 0.88049}]
     rows += [base | {"encoder": "b", "metric": "accuracy", "value": 0.89951}]
