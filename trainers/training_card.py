@@ -179,7 +179,9 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         )
         results = [result]
     chance = {}
-    if evaluation and math.isclose(evaluation["loss"], evaluation["loss_global"]):  # no other part is added to it
+    if evaluation and math.isclose(
+        evaluation["loss"], evaluation["loss_global"], rel_tol=1e-4
+    ):  # no other part is added to it
         chance["loss"] = trainer.model.chance_loss(trainer.train_sampler.batch_size)
         chance["eval_loss"] = evaluation["chance"]
     write_curve(history, folder / CURVE_NAME, chance)
