@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     """Joins the results of several runs; returns the exit code."""
     arguments = argparse.ArgumentParser(
         prog="python -m trainers.downstream.results.paper_tables",
-        description="Join the results of several runs of `medsyn evaluate` into Markdown and LaTeX tables: one row per "
+        description="Join the results of several runs of `medsyn evaluate` into Markdown and LaTeX tables: a row per "
         "encoder, one column per data set and budget, with changes from the encoder that each is compared with.",
     )
     arguments.add_argument("folders", nargs="+", help="folders that `medsyn evaluate --out` wrote")
