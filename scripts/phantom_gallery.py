@@ -17,7 +17,6 @@ SCENES = (
     ("left upper mass", (("mass", "left", "upper", "moderate"),)),
     ("cardiomegaly and edema", (("cardiomegaly", None, None, "severe"), ("edema", None, None, "moderate"))),
 )
-COLOURS = ("#ffca3a", "#4cc9f0", "#ff595e")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,19 +33,18 @@ def main(argv: list[str] | None = None) -> int:
 
     from dataset_builder.findings import Finding
     from dataset_builder.generators.phantom import PhantomGenerator
+    from hub_medsyn.cards.overlay import draw_outlines
 
     phantom = PhantomGenerator(image_size=args.image_size)
     figure, axes = pyplot.subplots(2, len(SCENES), figsize=(2.6 * len(SCENES), 5.5), layout="constrained")
     for place, (title, findings) in enumerate(SCENES):
-        image = phantom.render([Finding(*finding) for finding in findings], args.seed + place, view="PA")
-        kinds = list(dict.fromkeys(finding.kind for finding, _ in image.masks))
-        for axis in axes[:, place]:
-            axis.imshow(image.image, cmap="gray", vmin=0, vmax=255)
-            axis.set_axis_off()
+        radiograph = phantom.render([Finding(*finding) for finding in findings], args.seed + place, view="PA")
+        outlined, _ = draw_outlines(radiograph.image, [(finding.kind, mask) for finding, mask in radiograph.masks])
+        axes[0, place].imshow(radiograph.image, cmap="gray", vmin=0, vmax=255)
+        axes[1, place].imshow(outlined)
         axes[0, place].set_title(title, fontsize=9)
-        for finding, mask in image.masks:
-            colour = COLOURS[kinds.index(finding.kind) % len(COLOURS)]
-            axes[1, place].contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+        for axis in axes[:, place]:
+            axis.set_axis_off()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)
     print(args.out)

@@ -31,7 +31,6 @@ CONTENTS = {
 }
 PROBE = "Linear probe"
 PROBE_HEADING = f"\n## {PROBE}\n"  # in the card: the last thing that a demo writes
-COLOURS = ("#ff595e", "#ffca3a", "#8ac926", "#4cc9f0", "#c77dff", "#ff924c")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -149,6 +148,8 @@ def draw_samples(dataset: str, path: Path, columns: int = 4) -> None:
     from matplotlib import pyplot
     from matplotlib.patches import Patch
 
+    from hub_medsyn.cards.overlay import draw_outlines
+
     images = datasets.load_dataset(dataset, split="test")
     kinds = [
         sorted({mask["finding"] for mask in row["finding_masks"]}) for row in images.select_columns("finding_masks")
@@ -161,18 +162,14 @@ def draw_samples(dataset: str, path: Path, columns: int = 4) -> None:
     for place, row in enumerate(chosen):
         image = images[row]
         plain, marked = axes[place // columns * 2, place % columns], axes[place // columns * 2 + 1, place % columns]
-        pixels = np.asarray(image["image"])
-        for axis in (plain, marked):
-            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        pixels = np.asarray(image["image"].convert("L"))
+        masks = [(mask["finding"], np.asarray(mask["mask"]) > 0) for mask in image["finding_masks"]]
+        outlined, colours = draw_outlines(pixels, masks)
+        plain.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        marked.imshow(outlined)
         plain.set_title("\n".join(textwrap.wrap(image["impression"], 38)[:5]), fontsize=8, loc="left")
-        colour = dict(zip(kinds[row], COLOURS, strict=False))
-        for mask in image["finding_masks"]:
-            inside = np.asarray(mask["mask"]) > 0
-            if inside.any() and mask["finding"] in colour:
-                marked.contour(inside, levels=[0.5], colors=[colour[mask["finding"]]], linewidths=1.2)
-        marked.legend(
-            handles=[Patch(color=shade, label=kind) for kind, shade in colour.items()], fontsize=7, loc="lower left"
-        )
+        shades = [Patch(color=np.divide(colour, 255), label=name) for name, colour in colours.items()]
+        marked.legend(handles=shades, fontsize=7, loc="lower left")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

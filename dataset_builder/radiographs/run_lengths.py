@@ -41,12 +41,3 @@ def decode_runs(text: str, width: int, height: int) -> np.ndarray:
     np.add.at(steps, ends - lengths, 1)
     np.add.at(steps, ends, -1)
     return np.cumsum(steps[:-1], dtype=np.int8).astype(bool).reshape(width, height).T
-
-
-def encode_runs(mask: np.ndarray) -> str:
-    """The runs of a `(height, width)` mask, as [`decode_runs`] reads them; empty for an empty mask."""
-    pixels = np.concatenate([[False], np.asarray(mask, dtype=bool).T.ravel(), [False]])
-    edges = np.flatnonzero(pixels[1:] != pixels[:-1])  # (2 * runs,): starts and ends in turn
-    starts, ends = edges[::2], edges[1::2]
-    gaps = starts - np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(starts)]
-    return " ".join(f"{gap} {length}" for gap, length in zip(gaps, ends - starts, strict=True))

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from hub_medsyn.cards.overlay import draw_outlines
+
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
 GRID_COLUMNS, GRID_ROWS, TILE, CAPTION = 4, 3, 256, 50
 # Okabe and Ito's colours: told apart by colour-blind readers too, and on a grey image.
-OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 PRESENT = 1  # of a label
 # Settings of generators that need more words than their names.
@@ -256,12 +257,9 @@ def _tile(row: dict) -> tuple[Image.Image, list[tuple[str, tuple[int, int, int]]
     """One image of 256 pixels with its masks outlined, and the finding and colour of each."""
     image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("L")
     image = image.resize((TILE, TILE), Image.Resampling.LANCZOS)
-    pixels = np.stack([np.asarray(image)] * 3, axis=-1)  # (256, 256, 3)
-    names: dict[str, tuple[int, int, int]] = {}
+    masks = []
     for entry in row.get("finding_masks") or ():
-        colour = names.setdefault(entry["finding"], OUTLINES[len(names) % len(OUTLINES)])
         mask = Image.open(io.BytesIO(entry["mask"]["bytes"])).resize((TILE, TILE), Image.Resampling.NEAREST)
-        inside = np.pad(np.asarray(mask) > 127, 1)
-        core = inside[1:-1, 1:-1] & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-        pixels[inside[1:-1, 1:-1] & ~core] = colour
-    return Image.fromarray(pixels), list(names.items())
+        masks.append((entry["finding"], np.asarray(mask) > 127))
+    pixels, colours = draw_outlines(np.asarray(image), masks)
+    return Image.fromarray(pixels), list(colours.items())

@@ -228,34 +228,43 @@ def retrieval_metrics(
 
 
 def nearest(query_embeds: Tensor, index_embeds: Tensor, k: int, chunk_size: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """The k rows of an index that have the largest products with each query.
+    """
+    Finds the k rows of an index with the largest products with each query.
+
+    Products within `TIE` (1e-6) of each other, in steps of that size, are ties, since single precision gives one
+    product several values, depending on how it was summed; of ties the earlier row comes first. Queries and rows are
+    compared in blocks, so that memory does not grow with the index.
 
     Args:
         query_embeds (`torch.Tensor` of shape `(queries, dim)`): From [`embed_images`] or [`embed_texts`].
         index_embeds (`torch.Tensor` of shape `(rows, dim)`): What is searched.
-        k (`int`): How many rows a query gets.
+        k (`int`): Number of rows per query.
         chunk_size (`int`, *optional*, defaults to 1024): Queries, and rows, of a block, as in [`retrieval_ranks`].
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Scores and row numbers, `(queries, k)` each, the best first.
+        `tuple[torch.Tensor, torch.Tensor]`: Scores in steps of 1e-6 and row numbers, `(queries, k)` each, the best
+        first.
 
     Raises:
         UserError: If `k` is less than 1 or more than there are rows.
     """
-    if not 1 <= k <= len(index_embeds):
-        raise UserError(f"k={k} of an index with {len(index_embeds)} rows; pass k between 1 and that")
-    scores = query_embeds.new_empty(len(query_embeds), k)
-    numbers = torch.empty(len(query_embeds), k, dtype=torch.long, device=query_embeds.device)
+    number = len(index_embeds)
+    if not 1 <= k <= number:
+        raise UserError(f"k={k} of an index with {number} rows; pass k between 1 and that")
+    found = []
     for queries in tqdm(list(_slices(len(query_embeds), chunk_size)), desc="nearest", unit="block", delay=2):
-        best, places = scores[queries, :0], numbers[queries, :0]
-        for rows in _slices(len(index_embeds), chunk_size):
+        best = torch.empty(len(query_embeds[queries]), 0, dtype=torch.long, device=query_embeds.device)
+        for rows in _slices(number, chunk_size):
             block = query_embeds[queries] @ index_embeds[rows].T  # (chunk of queries, chunk of rows)
-            block, place = block.topk(min(k, block.shape[1]), dim=1)
-            best, places = torch.cat([best, block], 1), torch.cat([places, place + rows.start], 1)
-            best, kept = best.topk(min(k, best.shape[1]), dim=1)
-            places = places.gather(1, kept)
-        scores[queries], numbers[queries] = best, places
-    return scores, numbers
+            places = torch.arange(rows.start, rows.start + block.shape[1], device=block.device)
+            # One number to sort by: the score in steps of TIE, then the earlier row.
+            keys = (block.double() / TIE).round().long() * number - places
+            best = torch.cat([best, keys.topk(min(k, keys.shape[1]), dim=1).values], 1)
+            best = best.topk(min(k, best.shape[1]), dim=1).values
+        found.append(best)
+    keys = torch.cat(found)  # (queries, k)
+    numbers = -keys % number
+    return ((keys + numbers) // number).double().mul(TIE).to(query_embeds.dtype), numbers
 
 
 def _ranks(

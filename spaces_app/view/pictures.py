@@ -6,18 +6,17 @@ page draws over it meets it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from hub_medsyn.cards.overlay import finding_colours, mask_edge
 from hub_medsyn.inference.grounding import HeatMap
 from medsyn.errors import UserError
 from spaces_app.guard.uploads import Upload
 
 SIDE = 768
-# Okabe and Ito's colours that are bright enough on an image: told apart by colour-blind readers too.
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 # Heat from its half-way value up: each brighter than the one before it, so that the order holds without colour too.
 HEAT = np.array([(110, 20, 110), (190, 40, 90), (235, 105, 45), (250, 180, 50), (255, 245, 160)], dtype=np.float32)
 KEPT = 0.45  # of the image's own light and dark, where the heat is opaque
@@ -71,11 +70,11 @@ def heat_overlay(
     colour = heat_colour(share) * (1 - KEPT + KEPT * under / 255)
     alpha = (opacity * np.sqrt(share))[..., None]
     mixed = under * (1 - alpha) + colour * alpha
-    line = _edge(share > 0.5, border=True)
+    line = mask_edge(share > 0.5, border=True)
     mixed[line] = 255 * opacity + under[line] * (1 - opacity)
     picture.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (left, top))
     _draw_scale(picture, middle, most)
-    _draw_boxes(picture, boxes, _colours(boxes), _place(image, side), image)
+    _draw_boxes(picture, boxes, finding_colours(name for name, _ in boxes), _place(image, side), image)
     return picture
 
 
@@ -99,7 +98,7 @@ def mask_overlay(
     """
     picture = image_picture(image, side)
     width, height, left, top = place = _place(image, side)
-    colours = _colours((*masks, *boxes))
+    colours = finding_colours(name for name, _ in (*masks, *boxes))
     pixels, labels = np.array(picture), []
     for name, mask in masks:
         if mask.shape != image.pixels.shape:
@@ -110,7 +109,7 @@ def mask_overlay(
         inside[top : top + height, left : left + width] = np.asarray(smooth) > 127
         if not inside.any():
             continue
-        edge = _edge(inside)
+        edge = mask_edge(inside)
         pixels[_grown(_grown(edge))] //= 3  # dark on either side of the line, so that it shows on bone too
         pixels[_grown(edge)] = colours[name]
         rows, columns = np.nonzero(inside)
@@ -133,18 +132,6 @@ def _place(image: Upload, side: int) -> Place:
     scale = side / max(rows, columns)
     width, height = max(1, round(columns * scale)), max(1, round(rows * scale))
     return width, height, (side - width) // 2, (side - height) // 2
-
-
-def _colours(named: Iterable[tuple[str, object]]) -> dict[str, tuple[int, int, int]]:
-    names = dict.fromkeys(name for name, _ in named)
-    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
-
-
-def _edge(inside: np.ndarray, border: bool = False) -> np.ndarray:
-    """The outermost pixels of a mask; what lies behind the picture's edge is inside where `border` says so."""
-    padded = np.pad(inside, 1, constant_values=border)
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside & ~core
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from dataset_builder.radiographs.regions import (
     draw_mask,
     resize_mask,
 )
-from dataset_builder.radiographs.run_lengths import decode_runs, encode_runs
+from dataset_builder.radiographs.run_lengths import decode_runs
+from tests.fixtures.radiograph_trees import encode_runs
 
 
 def naive(text: str, width: int, height: int) -> np.ndarray:

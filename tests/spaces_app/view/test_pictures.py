@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hub_medsyn.cards.overlay import OUTLINES
 from hub_medsyn.inference.grounding import HeatMap
 from spaces_app.guard.uploads import Upload
-from spaces_app.view.pictures import COLOURS, HEAT, heat_colour, heat_overlay, image_picture, mask_overlay
+from spaces_app.view.pictures import HEAT, heat_colour, heat_overlay, image_picture, mask_overlay
 
 GREY = Upload(np.full((100, 200), 100, np.uint8), "your image")
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
@@ -94,7 +95,7 @@ def test_each_finding_is_outlined_in_its_colour_where_it_is_and_the_image_inside
     left, right = np.zeros((2, 100, 200), bool)
     left[40:80, 20:60], right[40:80, 140:180] = True, True
     pixels = np.asarray(mask_overlay(GREY, [("nodule", left), ("edema", right), ("nodule", right)], side=400))
-    first, second = is_colour(pixels, COLOURS[0]), is_colour(pixels, COLOURS[1])
+    first, second = is_colour(pixels, OUTLINES[0]), is_colour(pixels, OUTLINES[1])
     assert first[180:262, 38:42].any() and first[259:262, 40:120].mean() > 0.3
     assert not second[:, :200].any()
     assert first[180:262, 278:282].any()  # the later mask of the same place
@@ -106,19 +107,19 @@ def test_each_finding_is_outlined_in_its_colour_where_it_is_and_the_image_inside
 def test_a_mask_of_a_pixel_and_one_at_the_edge_are_outlined():
     dot = np.zeros((100, 200), bool)
     dot[50, 100] = True
-    assert is_colour(np.asarray(mask_overlay(GREY, [("x", dot)], side=400)), COLOURS[0])[195:210, 195:210].any()
-    whole = is_colour(np.asarray(mask_overlay(GREY, [("x", np.ones((100, 200), bool))], side=400)), COLOURS[0])
+    assert is_colour(np.asarray(mask_overlay(GREY, [("x", dot)], side=400)), OUTLINES[0])[195:210, 195:210].any()
+    whole = is_colour(np.asarray(mask_overlay(GREY, [("x", np.ones((100, 200), bool))], side=400)), OUTLINES[0])
     assert whole[298:300].mean() > 0.9 and whole[150:250, 398:400].mean() > 0.9
 
 
 def test_boxes_stand_at_their_corners_and_give_way_to_masks_of_their_name():
     box = ("nodule", (20.0, 40.0, 60.0, 80.0))
-    drawn = is_colour(np.asarray(mask_overlay(GREY, boxes=[box], side=400)), COLOURS[0])
+    drawn = is_colour(np.asarray(mask_overlay(GREY, boxes=[box], side=400)), OUTLINES[0])
     rows, columns = np.nonzero(drawn[180:, :])
     assert (columns.min(), columns.max(), rows.max() + 180) == (40, 119, 259)
     mask = np.zeros((100, 200), bool)
     mask[50:60, 150:160] = True
-    both = is_colour(np.asarray(mask_overlay(GREY, [("nodule", mask)], [box], side=400)), COLOURS[0])
+    both = is_colour(np.asarray(mask_overlay(GREY, [("nodule", mask)], [box], side=400)), OUTLINES[0])
     assert not both[200:260, 30:50].any()
 
 
@@ -130,13 +131,13 @@ def test_names_stay_inside_and_do_not_cover_each_other():
     for place in range(4):
         # A name that was cut off, or drawn over, would have fewer pixels than when it stands alone in the middle.
         alone = mask_overlay(GREY, boxes=[(names[place], (90.0, 50.0, 98.0, 58.0))], side=512)
-        expected = is_colour(np.asarray(alone), COLOURS[0]).sum()
+        expected = is_colour(np.asarray(alone), OUTLINES[0]).sum()
         assert (
-            is_colour(pixels, COLOURS[place]).sum() > 0.7 * expected
+            is_colour(pixels, OUTLINES[place]).sum() > 0.7 * expected
         )  # boxes beside it may cover a line of its own box
 
 
-@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("colour", OUTLINES)
 def test_names_are_legible_on_their_dark_ground(colour):
     assert (brightness(colour) + 0.05) / 0.05 > 4.5  # WCAG AA
 
