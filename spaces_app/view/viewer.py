@@ -14,7 +14,7 @@ from html import escape
 
 from PIL import Image
 
-from spaces_app.view.pictures import COLOURS
+from hub_medsyn.cards.overlay import OUTLINES
 
 THUMBNAIL = 112  # pixels
 STRIP = 18  # images to pick from
@@ -69,7 +69,7 @@ def _boxes_svg(boxes: Sequence[tuple[str, Sequence[float]]], size: tuple[int, in
     width, height = size
     letters = max(width, height) / 30
     colours = dict.fromkeys(name for name, _ in boxes)
-    colours = {name: "#" + bytes(COLOURS[number % len(COLOURS)]).hex() for number, name in enumerate(colours)}
+    colours = {name: "#" + bytes(OUTLINES[number % len(OUTLINES)]).hex() for number, name in enumerate(colours)}
     shapes, taken = [], []
     for name, (left, top, right, bottom) in sorted(boxes, key=lambda box: box[1][1]):
         wide = 0.62 * letters * len(name)
