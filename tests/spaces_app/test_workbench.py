@@ -159,7 +159,7 @@ def test_neighbours_are_images_of_the_dataset_and_first_rows_of_each_report(benc
     (said,) = embed_texts(model.model, model.processor, ["Mild edema."])
     away = torch.nn.functional.normalize(torch.randn(5, len(own), generator=torch.manual_seed(0)), dim=1)
     images = torch.stack([away[0], said, away[1], own, away[2]])
-    index = ImageIndex(images, torch.stack([away[3], own, away[4]]), torch.tensor([0, 1, 3]), {})
+    index = ImageIndex(images, torch.stack([away[3], own, away[4]]), torch.tensor([0, 1, 3]))
     monkeypatch.setitem(bench.index, "convirt", index)
     (first, cosine), (second, less) = bench.nearest_images(one, "convirt", 2)
     assert first is bench.samples[3] and cosine == pytest.approx(1, abs=1e-5) and less < cosine
