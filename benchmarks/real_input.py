@@ -3,7 +3,7 @@
 The reports of the Open-i training patients are drawn by the phantom, a MobileNetV2 with ImageNet weights learns from
 the pairs, and a linear probe tells what it is worth on the images of Open-i and NIH ChestX-ray14, beside the same
 network untrained and with its ImageNet weights. No report and no image of a test patient is learnt from, and no real
-image at all but in the arm `real`. Every stage is kept in --out: the same command goes on where it stopped.
+image at all but in the arm `real`. Every stage is kept in --out: the same command resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ from dataset_builder.pipeline.report_join import (
     read_texts,
     text_values,
 )
-from medsyn.errors import UserError, add_debug_option, command
+from medsyn.errors import UserError, add_debug_option, command, reading
+from medsyn.files import folder_or_hub_id
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -71,7 +72,8 @@ def attach_reports(
     name = "the dataset"
     if isinstance(dataset, (str, Path)):
         name = str(dataset)
-        dataset = load_dataset(_dataset_name(name))
+        with reading(f"the dataset {name}"):
+            dataset = load_dataset(folder_or_hub_id(name, "dataset"))
     splits = dataset if isinstance(dataset, DatasetDict) else {"": dataset}
     for split in splits.values():
         check_columns(split.column_names, name)
@@ -133,8 +135,9 @@ def attach_to_folder(
     wanted: list[tuple[str, str | None]] = []
     for paths in shards.values():
         for path in paths:
-            check_columns(pq.read_schema(path).names, str(dataset))
-            table = pq.read_table(path, columns=list(NEEDED))
+            with reading(path):
+                check_columns(pq.read_schema(path).names, str(dataset))
+                table = pq.read_table(path, columns=list(NEEDED))
             wanted += zip(*(table.column(name).to_pylist() for name in NEEDED), strict=True)
     texts = read_texts(reports, (study for study, _ in wanted), per=per, columns=columns)
     result = AttachResult()
@@ -186,7 +189,9 @@ def _write_config(entry: dict, paths: list[Path], data: Path, texts: dict[str, S
             split = path.name.partition("-")[0]
             with pq.ParquetFile(path) as file, ShardWriter(data / path.name) as writer:
                 for number in range(file.num_row_groups):
-                    table = join_text(file.read_row_group(number), texts, result, keep_all)
+                    with reading(path):
+                        rows = file.read_row_group(number)
+                    table = join_text(rows, texts, result, keep_all)
                     bar.update(file.metadata.row_group(number).num_rows)
                     writer.write(table)
                     for image in table.column("image").to_pylist():
@@ -217,15 +222,9 @@ def _images(images: list[tuple[str, str]]) -> dict:
     }
 
 
-def _dataset_name(name: str) -> str:
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise FileNotFoundError(f"there is no dataset folder {name}, and an id on the Hub reads owner/name")
-    return name
-
-
 def _folder(dataset: str) -> Path:
     """The dataset's folder; one of the Hub is downloaded first, into the cache of huggingface_hub."""
-    if Path(_dataset_name(str(dataset))).is_dir():
+    if Path(folder_or_hub_id(dataset, "dataset")).is_dir():
         return Path(dataset)
     from huggingface_hub import snapshot_download
 

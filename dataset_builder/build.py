@@ -80,9 +80,9 @@ def build(
         UserError: A bad setting or report, a folder of something else, a build under other settings, or images that
             stand in two splits.
         BlockingIOError: Another build is at work in the folder.
-        DiskFullError: The disk is full; what is made is kept.
-        ChildProcessError: A rendering process or another rank was killed; what is made is kept.
-        GenerationError: The generator cannot make an image; what is made is kept.
+        DiskFullError: The disk is full; finished parts are kept.
+        ChildProcessError: A rendering process or another rank was killed; finished parts are kept.
+        GenerationError: The generator cannot make an image; finished parts are kept.
     """
     from tqdm import tqdm
 
@@ -237,7 +237,7 @@ def read_records(args: argparse.Namespace) -> tuple[Iterable[ReportRecord], dict
     return records, source
 
 
-@command("medsyn build", interrupted="what is made is kept, run the same command again")
+@command("medsyn build", interrupted="finished parts are kept, run the same command again")
 def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-__all__ = ["DiskFullError", "UserError", "add_debug_option", "at_input", "command"]
+__all__ = ["DiskFullError", "UserError", "add_debug_option", "at_input", "command", "reading"]
 
 BUG = "this is a fault of medsyn, not of the input; --debug shows the traceback"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -40,6 +40,32 @@ def at_input(name: object) -> Iterator[None]:
         if "medsyn_input" not in vars(error):
             error.medsyn_input = str(name)  # type: ignore[attr-defined]
         raise
+
+
+@contextlib.contextmanager
+def reading(what: object, remedy: str = "it is damaged or incomplete: make or download it again") -> Iterator[None]:
+    """
+    Turns what a library raises on a bad file into a [`UserError`] that names the file; holds the library's call alone.
+
+    Libraries share no class for this: `SafetensorError`, `JSONDecodeError`, `TypeError`, `DatasetGenerationError` can
+    all mean a file that cannot be read. A `UserError`, a `ValueError` of the modules that travel as remote code, an
+    `OSError` (which names its file) and lack of memory pass through.
+
+    Args:
+        what (`object`): The file, folder or id, as the user named it.
+        remedy (`str`, *optional*): What the user can do.
+
+    Raises:
+        UserError: In the place of any other exception.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if _raised_in_remote_code(error) or "OutOfMemory" in type(error).__name__:
+            raise
+        raise UserError(f"{what} cannot be read ({type(error).__name__}); {remedy}") from error
 
 
 def command(

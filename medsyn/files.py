@@ -103,3 +103,22 @@ def _is_held(folder: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def folder_or_hub_id(name: str | Path, kind: str) -> str:
+    """
+    Returns `name` if it can be one: a folder that exists, or the form of an id on the Hub.
+
+    A library asked for a path that does not exist takes it for an id, and tries to reach the Hub for a minute.
+
+    Args:
+        name (`str` or `Path`): What the user gave.
+        kind (`str`): What it should be, for the message: `dataset`, `model`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder and no id has that form.
+    """
+    text = str(name)
+    if not Path(text).exists() and (text.startswith((".", "/", "~")) or text.count("/") != 1):
+        raise FileNotFoundError(f"there is no {kind} folder {text}, and an id on the Hub reads owner/name")
+    return text

@@ -1,7 +1,7 @@
 """Makes what the Space starts with: two small encoders and about a hundred phantoms, all from nothing.
 
 ```bash
-python -m scripts.bundle --seed 0             # about an hour on two cores; goes on where it was stopped
+python -m scripts.bundle --seed 0             # about an hour on two cores; resumes where it was stopped
 python -m scripts.bundle --seed 0 --measure   # measures what is there and writes the numbers into the cards
 ```
 

@@ -22,7 +22,7 @@ from hub_medsyn.image_processing_medsyn import to_grey
 from hub_medsyn.inference.grounding import OPENING
 from hub_medsyn.inference.zero_shot import ZeroShotClassifier
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
-from medsyn.errors import UserError
+from medsyn.errors import UserError, reading
 from spaces_app.guard.uploads import Upload
 
 MAX_SAMPLES = 200
@@ -114,8 +114,9 @@ def load_model(path: str | Path, name: str, device: str = "cpu") -> Model:
         ) from error
     if not isinstance(config, MedSynConfig):
         raise UserError(f"{path} is a {config.model_type}; name a ConVIRT, GLoRIA or MGCA that medsyn trained")
-    model = AutoModel.from_pretrained(path, dtype=torch.float32).to(device).eval()
-    processor = AutoProcessor.from_pretrained(path)
+    with reading(f"the model {path}"):
+        model = AutoModel.from_pretrained(path, dtype=torch.float32).to(device).eval()
+        processor = AutoProcessor.from_pretrained(path)
     return Model(
         name=name,
         model=model,
@@ -146,14 +147,17 @@ def load_images(dataset: str | Path, most: int = MAX_SAMPLES) -> Dataset:
     """
     if not Path(dataset).is_dir() and str(dataset).count("/") != 1:
         raise FileNotFoundError(f"there is no folder {dataset}; name one that `medsyn build` wrote, or one on the Hub")
-    splits = load_dataset(str(dataset), streaming=True)
-    rows: list[dict] = []
-    for split in sorted(splits, key=lambda name: UNSEEN_FIRST.index(name) if name in UNSEEN_FIRST else 9):
-        features = splits[split].features
-        missing = [name for name in ("image", "image_id", "impression") if name not in features]
-        if missing:
-            raise UserError(f"the dataset {dataset} has no column {', '.join(missing)}; build it with `medsyn build`")
-        rows += splits[split].decode(False).take(most - len(rows))
+    with reading(f"the dataset {dataset}"):
+        splits = load_dataset(str(dataset), streaming=True)
+        rows: list[dict] = []
+        for split in sorted(splits, key=lambda name: UNSEEN_FIRST.index(name) if name in UNSEEN_FIRST else 9):
+            features = splits[split].features
+            missing = [name for name in ("image", "image_id", "impression") if name not in features]
+            if missing:
+                raise UserError(
+                    f"the dataset {dataset} has no column {', '.join(missing)}; build it with `medsyn build`"
+                )
+            rows += splits[split].decode(False).take(most - len(rows))
     if not rows:
         raise UserError(f"the dataset {dataset} holds no images")
     return Dataset.from_list(rows, features=features)

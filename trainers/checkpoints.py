@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from hub_medsyn.configuration_medsyn import MedSynConfig
-from medsyn.errors import UserError
+from medsyn.errors import UserError, reading
 
 # What a run shares with the one that goes on with it. Written last, so that a checkpoint with it is whole.
 BATCHES_NAME = "batches.json"
@@ -32,7 +32,7 @@ def last_checkpoint(folder: str | Path) -> str:
         raise FileNotFoundError(f"there is no checkpoint in {folder} to resume from{why}")
     if torn:
         logger.warning(
-            "%s in %s was not written to the end (no %s): going on from %s",
+            "%s in %s is incomplete (no %s): resuming from %s",
             " and ".join(torn),
             folder,
             BATCHES_NAME,
@@ -60,12 +60,14 @@ def check_same_run(checkpoint: str | Path, config: MedSynConfig, now: dict) -> N
             f"{checkpoint} is not a checkpoint of this trainer{', or not written to the end' if torn else ''}: "
             f"no {BATCHES_NAME}"
         )
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    with reading(path):
+        saved = dict(json.loads(path.read_text(encoding="utf-8")))
     if saved.get("weights_alone"):
         raise UserError(
-            f"{checkpoint} holds weights alone, no optimiser to go on with: it was written with save_only_model"
+            f"{checkpoint} holds weights alone, no optimiser state to resume from: it was written with save_only_model"
         )
-    earlier = AutoConfig.from_pretrained(checkpoint)
+    with reading(Path(checkpoint) / "config.json"):
+        earlier = AutoConfig.from_pretrained(checkpoint)
     for name in ("model_type", *config.presets["fixed"]):
         saved[name], now[name] = getattr(earlier, name, "not recorded"), getattr(config, name)
     then = {name: saved.get(name, "not recorded") for name in now}

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "scratch and measures its image encoder on phantoms it has not seen, beside the same network untrained.",
     )
     add = arguments.add_argument
-    add("--out", default="demo-results", type=Path, help="what comes of it; an interrupted demo goes on in there "
+    add("--out", default="demo-results", type=Path, help="output folder; an interrupted demo resumes there "
         "(default: %(default)s)")  # fmt: skip
     add("--num-samples", type=int, default=600, help="reports and images (default: %(default)s)")
     add("--image-size", type=int, default=160, help="pixels a side of the images (default: %(default)s)")

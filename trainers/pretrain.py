@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsyn.errors import UserError, command
+from medsyn.errors import UserError, command, reading
 from trainers.arguments import DataArguments, ModelArguments, launch_config, read_config, short_parser
 
 if TYPE_CHECKING:
@@ -216,23 +216,27 @@ def model_of_encoders(
         text = small_text_config(len(tokenizer))
     else:
         text = model_arguments.text_encoder
-        tokenizer = AutoTokenizer.from_pretrained(text)
+        if not Path(text).is_dir() and (text.startswith((".", "/", "~")) or text.count("/") > 1):
+            raise UserError(f"there is no folder {text} of a text encoder; name another --text_encoder, or scratch")
+        with reading(f"the tokenizer of {text}"):
+            tokenizer = AutoTokenizer.from_pretrained(text)
     switches = {
         "projection_dim": model_arguments.projection_dim,
         "temperature_global": model_arguments.temperature,
         "frozen_text_layers": model_arguments.frozen_text_layers,
         "freeze_batch_norm": model_arguments.freeze_batch_norm,
     }
-    model = model_class.from_encoders(
-        image=model_arguments.image_encoder,
-        text=text,
-        tokenizer=tokenizer,
-        preset=model_arguments.preset,
-        image_weights=model_arguments.image_weights,
-        image_size=model_arguments.image_size,
-        num_channels=model_arguments.num_channels,
-        **{name: value for name, value in switches.items() if value is not None},
-    )
+    with reading("an encoder", "check --image_encoder, --image_weights and --text_encoder"):
+        model = model_class.from_encoders(
+            image=model_arguments.image_encoder,
+            text=text,
+            tokenizer=tokenizer,
+            preset=model_arguments.preset,
+            image_weights=model_arguments.image_weights,
+            image_size=model_arguments.image_size,
+            num_channels=model_arguments.num_channels,
+            **{name: value for name, value in switches.items() if value is not None},
+        )
     # Weights that were trained on other statistics keep them; a random start takes the methods' own 0.5.
     statistics = getattr(model.config.vision_config, "pretrained_cfg", {"mean": 0.5, "std": 0.5})
     images = MedSynImageProcessor(

@@ -76,7 +76,7 @@ class VLPTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Folder of the model, its card and its checkpoints; required."}
     )
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from; 'last' is the newest in --output_dir."}
+        default=None, metadata={"help": "Checkpoint folder to resume from; 'last' is the newest in --output_dir."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights, batches, sentences and image changes."})
 
@@ -116,7 +116,7 @@ class VLPTrainingArguments(TrainingArguments):
 
     def _check_device(self) -> None:
         if self.mixed_precision == "fp16" and self.device.type == "cpu":
-            raise UserError("fp16 has no effect on a CPU, which would go on in float32; take --bf16 or leave it out")
+            raise UserError("fp16 has no effect on a CPU, which would train in float32; take --bf16 or leave it out")
         if self.sync_batch_norm and (self.device.type != "cuda" or self.world_size == 1):
             raise UserError(
                 f"sync_batch_norm=True needs several GPUs, and this run has {self.world_size} process(es) on "

@@ -26,7 +26,7 @@ from trainers.distributed import gather_features
 from trainers.gradient_cache import GradientCache
 from trainers.training_arguments import VLPTrainingArguments
 
-# A checkpoint brings its optimiser and schedule along: others given at a resume would be ignored without a word.
+# A checkpoint brings its optimiser and schedule along: others given at a resume would be ignored silently.
 RESUMED_ARGUMENTS = (
     "optim",
     "learning_rate",

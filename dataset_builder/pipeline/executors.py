@@ -125,6 +125,6 @@ def await_other_ranks(
             if any(map(other.owns, missing)):
                 raise ChildProcessError(
                     f"rank {other.index} of {other.count} {why} and left {sum(map(other.owns, missing))} parts of the "
-                    "images to be made; what is made is kept: run the same command again"
+                    "images to be made; finished parts are kept: run the same command again"
                 )
         time.sleep(POLL_SECONDS)

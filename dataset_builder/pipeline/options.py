@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="medsyn build",
         description="Draw a chest radiograph for every report and write a dataset that `load_dataset` reads. The same "
-        "command goes on where an interrupted build stopped.",
+        "command resumes an interrupted build.",
     )
     reports = parser.add_argument_group("reports: a folder, a table, or the grammar")
     which = reports.add_mutually_exclusive_group(required=True)
@@ -128,10 +128,10 @@ def summary(out: Path, entry: dict) -> str:
         lines.append(f"{overlong:,} impressions are longer than the generator reads: it did not see their end")
     if len(entry["made_with"]) > 1:
         ways = ", ".join(f"{count:,} in a {how}" for how, count in entry["made_with"].items())
-        lines.append(f"images were not all made alike, which shows in their last bits: {ways}")
+        lines.append(f"images were rendered in different ways, so they are not bit-identical: {ways}")
     repeats = entry["images"]["repeated_across_splits"]
     if repeats["images"]:
-        lines.append(f"{repeats['images']:,} images stand in more than one split ({repeats['rows']:,} rows)")
+        lines.append(f"{repeats['images']:,} images appear in more than one split ({repeats['rows']:,} rows)")
     if entry["occult_findings"]:
         occult = ", ".join(f"{finding} {count:,}" for finding, count in entry["occult_findings"].items())
         lines.append(f"too faint to be seen or not drawn, so not labelled present: {occult}")

@@ -198,7 +198,7 @@ def make_plan(
 
 def cross_split_repeats(plan: Plan, identities: Sequence) -> dict[str, int]:
     """
-    Counts images that stand in more than one split.
+    Counts images that appear in more than one split.
 
     Args:
         plan (`Plan`): The rows.
@@ -230,7 +230,7 @@ def refuse_repeats(plan: Plan, identities: Sequence) -> None:
         if len(examples) == SHOWN_STUDIES:
             break
     raise UserError(
-        f"{repeats['images']} images stand in more than one split ({repeats['rows']} of {len(plan.rows)} rows), for "
+        f"{repeats['images']} images appear in more than one split ({repeats['rows']} of {len(plan.rows)} rows), for "
         f"example {', '.join(examples)}; use --seed-mode study, which draws every study anew, or accept that with "
         "--allow-cross-split-repeats"
     )

@@ -1,4 +1,4 @@
-"""The folder a build works in: whose it is, who is at work in it, and under which settings."""
+"""Build workspace: ownership check, lock and saved settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def only_build(out: Path) -> Iterator[Path]:
         `Path`: `<out>/.build`, which is removed in the end if it is empty.
 
     Raises:
-        BlockingIOError: If another build is at work in the folder.
+        BlockingIOError: If another build is running in the folder.
     """
     work = out / WORK
     lock = work / "lock"
@@ -60,7 +60,7 @@ def only_build(out: Path) -> Iterator[Path]:
         except BlockingIOError:
             os.close(handle)
             raise BlockingIOError(
-                f"another build is at work in {out}; wait until it is done, or choose another --out"
+                f"another build is running in {out}; wait until it is done, or choose another --out"
             ) from None
         if lock.exists() and os.path.samestat(os.fstat(handle), os.stat(lock)):
             break
@@ -69,7 +69,7 @@ def only_build(out: Path) -> Iterator[Path]:
         yield work
     finally:
         lock.unlink()
-        with contextlib.suppress(OSError):  # not empty: a build to go on with
+        with contextlib.suppress(OSError):  # not empty: a build to resume
             work.rmdir()
         os.close(handle)
 

@@ -102,7 +102,7 @@ def crossing_patients(splits: dict[str, list[RadiographRecord]]) -> dict[str, li
 
 
 def crossing_images(splits: dict[str, list[RadiographRecord]]) -> list[str]:
-    """Images that stand in more than one split."""
+    """Images that appear in more than one split."""
     seen, twice = set(), []
     for images in splits.values():
         ids = {image.image_id for image in images}

@@ -21,7 +21,8 @@ from hub_medsyn.cards.render import render_card
 from hub_medsyn.configuration_medsyn import MedSynConfig
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel, without_pooler
-from medsyn.errors import UserError, add_debug_option, command
+from medsyn.errors import UserError, add_debug_option, command, reading
+from medsyn.files import folder_or_hub_id
 
 PROCESSOR_NAME = "medsyn_image_processor.json"
 # What timm needs to read weights of its own; the rest of its record tells where its authors' weights came from.
@@ -143,7 +144,8 @@ def check_features(model: MedSynPreTrainedModel, processor: MedSynImageProcessor
 def save_text_encoder(model: MedSynPreTrainedModel, checkpoint: str, revision: str | None, folder: Path) -> None:
     """Writes a folder for `AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained`."""
     model.text_model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision)
+    with reading(f"the tokenizer of {checkpoint}"):
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision)
     tokenizer.init_kwargs.pop("processor_class", None)  # there is no processor in a folder without images,
     tokenizer._set_processor_class(None)  # and the tokenizer remembers it twice
     tokenizer.save_pretrained(folder)
@@ -184,13 +186,16 @@ def export_encoders(checkpoint: str | Path, out: str | Path, revision: str | Non
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists; name another folder with --out, or remove it first")
-    checkpoint = str(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint, revision=revision)
+    checkpoint = folder_or_hub_id(checkpoint, "checkpoint")
+    with reading(f"the configuration of {checkpoint}"):
+        config = AutoConfig.from_pretrained(checkpoint, revision=revision)
     if not isinstance(config, MedSynConfig):
         raise UserError(f"{checkpoint} is a {config.model_type} model, not a ConVIRT, GLoRIA or MGCA of hub_medsyn")
-    processor = AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
+    with reading(f"the image processor of {checkpoint}"):
+        processor = AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
     check_processor(config, processor)
-    model = AutoModel.from_pretrained(checkpoint, revision=revision, dtype=torch.float32).eval()
+    with reading(f"the weights of {checkpoint}"):
+        model = AutoModel.from_pretrained(checkpoint, revision=revision, dtype=torch.float32).eval()
     is_folder = Path(checkpoint).is_dir()
     commit = extract_commit_hash(cached_file(checkpoint, "config.json", revision=revision), None)
     told = {

@@ -19,7 +19,7 @@ from transformers import (
 
 from hub_medsyn.configuration_medsyn import MedSynConfig
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
-from medsyn.errors import UserError
+from medsyn.errors import UserError, reading
 
 # What the code may import besides its siblings: whoever loads a checkpoint is asked to install these.
 LIBRARIES = frozenset({"PIL", "numpy", "safetensors", "timm", "torch", "transformers"})
@@ -115,7 +115,8 @@ def add_remote_code(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no config.json: name the folder that save_pretrained wrote")
-    config = AutoConfig.from_pretrained(folder)
+    with reading(folder / "config.json"):
+        config = AutoConfig.from_pretrained(folder)
     if not isinstance(config, MedSynConfig):
         raise UserError(
             f"{folder} is a {config.model_type} model; only those of hub_medsyn carry code of their own "
@@ -124,13 +125,15 @@ def add_remote_code(folder: str | Path) -> list[str]:
     settings = {}
     for name in PROCESSOR_FILES:
         if (folder / name).is_file():
-            settings[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+            with reading(folder / name):
+                settings[name] = dict(json.loads((folder / name).read_text(encoding="utf-8")))
     image_settings = [saved.get("image_processor", saved) for saved in settings.values()]
     image_settings = [saved for saved in image_settings if "image_processor_type" in saved]
     if not image_settings:
         raise UserError(f"{folder} has no image processor: save the model's processor there too")
     classes = auto_classes(config)
-    processor = type(AutoImageProcessor.from_pretrained(folder))
+    with reading(f"the image processor of {folder}"):
+        processor = type(AutoImageProcessor.from_pretrained(folder))
     if issubclass(processor, MedSynImageProcessor):
         for saved in image_settings:
             set_auto_map(saved, {"AutoImageProcessor": processor})

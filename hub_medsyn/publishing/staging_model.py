@@ -16,7 +16,7 @@ from hub_medsyn.cards.render import keep_what_people_wrote, renamed_in_code
 from hub_medsyn.checkpoints.remote_code import add_remote_code
 from hub_medsyn.policy.verdict import Verdict, judge_model
 from hub_medsyn.publishing.repository import Repository
-from medsyn.errors import UserError
+from medsyn.errors import UserError, reading
 
 CARD = "README.md"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -64,7 +64,7 @@ def check_weights(folder: Path, files: dict[str, Path]) -> None:
         )
     for name, path in files.items():
         if name.endswith(".safetensors"):
-            with safe_open(path, framework="numpy") as file:
+            with reading(path), safe_open(path, framework="numpy") as file:
                 notes = sorted(set(file.metadata() or {}) - WEIGHT_NOTES)
             if notes:
                 raise UserError(
@@ -72,7 +72,8 @@ def check_weights(folder: Path, files: dict[str, Path]) -> None:
                     "save the weights anew with safetensors' `save_file`, which writes none"
                 )
         if name.endswith(".safetensors.index.json"):
-            listed = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+            with reading(path):
+                listed = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
             if missing := sorted(listed - files.keys()):
                 raise FileNotFoundError(f"{folder} lacks {missing[0]}, which {name} lists; copy the whole folder")
 

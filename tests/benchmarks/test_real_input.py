@@ -10,7 +10,7 @@ from trainers.downstream.images.labelled_images import images_from_csv
 from trainers.downstream.results.probe import ProbeRun, result_rows, results_table, write_results
 
 
-def test_the_report_compares_phantoms_with_each_arm_and_tells_how_many_pairs_and_films(tmp_path):
+def test_the_report_compares_phantoms_with_each_arm_with_numbers_of_pairs_and_images(tmp_path):
     arms = ["phantom", "real", "imagenet", "random"]
     out = tmp_path / "out"
     argv = ["--arms", *arms, "--out", str(out), "--image-weights", "weights.pth", "--text-encoder", "bert"]
@@ -20,7 +20,7 @@ def test_the_report_compares_phantoms_with_each_arm_and_tells_how_many_pairs_and
         step.mkdir(parents=True)
         (step / "batches.json").write_text(json.dumps({"rows": pairs}))
         (step.parent / "trainer_state.json").write_text(json.dumps({"global_step": 444, "log_history": history}))
-    images = images_from_csv(write_csv(tmp_path / "films"))
+    images = images_from_csv(write_csv(tmp_path / "images"))
     titles = list(encoders_of(parse(argv)).values())
     rng = np.random.default_rng(0)
     targets = images.targets[images.rows("test")]
@@ -31,7 +31,7 @@ def test_the_report_compares_phantoms_with_each_arm_and_tells_how_many_pairs_and
     write_report(parse(argv), argv)
     said = (out / "real_input.md").read_text()
     for title in titles[1:]:
-        assert said.count(f"| *{titles[0]} less {title}* |") == len(LABELS)
+        assert said.count(f"| *{titles[0]} minus {title}* |") == len(LABELS)
     kept = "444 steps, kept that after 222 (validation loss 2.50; 3.25 at the end)\n"
     assert f"- ConVIRT on phantoms of the real reports: 2,309 pairs, {kept}" in said
     assert f"- ConVIRT on the real radiographs and reports: 1,234 pairs, {kept}" in said

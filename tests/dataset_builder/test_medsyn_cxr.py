@@ -56,7 +56,7 @@ def test_configs_and_errors(tmp_path):
     repeated = list(fake_records(3)) * 2
     with pytest.raises(ValueError, match="'s00000' of fake comes twice"):
         MedSynCXR(reports=repeated, **common).download_and_prepare()
-    with pytest.raises(ValueError, match="stand in more than one split"):
+    with pytest.raises(ValueError, match="appear in more than one split"):
         MedSynCXR(reports=list(fake_records(50, repeated=50)), seed_mode="fixed", **common).download_and_prepare()
 
 

@@ -53,7 +53,7 @@ def test_the_last_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, ca
     shutil.rmtree(tmp_path / "checkpoint-2")
     (tmp_path / "checkpoint-2").mkdir()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
-    assert "checkpoint-3 and checkpoint-2" in caplog.text and "going on from checkpoint-1" in caplog.text
+    assert "checkpoint-3 and checkpoint-2" in caplog.text and "resuming from checkpoint-1" in caplog.text
     with pytest.raises(FileNotFoundError, match="checkpoint-3 is not a checkpoint.*or not written to the end"):
         trainer_of(tmp_path, tiny_gloria("vit")).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     shutil.rmtree(tmp_path / "checkpoint-1")

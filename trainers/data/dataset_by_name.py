@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import datasets
+
+from medsyn.errors import reading
+from medsyn.files import folder_or_hub_id
 
 
 def load_splits(name: str, config: str | None = None) -> datasets.DatasetDict:
@@ -18,6 +19,6 @@ def load_splits(name: str, config: str | None = None) -> datasets.DatasetDict:
         FileNotFoundError: If `name` is neither. `datasets.load_dataset` would not say so: without a network it reads
             whatever dataset of that name it met last, in whichever folder that was.
     """
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise FileNotFoundError(f"there is no dataset folder {name}, and an id on the Hub reads owner/name")
-    return datasets.load_dataset(name, config)
+    folder_or_hub_id(name, "dataset")
+    with reading(f"the dataset {name}"):
+        return datasets.load_dataset(name, config)

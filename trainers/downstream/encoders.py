@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, TimmWrapperC
 from hub_medsyn import MedSynImageProcessor  # the import also registers our models with the Auto classes
 from hub_medsyn.checkpoints.export_encoders import PROCESSOR_NAME
 from hub_medsyn.encoder_weights import load_image_encoder
-from medsyn.errors import UserError
+from medsyn.errors import UserError, reading
 from trainers.downstream.images.labelled_images import LabelledImages
 
 
@@ -95,26 +95,30 @@ def load_encoder(spec: str, name: str | None = None, image_size: int = 224, seed
     if Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
             raise UserError(f"encoder folder {source} holds no config.json: it is not a checkpoint")
-        with open(Path(source) / "config.json", encoding="utf-8") as file:
+        with reading(Path(source) / "config.json"), open(Path(source) / "config.json", encoding="utf-8") as file:
             ours = str(json.load(file).get("model_type", "")).startswith("medsyn-")
-        whole = AutoConfig.from_pretrained(source) if ours else None
-        config = whole.vision_config if ours else TimmWrapperConfig.from_pretrained(source)
+        with reading(Path(source) / "config.json"):
+            whole = AutoConfig.from_pretrained(source) if ours else None
+            config = whole.vision_config if ours else TimmWrapperConfig.from_pretrained(source)
         arguments = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
         statistics = getattr(config, "pretrained_cfg", None)
         architecture = config.architecture
         if ours and not timm.get_pretrained_cfg(architecture).fixed_input_size:
             enlarge = getattr(whole, "upsample_size", None) or None  # a ConVIRT has no such setting
         if ours:
-            processor = AutoImageProcessor.from_pretrained(source)
+            with reading(f"the image processor of {source}"):
+                processor = AutoImageProcessor.from_pretrained(source)
         elif (Path(source) / PROCESSOR_NAME).is_file():
             processor = MedSynImageProcessor.from_pretrained(source, image_processor_filename=PROCESSOR_NAME)
         if random:
             model = _seeded(seed, timm.create_model, config.architecture, num_classes=0, **arguments)
         elif ours:
-            model = AutoModel.from_pretrained(source).vision_model.timm_model
+            with reading(f"the weights of {source}"):
+                model = AutoModel.from_pretrained(source).vision_model.timm_model
         else:
             config.model_args = arguments or None  # timm exports num_classes, and the wrapper sets it to 0 itself
-            model = TimmWrapperModel.from_pretrained(source, config=config).timm_model
+            with reading(f"the weights of {source}"):
+                model = TimmWrapperModel.from_pretrained(source, config=config).timm_model
     elif timm.is_model(source.split(".")[0]):
         architecture, arguments = source.split(".")[0], {}
         if random or weights:

@@ -126,7 +126,7 @@ def official_siim(rows: list[tuple[str, str]], images: list[RadiographRecord]) -
     return OfficialSplit(
         splits,
         [
-            f"SIIM's official split goes by mask row: {len(partial):,} images stand in more than one split, each time "
+            f"SIIM's official split goes by mask row: {len(partial):,} images are in more than one split, each time "
             "with a part of their mask"
         ],
     )

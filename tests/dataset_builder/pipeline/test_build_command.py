@@ -94,10 +94,10 @@ def test_repeats_over_splits_fail_unless_allowed(tmp_path, capsys, mode):
     rows = [row | {"impression": SECRET} for row in table_rows(60)]
     assert build_table(tmp_path, "--seed-mode", mode, rows=rows) == 1
     told = capsys.readouterr().err
-    assert "1 images stand in more than one split (60 of 60 rows)" in told
+    assert "1 images appear in more than one split (60 of 60 rows)" in told
     assert "--allow-cross-split-repeats" in told and "Quixote" not in told
     assert build_table(tmp_path, "--seed-mode", mode, "--allow-cross-split-repeats", rows=rows) == 0
-    assert "1 images stand in more than one split (60 rows)" in capsys.readouterr().out
+    assert "1 images appear in more than one split (60 rows)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_ctrl_c_is_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(FakeGenerator, "__call__", interrupted)
     assert build_table(tmp_path) == 130
     told = capsys.readouterr().err
-    assert "interrupted; what is made is kept" in told and "Traceback" not in told
+    assert "interrupted; finished parts are kept" in told and "Traceback" not in told
 
 
 @pytest.mark.parametrize(

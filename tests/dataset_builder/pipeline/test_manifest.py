@@ -115,7 +115,7 @@ def test_images_equal_in_spite_of_their_texts_are_found(tmp_path):
     """Only the hashes of the images can tell that this generator does not heed the text."""
     out = tmp_path / "d"
     generator = FakeGenerator(ignore_condition=True, localizes=False)
-    with pytest.raises(ValueError, match="1 images stand in more than one split .60 of 60 rows."):
+    with pytest.raises(ValueError, match="1 images appear in more than one split .60 of 60 rows."):
         build(fake_records(60), generator, out, seed_mode="fixed")
     assert not (out / "manifest.json").exists()
     manifest = build(fake_records(60), generator, out, seed_mode="fixed", allow_cross_split_repeats=True)

@@ -192,7 +192,7 @@ def test_siim_rows_of_one_image_land_in_two_splits_with_parts_of_its_mask():
     official = official_siim(rows, given)
     crossing = crossing_images(official.images)
     assert (
-        10 < len(set(crossing)) and f"{len(set(crossing))} images stand in more than one split" in official.warnings[0]
+        10 < len(set(crossing)) and f"{len(set(crossing))} images are in more than one split" in official.warnings[0]
     )
     parts = [
         image.masks[0].runs for part in official.images.values() for image in part if image.image_id == crossing[0]
