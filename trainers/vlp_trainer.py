@@ -22,8 +22,7 @@ from trainers.checkpoints import BATCHES_NAME, check_same_run
 from trainers.data.collators import PairCollator
 from trainers.data.pairs import PairDataset
 from trainers.data.samplers import DistinctTextBatchSampler
-from trainers.distributed import gather_features
-from trainers.gradient_cache import GradientCache
+from trainers.distributed import GradientCache, gather_features
 from trainers.training_arguments import VLPTrainingArguments
 
 # A checkpoint brings its optimiser and schedule along: others given at a resume would be ignored silently.

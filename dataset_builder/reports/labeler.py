@@ -13,26 +13,13 @@ from functools import lru_cache
 
 from dataset_builder.findings import ABSENT, DENIES, KINDS, PRESENT, UNCERTAIN, Finding, chexpert_labels
 from dataset_builder.reports import lexicon as lex
+from dataset_builder.reports.join_findings import SIDED, join_findings
 
 # Up to a stop that no digit follows, or a blank line; what runs on longer than any sentence is read in pieces.
 _SENTENCE = re.compile(r"(?:[^.!?;\n]|\.(?=\d)|(?<=\bvs)\.|(?<=\bdr)\.|\n(?![ \t\r]{0,40}\n)){1,800}", re.IGNORECASE)
 _DEVICES = ("endotracheal tube", "central venous catheter", "nasogastric tube", "pacemaker")
-_SIDED = (
-    "pleural effusion",
-    "pneumothorax",
-    "consolidation",
-    "pneumonia",
-    "opacity",
-    "atelectasis",
-    "nodule",
-    "mass",
-    "fracture",
-    "central venous catheter",
-    "pacemaker",
-)
 _ZONED = ("pneumothorax", "consolidation", "pneumonia", "opacity", "atelectasis", "nodule", "mass")
 _UNGRADED = (*_DEVICES, "fracture")
-_RANK = {ABSENT: 0, UNCERTAIN: 1, PRESENT: 2}
 
 
 def read_findings(text: str) -> tuple[Finding, ...]:
@@ -53,7 +40,7 @@ def read_findings(text: str) -> tuple[Finding, ...]:
         for finding in _read_sentence(match.group()):
             span = finding.evidence
             found.append(replace(finding, evidence=(start + span[0], start + span[1])))
-    return _join(found)
+    return join_findings(found)
 
 
 def is_normal(text: str) -> bool:
@@ -115,7 +102,7 @@ def _read_sentence(sentence: str) -> tuple[Finding, ...]:
     stated = []
     for kind, pattern in lex.STATEMENTS:
         for match in pattern.finditer(text):
-            side = _one_side(match.group()) if kind in _SIDED else None
+            side = _one_side(match.group()) if kind in SIDED else None
             stated.append(Finding(kind, side=side, certainty=ABSENT, evidence=match.span()))
         if stated and stated[-1].kind == kind:
             text = pattern.sub(_blank, text)
@@ -361,7 +348,7 @@ def _findings(mention: _Mention) -> list[Finding]:
         absent = mention.certainty == ABSENT
         finding = Finding(
             kind,
-            side=side if kind in _SIDED else None,
+            side=side if kind in SIDED else None,
             zone=zone if kind in _ZONED and not absent else None,
             severity=severity if kind not in _UNGRADED and not absent else None,
             certainty=mention.certainty,
@@ -370,47 +357,3 @@ def _findings(mention: _Mention) -> list[Finding]:
         if finding not in findings:
             findings.append(finding)
     return findings
-
-
-def _join(found: list[Finding]) -> tuple[Finding, ...]:
-    """Of statements on the same thing, keeps the surest and fullest, in the order of the text."""
-    kept: list[Finding] = []
-    for finding in found:
-        for index, other in enumerate(kept):
-            joined = _same(finding, other)
-            if joined is not None:
-                kept[index] = joined
-                break
-        else:
-            kept.append(finding)
-    return tuple(finding for finding in kept if not _outdone(finding, kept))
-
-
-def _same(a: Finding, b: Finding) -> Finding | None:
-    """One finding for two statements that can mean the same thing, else `None`."""
-    if a.kind != b.kind or (a.certainty == ABSENT) != (b.certainty == ABSENT):
-        return None
-    for name in ("side", "zone", "severity"):
-        if None not in (getattr(a, name), getattr(b, name)) and getattr(a, name) != getattr(b, name):
-            if a.kind in _SIDED or name != "severity":
-                return None
-    first, second = (a, b) if _RANK[a.certainty] > _RANK[b.certainty] else (b, a)
-    return replace(
-        first,
-        side=first.side or second.side,
-        zone=first.zone or second.zone,
-        severity=first.severity or second.severity,
-    )
-
-
-def _outdone(finding: Finding, others: list[Finding]) -> bool:
-    rivals = [other for other in others if other is not finding and other.kind == finding.kind]
-    if finding.certainty == ABSENT:
-        return any(
-            other.certainty != ABSENT and (None in (finding.side, other.side) or finding.side == other.side)
-            for other in rivals
-        )
-    if finding.side == "bilateral" and finding.zone is None and finding.severity is None:
-        sides = {other.side for other in rivals if other.certainty == finding.certainty}
-        return sides >= {"left", "right"}
-    return False

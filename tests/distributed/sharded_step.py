@@ -13,8 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca
 from tests.trainers.data.pairs_of_texts import tiny_pairs
-from trainers.distributed import gather_features
-from trainers.gradient_cache import GradientCache
+from trainers.distributed import GradientCache, gather_features
 
 MAKERS = {"convirt": tiny_convirt, "gloria": tiny_gloria, "mgca": tiny_mgca}
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

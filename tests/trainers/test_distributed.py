@@ -8,8 +8,8 @@ import torch
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca
 from tests.trainers.data.pairs_of_texts import tiny_pairs
 from tests.trainers.test_gloria_mgca_trainers import trainer_of
-from trainers import gradient_cache
-from trainers.gradient_cache import GradientCache
+from trainers import distributed
+from trainers.distributed import GradientCache
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 MAKERS = {"convirt": tiny_convirt, "gloria": tiny_gloria, "mgca": tiny_mgca}
@@ -69,7 +69,7 @@ def test_a_chunk_draws_the_same_dropout_both_times(method, monkeypatch):
     model, inputs = MAKERS[method]("vit", freeze_batch_norm=True).train(), tiny_pairs(7)
     torch.manual_seed(3)
     chunks = [{name: tensor[start : start + 3] for name, tensor in inputs.items()} for start in (0, 3, 6)]
-    features = gradient_cache.join_chunks([model(**chunk, features_only=True) for chunk in chunks])
+    features = distributed.join_chunks([model(**chunk, features_only=True) for chunk in chunks])
     loss = sum(model.losses(features).values())
     loss.backward()
     plain, drawn = gradients(model), torch.get_rng_state()
@@ -77,7 +77,7 @@ def test_a_chunk_draws_the_same_dropout_both_times(method, monkeypatch):
     torch.testing.assert_close(loss_of(model, inputs, 3), loss.detach(), rtol=1e-6, atol=0)
     assert differ(gradients(model), plain) < 1e-5
     assert torch.equal(torch.get_rng_state(), drawn)
-    monkeypatch.setattr(gradient_cache.RandomStates, "again", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(distributed.RandomStates, "again", lambda self: contextlib.nullcontext())
     torch.manual_seed(3)
     loss_of(model, inputs, 3)
     assert differ(gradients(model), plain) > 1e-2
