@@ -91,3 +91,11 @@ def test_what_does_not_fit_is_named():
         chexpert_at_k(np.array([[np.nan, 0], [0, 0]]), [0, 1], k=(1,))
     with pytest.raises(ValueError, match="class 3 has none of 2 names"):
         chexpert_at_k(np.zeros((2, 2)), [0, 3], k=(1,), names=["a", "b"])
+
+
+def test_metrics_load_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metric = hub_medsyn.metrics.load("dice", cache_dir=str(tmp_path))
+    assert metric.compute(predictions=[[[0, 1]]], references=[[[0, 1]]])["dice_per_image"] == 1
+    with pytest.raises(ValueError, match="no metric 'dise'; choose one of chexpert_at_k, dice, macro_auroc, mean_ave"):
+        hub_medsyn.metrics.load("dise")
