@@ -91,7 +91,7 @@ def test_mixed_batches_are_told(folder, tmp_path, monkeypatch, small_parts):
     monkeypatch.setattr(DiffusionGenerator, "_draw", run_short)
     entry = build(repeated_records(8), tiny_generator(folder), tmp_path / "d")["configs"]["tiny"]
     assert entry["made_with"] == {"batch of 4 on cpu": 4, "batch of 2 on cpu": 4}
-    assert "not all made alike" in summary(tmp_path / "d", entry)
+    assert "rendered in different ways" in summary(tmp_path / "d", entry)
 
 
 def test_two_ranks_of_the_command(folder, tmp_path, capsys):
