@@ -375,7 +375,7 @@ def test_an_empty_folder_is_fine_and_bad_reports_leave_none(tmp_path):
 def test_two_builds_at_once_are_refused(tmp_path):
     out = tmp_path / "d"
     with only_build(out):
-        with pytest.raises(BlockingIOError, match="another build is at work"):
+        with pytest.raises(BlockingIOError, match="another build is running"):
             build(fake_records(4), FakeGenerator(), out)
         assert (out / folder.WORK / "lock").exists(), "the refused build leaves the other's lock"
     assert not (out / folder.WORK).exists()
