@@ -48,8 +48,11 @@ def fastest(function: Callable[[], object], repeats: int) -> float:
     return min(seconds)
 
 
-def peak_mib(function: Callable[[], object]) -> float:
-    """The most memory that `function` holds above what its process held before, in MiB, measured in a forked process.
+def peak_mib(function: Callable[[], object], repeats: int = 3) -> float:
+    """Returns the most memory that `function` holds above what its process held before, in MiB.
+
+    It is the largest of `repeats` measurements, each in a forked process of its own: where the machine is short of
+    memory, the kernel takes pages of libraries from a process meanwhile, which lowers a measurement.
 
     What counts is resident memory (`VmHWM` less `VmRSS`), so this runs on Linux alone. Call it before the parent runs
     `function` or its like: memory that was freed there would be used again unseen, and where torch sees a GPU it
@@ -58,6 +61,10 @@ def peak_mib(function: Callable[[], object]) -> float:
     Raises:
         RuntimeError: If the process ended before its time, as for want of memory.
     """
+    return max(_peak_of_a_fork(function) for _ in range(repeats))
+
+
+def _peak_of_a_fork(function: Callable[[], object]) -> float:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_peak, args=(function, sender))

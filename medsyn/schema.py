@@ -9,6 +9,17 @@ from pathlib import Path
 from medsyn.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {  # of tables and data sets, to `SPLITS`
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "validate": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
 CHEXPERT_LABELS = (
     "No Finding",
     "Enlarged Cardiomediastinum",

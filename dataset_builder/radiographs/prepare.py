@@ -22,7 +22,7 @@ from dataset_builder.pipeline.manifest import package_versions
 from dataset_builder.radiographs.card import readme
 from dataset_builder.radiographs.dicom import is_dicom, require_dicom
 from dataset_builder.radiographs.options import parse, read_images
-from dataset_builder.radiographs.records import SHOWN, OfficialSplit, RadiographRecord, RadiographSet, some
+from dataset_builder.radiographs.records import OfficialSplit, RadiographRecord, RadiographSet
 from dataset_builder.radiographs.splits import (
     SHARES,
     crossing_images,
@@ -37,6 +37,7 @@ from dataset_builder.radiographs.write import BAD_BOX, BAD_MASK, UNREADABLE, Ima
 from medsyn.errors import UserError, command
 from medsyn.files import write_json
 from medsyn.schema import SPLITS
+from medsyn.tables import first_few
 
 FORMAT = "medsyn-radiographs"
 PACKAGES = ("datasets", "hub-medsyn", "numpy", "pillow", "pyarrow", "python")
@@ -105,7 +106,7 @@ def prepare(
         warnings += absent_classes(written)
         if written.empty_masks:
             warnings.append(
-                f"{len(written.empty_masks):,} images have a mask without a pixel: {some(written.empty_masks)}"
+                f"{len(written.empty_masks):,} images have a mask without a pixel: {first_few(written.empty_masks)}"
             )
         manifest = {
             "format": FORMAT,
@@ -124,7 +125,7 @@ def prepare(
                 "skip_unreadable": skip_unreadable,
             },
             "funnel": funnel,
-            "left_out": {reason: {"count": len(ids), "first": ids[:SHOWN]} for reason, ids in left_out.items()},
+            "left_out": {reason: {"count": len(ids), "first": ids[:5]} for reason, ids in left_out.items()},
             "splits": written.splits,
             "split_lists": write_lists(work / "splits", written.ids),
             "split_sha256": split_hash(written.ids),
@@ -171,7 +172,7 @@ def choose_split(
     if crossing:
         warnings.append(
             f"{records.title}'s {split} split leaks: {len(crossing):,} patients and {len(images):,} images are in "
-            f"more than one split, for example {some(list(crossing))}"
+            f"more than one split, for example {first_few(list(crossing))}"
         )
     return official.images, {}, warnings
 
@@ -198,7 +199,7 @@ def drop_missing(
         hint = "" if len(missing) == len(images) else ", or leave them out with --skip-missing"
         raise FileNotFoundError(
             f"{len(missing):,} of the {len(images):,} images that the tables of {title} name do not exist: "
-            f"{some(missing)}; the first was looked for at {first}: complete the download{hint}"
+            f"{first_few(missing)}; the first was looked for at {first}: complete the download{hint}"
         )
     gone = set(missing)
     return {split: [image for image in part if image.image_id not in gone] for split, part in splits.items()}, missing
@@ -210,7 +211,7 @@ def refuse_problems(written: Written, title: str, skip_unreadable: bool) -> None
     for kind, problems in written.problems.items():
         if not (skip_unreadable and kind in (UNREADABLE, BAD_MASK)):
             told.append(
-                f"{len(problems):,} with {kind.replace('_', ' ')}: {some(list(problems.values()))} "
+                f"{len(problems):,} with {kind.replace('_', ' ')}: {first_few(list(problems.values()))} "
                 f"(mend them, or see {_REMEDIES[kind]})"
             )
     if told:

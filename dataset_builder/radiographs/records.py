@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from tqdm import tqdm
-
 from dataset_builder.radiographs.regions import Region, Shape
-from dataset_builder.reports.table import csv_rows
 from medsyn.errors import UserError
-
-SHOWN = 5  # ids that a message or the manifest names of a longer list
+from medsyn.tables import first_few
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +86,9 @@ class RadiographSet:
         repeated = [image_id for image_id, count in counts.items() if count > 1]
         if repeated:
             raise UserError(
-                f"{self.title}: {len(repeated)} images stand in the tables more than once: {some(repeated)}; mend the "
-                "tables"
+                f"{self.title}: {len(repeated)} images are in the tables more than once: {first_few(repeated)}; "
+                "mend the tables"
             )
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of a list of names, for a message."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def find_file(root: Path, *names: str) -> Path:
@@ -126,22 +117,6 @@ def file_in(folder: Path, name: str, where: str) -> Path:
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         raise UserError(f"{where}: {name[:80]!r} leads out of {folder}; name files inside the folder, relative to it")
     return folder / name
-
-
-def table_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """
-    The rows of a CSV with their numbers, counted from 1; blanks around names and values are taken off.
-
-    Raises:
-        UserError: A column is missing, or the file is no CSV.
-    """
-    rows = tqdm(csv_rows(path), desc=f"reading {path.name}", unit="row", delay=2, leave=False)
-    for number, row in enumerate(rows, start=1):
-        row = {name.strip(): value.strip() for name, value in row.items()}
-        for column in columns if number == 1 else ():
-            if column not in row:
-                raise UserError(f"{path} has no column {column!r}; it has {', '.join(row)}")
-        yield number, row
 
 
 def coordinates(values: Sequence[str], where: str) -> tuple[float, ...]:

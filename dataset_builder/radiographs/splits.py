@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from dataset_builder.pipeline.plan import split_of
-from dataset_builder.radiographs.records import RadiographRecord, some
-from dataset_builder.reports.table import text_lines
+from dataset_builder.radiographs.records import RadiographRecord
 from medsyn.errors import UserError
 from medsyn.schema import SPLITS
+from medsyn.tables import first_few, text_lines
 
 SHARES = (0.7, 0.15, 0.15)  # of the patients, as MGCA splits RSNA and SIIM; elsewhere the test set is fixed
 PATIENT_IN_TEST = "patient_in_test"
@@ -161,7 +161,7 @@ def split_by_lists(
             ids = [line.rstrip("\r\n") for line in text_lines(path)]
             unknown = [image_id for image_id in ids if image_id not in by_id]
             if unknown:
-                raise UserError(f"{path} names {len(unknown)} images that are not in the data set: {some(unknown)}")
+                raise UserError(f"{path} names {len(unknown)} images that the data set lacks: {first_few(unknown)}")
             splits[split] = [by_id[image_id] for image_id in ids]
     if not splits:
         raise FileNotFoundError(f"{folder} holds no {', '.join(f'{split}.txt' for split in SPLITS)}")

@@ -24,8 +24,9 @@ from dataset_builder.findings import CHEXPERT_LABELS
 from dataset_builder.reports.funnel import MAX_CHARACTERS, NO_FRONTAL_FILM
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.sections import read_sections
-from dataset_builder.reports.table import SPLITS, csv_rows
 from medsyn.errors import UserError
+from medsyn.schema import SPLIT_NAMES
+from medsyn.tables import csv_rows
 
 PER = ("study", "image")
 SOURCE = "mimic-cxr"
@@ -234,9 +235,9 @@ def _read_metadata(path: Path, per: str) -> dict[int, tuple[int, tuple[tuple[str
 def _read_splits(path: Path) -> dict[int, str]:
     splits = {}
     for row, (study, split) in enumerate(_rows(path, "study_id", "split"), start=1):
-        if split.lower() not in SPLITS:
+        if split.lower() not in SPLIT_NAMES:
             raise UserError(f"{path}, row {row}: split {split[:20]!r} is not train, validate or test; mend the row")
-        splits[_number(study, path, row)] = SPLITS[split.lower()]
+        splits[_number(study, path, row)] = SPLIT_NAMES[split.lower()]
     return splits
 
 

@@ -10,8 +10,9 @@ from dataset_builder.reports.mimic_cxr import find_mimic_cxr, read_mimic_cxr
 from dataset_builder.reports.openi import SOURCE as OPENI
 from dataset_builder.reports.openi import find_openi, read_openi
 from dataset_builder.reports.record import ReportRecord
-from dataset_builder.reports.table import SUFFIXES, read_table
+from dataset_builder.reports.table import read_table
 from medsyn.errors import UserError
+from medsyn.tables import SUFFIXES
 
 
 def open_reports(

@@ -18,9 +18,9 @@ from dataset_builder.radiographs.records import (
     RadiographSet,
     file_in,
     find_file,
-    table_rows,
 )
 from medsyn.errors import UserError
+from medsyn.tables import numbered_rows
 
 NAME = "chexpert"
 UNCERTAIN_RULES = ("official", "keep", "absent", "present")
@@ -108,7 +108,7 @@ class _Row:
 def _read(path: Path, patients: dict[str, Path], uncertain: str, split: str | None) -> list[_Row]:
     """The rows of a table, whose images are in the folders of `patients` or, of others, beside it."""
     rows = []
-    for number, row in table_rows(path, "Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS):
+    for number, row in numbered_rows(path, "Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS):
         parts = PurePosixPath(row["Path"]).parts
         folder = next((k for k, part in enumerate(parts) if part in ("train", "valid")), None)
         if folder is None or len(parts) != folder + 4:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dataset_builder.radiographs.records import OfficialSplit, RadiographRecord, RadiographSet, file_in, find_file
 from dataset_builder.radiographs.splits import shuffled_parts
-from dataset_builder.reports.table import text_lines
 from medsyn.errors import UserError
+from medsyn.tables import text_lines
 
 NAME = "covidx"
 COVID = "COVID-19"

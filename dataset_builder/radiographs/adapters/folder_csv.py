@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from dataset_builder.radiographs.records import (
-    RadiographRecord,
-    RadiographSet,
-    coordinates,
-    file_in,
-    find_file,
-    some,
-    table_rows,
-)
+from dataset_builder.radiographs.records import RadiographRecord, RadiographSet, file_in, find_file
 from dataset_builder.radiographs.regions import MaskFile, Rectangle
-from dataset_builder.reports.table import SPLITS
 from medsyn.errors import UserError
+from medsyn.image_csv import Box, ImageColumns, image_rows
+from medsyn.tables import first_few
 
 NAME = "folder-csv"
 UNLABELLED = ("error", "absent", "drop")
@@ -63,46 +55,40 @@ def read_folder_csv(
     """
     root = Path(root)
     path = find_file(root, csv) if csv else _only_csv(root)
-    named = [file_column, patient_column, labels_column, split_column, view_column, boxes_column, mask_column]
-    rows = list(table_rows(path, *filter(None, named)))
-    without = [row[file_column] for _, row in rows if not row[labels_column].strip("| ")]
+    columns = ImageColumns(
+        file_column,
+        patient_column,
+        labels_column,
+        split_column,
+        view=view_column,
+        boxes=boxes_column,
+        mask=mask_column,
+    )
+    rows = list(image_rows(path, columns))
+    without = [row.file for row in rows if not row.labels]
     if without and unlabelled == "error":
         raise UserError(
-            f"{path}: {len(without)} of {len(rows)} rows have no labels: {some(without)}; if all labels are absent "
-            "there, say --unlabelled absent, else --unlabelled drop"
+            f"{path}: {len(without)} of {len(rows)} rows have no labels: {first_few(without)}; if all labels are "
+            "absent there, say --unlabelled absent, else --unlabelled drop"
         )
-    present = {
-        number: [name.strip() for name in row[labels_column].split("|") if name.strip()] for number, row in rows
-    }
-    labels = tuple(sorted({name for names in present.values() for name in names}))
+    labels = tuple(sorted({name for row in rows for name in row.labels}))
     if not labels:
         raise UserError(f"{path}: no row names a label in column {labels_column!r}")
-    dropped = set(without) if unlabelled == "drop" else set()
-    images = []
-    for number, row in rows:
-        where = f"{path}, row {number}"
-        if not row[file_column] or not row[patient_column]:
-            raise UserError(f"{where}: names no file or no patient; fill {file_column!r} and {patient_column!r}")
-        if row[file_column] in dropped:
-            continue
-        split = None
-        if split_column is not None:
-            split = SPLITS.get(row[split_column].lower())
-            if split is None:
-                raise UserError(f"{where}: split {row[split_column][:40]!r} is not one of {', '.join(SPLITS)}")
-        mask = row[mask_column] if mask_column else ""
-        images.append(
-            RadiographRecord(
-                image_id=row[file_column],
-                subject_id=row[patient_column],
-                path=file_in(root, row[file_column], where),
-                labels=tuple(int(label in present[number]) for label in labels),
-                split=split,
-                view=(row[view_column] or None) if view_column else None,
-                boxes=parse_boxes(row[boxes_column], box_units, where) if boxes_column and row[boxes_column] else None,
-                masks=(MaskFile(mask_column, file_in(root, mask, where)),) if mask else None,
-            )
+    images = [
+        RadiographRecord(
+            image_id=row.file,
+            subject_id=row.patient,
+            path=file_in(root, row.file, row.where),
+            labels=tuple(int(label in row.labels) for label in labels),
+            split=row.split,
+            view=row.view,
+            boxes=None if row.boxes is None else tuple(_rectangle(box, box_units) for box in row.boxes),
+            masks=(MaskFile(mask_column, file_in(root, row.mask, row.where)),) if row.mask else None,
         )
+        for row in rows
+        if row.labels or unlabelled != "drop"
+    ]
+    dropped = len(images) < len(rows)
     funnel = {"rows": len(rows)} | ({"with_labels": len(images)} if dropped else {})
     return RadiographSet(
         name=NAME,
@@ -114,7 +100,7 @@ def read_folder_csv(
         left_out={"without_labels": without} if dropped else {},
         source={
             "tables": [path.name],
-            "columns": [column for column in named if column],
+            "columns": columns.named,
             "unlabelled": unlabelled,
             "rows_without_labels": len(without),
         },
@@ -132,24 +118,5 @@ def _only_csv(root: Path) -> Path:
     return found[0]
 
 
-def parse_boxes(text: str, units: str, where: str) -> tuple[Rectangle, ...]:
-    """
-    The boxes of a cell.
-
-    Raises:
-        UserError: Not JSON of the form `[{"label", "x", "y", "w", "h"}, ...]`; names `where`.
-    """
-    if not text:
-        return ()
-    try:
-        boxes = [(str(box["label"]), [str(box[name]) for name in ("x", "y", "w", "h")]) for box in json.loads(text)]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise UserError(
-            f'{where}: the boxes are not [{{"label": ..., "x": ..., "y": ..., "w": ..., "h": ...}}, ...]'
-        ) from None
-    found = []
-    for label, values in boxes:
-        x, y, width, height = coordinates(values, where)
-        grid = (1.0, 1.0) if units == "share" else None
-        found.append(Rectangle(label, (x, y, x + width, y + height), grid))
-    return tuple(found)
+def _rectangle(box: Box, units: str) -> Rectangle:
+    return Rectangle(box.label, box.corners, (1.0, 1.0) if units == "share" else None)

@@ -13,11 +13,10 @@ from dataset_builder.radiographs.records import (
     coordinates,
     find_file,
     index_images,
-    some,
 )
 from dataset_builder.radiographs.regions import Rectangle
-from dataset_builder.reports.table import text_lines
 from medsyn.errors import UserError
+from medsyn.tables import first_few, text_lines
 
 NAME = "nih"
 LABELS = (
@@ -61,7 +60,7 @@ def read_nih(root: str | Path) -> RadiographSet:
     lists = {name: _read_list(find_file(root, name)) for name in ("train_val_list.txt", "test_list.txt")}
     in_both = sorted(lists["train_val_list.txt"] & lists["test_list.txt"])
     if in_both:
-        raise UserError(f"{len(in_both)} images stand in both official lists: {some(in_both)}; get the lists anew")
+        raise UserError(f"{len(in_both)} images are in both official lists: {first_few(in_both)}; get the lists anew")
     boxes_path = root / BOXES
     boxes = read_boxes(boxes_path) if boxes_path.is_file() else {}
     files = index_images(root, (".png", ".jpg", ".jpeg"))

@@ -14,11 +14,11 @@ from dataset_builder.radiographs.records import (
     coordinates,
     file_in,
     find_file,
-    table_rows,
 )
 from dataset_builder.radiographs.regions import Ellipse, Polygon, Rectangle, Shape
 from dataset_builder.radiographs.splits import shuffled_parts
 from medsyn.errors import UserError
+from medsyn.tables import numbered_rows
 
 NAME = "object-cxr"
 LABEL = "Foreign Object"
@@ -41,7 +41,7 @@ def read_object_cxr(root: str | Path) -> RadiographSet:
     images = []
     for name in ("train", "dev"):
         path = find_file(root, f"{name}.csv")
-        for number, row in table_rows(path, "image_name", "annotation"):
+        for number, row in numbered_rows(path, "image_name", "annotation"):
             where = f"{path}, row {number}"
             shapes = parse_annotation(row["annotation"], where)
             images.append(

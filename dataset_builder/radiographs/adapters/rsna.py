@@ -14,12 +14,12 @@ from dataset_builder.radiographs.records import (
     RadiographSet,
     coordinates,
     find_file,
-    table_rows,
 )
 from dataset_builder.radiographs.records import index_images as index
 from dataset_builder.radiographs.regions import Rectangle
 from dataset_builder.radiographs.splits import shuffled_parts
 from medsyn.errors import UserError
+from medsyn.tables import numbered_rows
 
 NAME = "rsna"
 LABEL = "Pneumonia"  # Target: "Lung Opacity" among the classes; "No Lung Opacity / Not Normal" counts as absent
@@ -44,13 +44,13 @@ def read_rsna(root: str | Path) -> RadiographSet:
     if not images.is_dir():
         raise FileNotFoundError(f"{root} holds no folder stage_2_train_images; unpack it there")
     classes: dict[str, str] = {}
-    for number, row in table_rows(classes_path, "patientId", "class"):
+    for number, row in numbered_rows(classes_path, "patientId", "class"):
         if classes.setdefault(row["patientId"], row["class"]) != row["class"]:
             raise UserError(f"{classes_path}, row {number}: patient {row['patientId']} has two classes; mend the rows")
     boxes: dict[str, list[Rectangle]] = {}
     targets: dict[str, str] = {}
     count = 0
-    for number, row in table_rows(path, "patientId", "x", "y", "width", "height", "Target"):
+    for number, row in numbered_rows(path, "patientId", "x", "y", "width", "height", "Target"):
         count += 1
         patient, target = row["patientId"], row["Target"]
         if target not in ("0", "1") or targets.setdefault(patient, target) != target:

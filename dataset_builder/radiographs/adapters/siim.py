@@ -18,12 +18,11 @@ from dataset_builder.radiographs.records import (
     RadiographSet,
     find_file,
     index_images,
-    some,
-    table_rows,
 )
 from dataset_builder.radiographs.regions import RunLengths
 from dataset_builder.radiographs.splits import shuffled_parts
 from medsyn.errors import UserError
+from medsyn.tables import first_few, numbered_rows
 
 NAME = "siim"
 LABEL = "Pneumothorax"
@@ -49,13 +48,13 @@ def read_siim(root: str | Path) -> RadiographSet:
     images = next((root / name for name in _FOLDERS if (root / name).is_dir()), None)
     if images is None:
         raise FileNotFoundError(f"{root} holds no folder {' or '.join(_FOLDERS)}; unpack the records there")
-    rows = [(row["ImageId"], row["EncodedPixels"]) for _, row in table_rows(path, "ImageId", "EncodedPixels")]
+    rows = [(row["ImageId"], row["EncodedPixels"]) for _, row in numbered_rows(path, "ImageId", "EncodedPixels")]
     runs: dict[str, list[str]] = {}
     for image_id, text in rows:
         runs.setdefault(image_id, []).append(text)
     both = [image_id for image_id, texts in runs.items() if EMPTY in texts and set(texts) != {EMPTY}]
     if both:
-        raise UserError(f"{path}: {len(both)} records have a row {EMPTY} beside another row: {some(both)}; mend them")
+        raise UserError(f"{path}: {len(both)} records have a row {EMPTY} beside another: {first_few(both)}; mend them")
     files = index_images(images, (".dcm", ".png", ".jpg", ".jpeg"))
     records = [
         RadiographRecord(

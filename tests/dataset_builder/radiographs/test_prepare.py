@@ -206,8 +206,8 @@ def test_runs_that_overrun_are_named_with_their_image(tmp_path, capsys):
         ({"labels": ""}, "1 of 12 rows have no labels: 0.png"),
         ({"split": "holdout"}, "row 1: split 'holdout' is not one of"),
         ({"split": "test"}, "1 patients are in more than one split, for example 'p0' in train and test"),
-        ({"patient_id": ""}, "row 1: names no file or no patient"),
-        ({"file": "1.png"}, "1 images stand in the tables more than once: 1.png"),
+        ({"patient_id": ""}, "row 1: names no patient; fill"),
+        ({"file": "1.png"}, "1 images are in the tables more than once: 1.png"),
         ({"file": "../0.png"}, "row 1: '../0.png' leads out of"),
     ],
 )

@@ -83,7 +83,7 @@ def test_lists_are_saved_with_count_and_hash_and_read_back(tmp_path):
     again, left_out = split_by_lists(draw_images(63), tmp_path / "splits")
     assert ids(again) == ids(splits) and left_out == {"in_no_list": ["i60", "i61", "i62"]}
     assert split_hash(ids(again)) == split_hash(ids(splits)) != split_hash({"train": ["i0"]})
-    with pytest.raises(ValueError, match="names .* images that are not in the data set"):
+    with pytest.raises(ValueError, match="names .* images that the data set lacks"):
         split_by_lists(draw_images(50), tmp_path / "splits")
     (tmp_path / "splits" / "test.txt").write_text("i0\n")
     (tmp_path / "splits" / "train.txt").write_text("i1\n")

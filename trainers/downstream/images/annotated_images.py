@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,15 +13,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from medsyn.errors import UserError
+from medsyn.image_csv import Box, ImageColumns, image_rows
+from medsyn.tables import column_names, first_few, table_columns
 from trainers.downstream.images.image_set import (
     UNREADABLE,
     ImageSet,
-    csv_table,
     dataset_table,
     encoded_image,
-    existing_files,
+    existing_rows,
     patient_splits,
-    some,
 )
 
 UNANNOTATED = ("drop", "negative")
@@ -196,28 +195,31 @@ def annotated_from_csv(
         UserError: A column or finding is missing, boxes are malformed or not inside their image, or what [`ImageSet`]
             raises.
     """
-    path = Path(path)
-    needed = [column for column in (file_column, patient_column, annotated_column) if column]
-    table = csv_table(path, needed, None if shares else split_column)
-    kinds = [column for column in (boxes_column, mask_column) if column in table]
-    if not kinds:
-        named = " or ".join(repr(column) for column in (boxes_column, mask_column) if column)
-        raise UserError(f"{path} has no column {named}; it has {', '.join(table.columns)}")
-    table.insert(0, "\n", np.arange(len(table)) + 2)  # line numbers for messages; no CSV column has this name
-    table, missing = existing_files(path, table, file_column, skip_missing)
-    looked = table[annotated_column] != "" if annotated_column else np.zeros(len(table), dtype=bool)
-    without = np.zeros(len(table), dtype=bool)
-    for column in kinds:
-        without |= np.asarray((table[column] == "") & ~looked)
+    path, asked = Path(path), (boxes_column, mask_column)
+    header = table_columns(path)
+    boxes_column, mask_column = (name if name in header else None for name in asked)
+    if boxes_column is mask_column is None:
+        named = " or ".join(repr(name) for name in asked if name)
+        raise UserError(f"{path} has no column {named}; it has {column_names(header)}")
+    columns = ImageColumns(
+        file_column,
+        patient_column,
+        labels=None,
+        split=None if shares else split_column,
+        boxes=boxes_column,
+        mask=mask_column,
+        annotated=annotated_column,
+    )
+    rows, missing = existing_rows(path, list(image_rows(path, columns)), skip_missing)
+    unseen_boxes = np.array([boxes_column is not None and row.boxes is None for row in rows])
+    unseen_masks = np.array([mask_column is not None and row.mask is None for row in rows])
+    without = (unseen_boxes | unseen_masks) & ~np.array([row.annotated for row in rows])
     kept = _kept(without, unannotated)
-    files = list(table[file_column])
+    files = [row.file for row in rows]
 
     boxes = mask = None
-    if boxes_column in kinds:
-        cells = [
-            parse_boxes(cell, f"{path}, line {line}")
-            for cell, line in zip(table[boxes_column], table["\n"], strict=True)
-        ]
+    if boxes_column:
+        cells = [[_clipped(box, row.where) for box in row.boxes or ()] for row in rows]
         _check_findings(str(path), findings, {label for cell in cells for label, _ in cell})
         shares_by_row = [
             np.array([share for label, share in cell if not findings or label in findings]) for cell in cells
@@ -228,12 +230,12 @@ def annotated_from_csv(
             share = shares_by_row[kept[row]].reshape(-1, 4)  # (n, 4): x0, y0, x1, y1 from 0 to 1
             return (share * [width, height, width, height]).astype(np.float32)
 
-    if mask_column in kinds:
-        mask_files = list(table[mask_column])
+    if mask_column:
+        mask_files = [row.mask for row in rows]
         absent = [name for name in mask_files if name and not (path.parent / name).is_file()]
         if absent:
             raise FileNotFoundError(
-                f"{len(absent)} masks that {path} names do not exist: {some(absent)}; fix the paths"
+                f"{len(absent)} masks that {path} names do not exist: {first_few(absent)}; fix the paths"
             )
 
         def mask(row: int) -> np.ndarray:
@@ -244,8 +246,8 @@ def annotated_from_csv(
         name=path.stem,
         ids=files,
         encoded=lambda row: (path.parent / files[row]).read_bytes(),
-        patients=table[patient_column].to_numpy(dtype=str),
-        splits=None if shares else table[split_column].to_numpy(dtype=str),
+        patients=np.array([row.patient for row in rows]),
+        splits=None if shares else np.array([row.split for row in rows]),
         kept=kept,
         without=without,
         finding="|".join(findings) if findings else None,
@@ -259,31 +261,14 @@ def annotated_from_csv(
     return found
 
 
-def parse_boxes(cell: str, where: str) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Parses the boxes of a cell into `(label, (x0, y0, x1, y1))`, in shares of the image.
-
-    Raises:
-        UserError: The cell is not JSON of that form, a box is outside its image by more than `OVERHANG`, or has no
-            area; the message names `where`.
-    """
-    if not cell:
-        return []
-    try:
-        boxes = [(str(box["label"]), *(float(box[name]) for name in "xywh")) for box in json.loads(cell)]
-    except (ValueError, TypeError, KeyError):
-        raise UserError(
-            f'{where}: the boxes are not [{{"label": ..., "x": ..., "y": ..., "w": ..., "h": ...}}, ...]'
-        ) from None
-    found = []
-    for label, x, y, width, height in boxes:
-        corners = (x, y, x + width, y + height)
-        cut = tuple(min(max(value, 0.0), 1.0) for value in corners)
-        outside = not all(abs(one - other) <= OVERHANG for one, other in zip(corners, cut, strict=True))
-        if outside or not (cut[0] < cut[2] and cut[1] < cut[3]):
-            what = "is not inside its image, from 0 to 1" if outside else "has no area"
-            raise UserError(f"{where}: box x {x:g}, y {y:g}, w {width:g}, h {height:g} {what}; fix it")
-        found.append((label, cut))
-    return found
+def _clipped(box: Box, where: str) -> tuple[str, tuple[float, ...]]:
+    """Returns the label and the corners of a box in shares of its image, clipped to the image."""
+    cut = tuple(min(max(value, 0.0), 1.0) for value in box.corners)
+    outside = not all(abs(one - other) <= OVERHANG for one, other in zip(box.corners, cut, strict=True))
+    if outside or not (cut[0] < cut[2] and cut[1] < cut[3]):
+        what = "is not inside its image, from 0 to 1" if outside else "has no area"
+        raise UserError(f"{where}: {box} {what}; fix it")
+    return box.label, cut
 
 
 def _check_findings(where: str, findings: Sequence[str] | None, known: set[str]) -> None:
@@ -308,7 +293,7 @@ def _annotated(ids, encoded, patients, splits, kept, without, shares, seed, **re
     if left and len(kept) < len(ids):
         left_out = {"not annotated": left}
     elif left:
-        notes = (f"{len(left)} images without annotation count as negatives: {some(left)}",)
+        notes = (f"{len(left)} images without annotation count as negatives: {first_few(left)}",)
     if not len(kept):
         raise UserError(f"{rest['name']}: none of the {len(ids)} images is annotated")
     if shares:

@@ -16,12 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from medsyn.errors import UserError
-from medsyn.schema import SPLITS
+from medsyn.image_csv import ImageRow
+from medsyn.schema import SPLIT_NAMES, SPLITS
+from medsyn.tables import first_few
 
 if TYPE_CHECKING:
     import datasets
 
-SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 UNREADABLE = (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
@@ -138,7 +139,7 @@ class ImageSet:
         """Returns the remarks for the results: skipped and excluded images with counts and first ids, leaks, notes."""
         kinds = {"skipped {} missing images": self.missing}
         kinds |= {f"left out {{}} images: {why}": ids for why, ids in self.left_out.items()}
-        told = [f"{what.format(len(ids))}: {some(ids)}" for what, ids in kinds.items() if ids]
+        told = [f"{what.format(len(ids))}: {first_few(ids)}" for what, ids in kinds.items() if ids]
         leaks = self.leaks()
         if any(leaks.values()):
             told.append(
@@ -146,11 +147,6 @@ class ImageSet:
                 f"than one split, {leaks['test_patients']} of the test patients in train too (--allow-leaks)"
             )
         return told + list(self.notes)
-
-
-def some(names: Sequence[str], shown: int = 5) -> str:
-    """Returns the first few of a list of names as text."""
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
 
 
 def patient_splits(patients: np.ndarray, shares: Sequence[float], seed: int = 0) -> np.ndarray:
@@ -175,47 +171,20 @@ def patient_splits(patients: np.ndarray, shares: Sequence[float], seed: int = 0)
     return np.array([place[name] for name in patients])
 
 
-def csv_table(path: Path, columns: Sequence[str], split_column: str | None = "split") -> pd.DataFrame:
-    """Reads a CSV as text, empty cells as empty strings; `split_column`, if given, is mapped to `SPLITS`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        UserError: A column is missing, the file is not UTF-8, or a split has an unknown name.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    for column in (*columns, *([split_column] if split_column else [])):
-        if column not in table:
-            raise UserError(f"{path} has no column {column!r}; it has {', '.join(table.columns)}")
-    if split_column:
-        odd = ~table[split_column].isin(SPLIT_NAMES)
-        if odd.any():
-            row = int(odd.idxmax())
-            raise UserError(
-                f"{path}, line {row + 2}: split {table[split_column][row]!r} is not one of {', '.join(SPLIT_NAMES)}"
-            )
-        table[split_column] = table[split_column].map(SPLIT_NAMES)
-    return table
-
-
-def existing_files(
-    path: Path, table: pd.DataFrame, column: str, skip_missing: bool
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def existing_rows(path: Path, rows: list[ImageRow], skip_missing: bool) -> tuple[list[ImageRow], tuple[str, ...]]:
     """Returns the rows whose file, relative to the CSV `path`, exists, and the file names of the other rows.
 
     Raises:
         FileNotFoundError: Files do not exist and `skip_missing` is not set.
     """
-    absent = ~table[column].map(lambda name: (path.parent / name).is_file())
-    missing = tuple(table[column][absent])
+    missing = tuple(row.file for row in rows if not (path.parent / row.file).is_file())
     if missing and not skip_missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(table)} images that {path} names do not exist, first {some(missing)}: "
+            f"{len(missing)} of {len(rows)} images that {path} names do not exist, first {first_few(missing)}: "
             "fix the paths, or leave these images out with --skip-missing"
         )
-    return table[~absent].reset_index(drop=True), missing
+    absent = set(missing)
+    return [row for row in rows if row.file not in absent], missing
 
 
 def dataset_table(
@@ -255,7 +224,7 @@ def dataset_table(
     if len(absent):
         ids = [str(value) for value in table.select(absent)["image_id"]]
         raise UserError(
-            f"dataset {name}: {len(absent)} of {len(table)} rows have no image: {some(ids)}; remove these rows"
+            f"dataset {name}: {len(absent)} of {len(table)} rows have no image: {first_few(ids)}; remove these rows"
         )
     return table, np.array(splits)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from medsyn.errors import UserError
+from medsyn.image_csv import ImageColumns, image_rows
+from medsyn.tables import first_few
 from trainers.downstream.images.image_set import (
     ImageSet,
-    csv_table,
     dataset_table,
     encoded_image,
-    existing_files,
+    existing_rows,
     patient_splits,
-    some,
 )
 
 UNCERTAIN = {"mask": np.nan, "absent": 0.0, "present": 1.0}
@@ -56,8 +56,8 @@ class LabelledImages(ImageSet):
         if len(odd):
             raise UserError(
                 f"{self.name}: {len(odd)} of {len(self.ids)} images do not have exactly one of the labels "
-                f"{', '.join(self.labels)}: {some([self.ids[row] for row in odd])}; select mutually exclusive labels "
-                "with --labels, or drop --exclusive"
+                f"{', '.join(self.labels)}: {first_few([self.ids[row] for row in odd])}; select mutually exclusive "
+                "labels with --labels, or drop --exclusive"
             )
 
     def with_labels(
@@ -113,7 +113,7 @@ def images_from_csv(
 ) -> LabelledImages:
     """Reads a CSV with one image per row: file relative to the CSV, labels joined by `|`, split and patient.
 
-    Labels that a row does not list are absent. Splits are `train`, `valid`, `val`, `dev` or `validation`, and `test`;
+    Labels that a row does not list are absent. Splits are called as in [`SPLIT_NAMES`];
     with `shares` of train, validation and test, patients are re-split with `seed` and the column is not read.
     `unlabelled` says how to treat rows without any label: all labels absent (`absent`), left out (`drop`) or an error
     (`error`); the notes give their number.
@@ -123,21 +123,20 @@ def images_from_csv(
         UserError: A column is missing, the file is not UTF-8, or what [`LabelledImages`] raises.
     """
     path = Path(path)
-    table = csv_table(path, (file_column, labels_column, patient_column), None if shares else split_column)
-    table, missing = existing_files(path, table, file_column, skip_missing)
-    present = [{label.strip() for label in cell.split("|") if label.strip()} for cell in table[labels_column]]
-    labels = tuple(sorted(set().union(*present)))
-    files = list(table[file_column])
+    columns = ImageColumns(file_column, patient_column, labels_column, None if shares else split_column)
+    rows, missing = existing_rows(path, list(image_rows(path, columns)), skip_missing)
+    labels = tuple(sorted({label for row in rows for label in row.labels}))
+    files = [row.file for row in rows]
     return _labelled(
         name=path.stem,
         ids=files,
         encoded=lambda row: (path.parent / files[row]).read_bytes(),
         labels=labels,
-        targets=np.array([[float(label in row) for label in labels] for row in present]),
-        patients=table[patient_column].to_numpy(dtype=str),
-        splits=None if shares else table[split_column].to_numpy(dtype=str),
+        targets=np.array([[float(label in row.labels) for label in labels] for row in rows]),
+        patients=np.array([row.patient for row in rows]),
+        splits=None if shares else np.array([row.split for row in rows]),
         missing=missing,
-        without=np.array([not row for row in present]),
+        without=np.array([not row.labels for row in rows]),
         unlabelled=unlabelled,
         shares=shares,
         seed=seed,
@@ -209,11 +208,13 @@ def _labelled(
     kept, left_out, notes = np.arange(len(ids)), {}, ()
     if odd and unlabelled == "error":
         raise UserError(
-            f"{name}: {len(odd)} of {len(ids)} images have no label: {some(odd)}; pass --unlabelled absent if they "
-            "are negative for all labels, else --unlabelled drop"
+            f"{name}: {len(odd)} of {len(ids)} images have no label: {first_few(odd)}; pass --unlabelled absent if "
+            "they are negative for all labels, else --unlabelled drop"
         )
     if odd and unlabelled == "absent":
-        notes = (f"{len(odd)} images have no label and count as negative for all: {some(odd)} (--unlabelled absent)",)
+        notes = (
+            f"{len(odd)} images have no label and count as negative for all: {first_few(odd)} (--unlabelled absent)",
+        )
     elif odd:
         kept, left_out = np.flatnonzero(~without), {"no label": odd}
     if shares:

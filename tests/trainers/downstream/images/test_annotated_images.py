@@ -103,7 +103,7 @@ def test_images_without_the_selected_findings_are_negatives(csv, dataset):
 def test_only_the_requested_annotations_are_read(csv, dataset, tmp_path):
     assert annotated_from_csv(csv, boxes_column=None).boxes is None
     assert annotated_from_dataset(dataset, kinds=("masks",)).boxes is None
-    with pytest.raises(ValueError, match="no column 'boxes' or 'mask'; it has file"):
+    with pytest.raises(ValueError, match="no column 'boxes' or 'mask'; it has 'file'"):
         annotated_from_csv(write_csv(tmp_path))
     with pytest.raises(ValueError, match="unannotated 'maybe' is not one of drop, negative"):
         annotated_from_csv(csv, unannotated="maybe")
@@ -112,15 +112,18 @@ def test_only_the_requested_annotations_are_read(csv, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("none", "line 4: the boxes are not"),
-        ('[{"label": "Mass", "x": 0.1}]', "line 4: the boxes are not"),
-        ('[{"label": "Mass", "x": 0.5, "y": 0.5, "w": 0.6, "h": 0.1}]', "line 4: box x 0.5.*not inside its image"),
-        ('[{"label": "Mass", "x": NaN, "y": 0.5, "w": 0.1, "h": 0.1}]', "line 4: box x nan.*not inside"),
-        ('[{"label": "Mass", "x": 0.5, "y": 0.5, "w": 0, "h": 0.1}]', "line 4: box x 0.5.*no area"),
-        ('[{"label": "Mass", "x": 50, "y": 60, "w": 10, "h": 10}]', "line 4: box x 50.*from 0 to 1"),
+        ("none", "row 3: the boxes are not"),
+        ('[{"label": "Mass", "x": 0.1}]', "row 3: the boxes are not"),
+        ('[{"label": "Mass", "x": 0.5, "y": 0.5, "w": 0.6, "h": 0.1}]', "row 3: box x 0.5.*not inside its image"),
+        (
+            '[{"label": "Mass", "x": NaN, "y": 0.5, "w": 0.1, "h": 0.1}]',
+            "row 3: box x nan.*not made of finite numbers",
+        ),
+        ('[{"label": "Mass", "x": 0.5, "y": 0.5, "w": 0, "h": 0.1}]', "row 3: box x 0.5.*no area"),
+        ('[{"label": "Mass", "x": 50, "y": 60, "w": 10, "h": 10}]', "row 3: box x 50.*from 0 to 1"),
     ],
 )
-def test_invalid_boxes_raise_with_their_line(tmp_path, cell, message):
+def test_invalid_boxes_raise_with_their_row(tmp_path, cell, message):
     path = write_annotated_csv(tmp_path)
     change(path, 2, "boxes", cell)
     with pytest.raises(ValueError, match=message):

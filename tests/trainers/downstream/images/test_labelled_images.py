@@ -54,7 +54,7 @@ def test_missing_images_raise_without_skip_missing(tmp_path):
 @pytest.mark.parametrize(
     ("row", "column", "value", "message"),
     [
-        (0, "split", "holdout", "line 2: split 'holdout'"),
+        (0, "split", "holdout", "row 1: split 'holdout'"),
         (1, "file", "images/train000.png", "'images/train000.png' appears twice"),
         (61, "patient_id", "train-0", "'train-0' is in train and validation"),
     ],
@@ -130,7 +130,7 @@ def test_incomplete_dataset_rows_raise_and_images_stored_beside_it_are_read(tmp_
     assert "no label" in images_from_dataset(str(folder), unlabelled="drop").left_out
     for split, new in (("train", "train"), ("validation", "validation"), ("test", "extra")):
         (folder / "data" / f"{split}-0.parquet").rename(folder / "data" / f"{new}-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="split 'extra' is not one of train, test, validation"):
+    with pytest.raises(ValueError, match="split 'extra' is not one of train, training, validation"):
         images_from_dataset(str(folder))
     assert len(images_from_dataset(str(folder), shares=(60, 20, 20)).ids) == 110
 
