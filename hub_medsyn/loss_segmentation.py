@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 
 def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
@@ -26,10 +26,7 @@ def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
     """
     if logits.shape != masks.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and masks {tuple(masks.shape)} are not of one shape")
-    masks = masks.to(logits.dtype)
-    surprise = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    wrong = F.logsigmoid(logits * (1 - 2 * masks))  # the log-probability of the other class
-    return ((gamma * wrong).exp() * surprise).mean()
+    return sigmoid_focal_loss(logits, masks.to(logits.dtype), alpha=-1, gamma=gamma, reduction="mean")
 
 
 def soft_dice(logits: Tensor, masks: Tensor, smooth: float = 1.0) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_convert, nms
+from torchvision.ops import batched_nms, box_convert
 
 RULES = ("official", "fixed")
 IGNORE_IOU = 0.5
@@ -145,12 +145,7 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, classes: Tensor, iou:
         `torch.LongTensor`: Their numbers, by falling score.
     """
     ends = boxes + boxes.new_tensor([0, 0, 1, 1])
-    kept = [
-        (classes == label).nonzero()[:, 0][nms(ends[classes == label], scores[classes == label], iou)]
-        for label in classes.unique()
-    ]
-    kept = torch.cat(kept) if kept else classes.new_zeros(0)
-    return kept[scores[kept].argsort(descending=True, stable=True)]
+    return batched_nms(ends, scores, classes, iou)
 
 
 def select(
