@@ -53,7 +53,10 @@ def training_arguments(folder: str, settings, seed: int, **more) -> TrainingArgu
 
 
 class EpochOf(TrainerCallback):
-    """Tells a data set, by its `epoch`, which epoch begins."""
+    """Sets the `epoch` of a dataset when an epoch begins.
+
+    Not by `set_epoch`: accelerate calls that of the seedable sampler or, by version, of the dataset, never surely both.
+    """
 
     def __init__(self, data: torch.utils.data.Dataset):
         self.data = data
