@@ -1,7 +1,7 @@
 """Checks that the file of an image holds its pixels and nothing else: no text, EXIF, comment, profile or hidden tail.
 
-Such a file is refused rather than encoded anew: what is published then keeps the digests of the build's manifest, and a
-JPEG its size and pixels.
+Such a file is refused rather than encoded anew: what is published then keeps the digests of the build's manifest, and
+a JPEG its size and pixels.
 """
 
 from __future__ import annotations

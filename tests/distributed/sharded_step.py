@@ -24,7 +24,7 @@ def model_of(method: str):
 
 
 def sharded_steps(out: Path) -> None:
-    """Leaves loss and gradients of each method, plain and cached, in `<method>-<run>.pt`.
+    """Writes each rank's loss and share of the gradients as `<method>-<run>-<rank>.pt`; a run is plain or cached.
 
     Accelerate shards on GPUs alone: its own preparation is called with what it reads of an `Accelerator`.
     """
@@ -55,6 +55,5 @@ def sharded_steps(out: Path) -> None:
             loss.backward()
             if cache:
                 cache.backward(model, accelerator)
-            gradients = {name: value.grad.full_tensor() for name, value in model.named_parameters()}
-            if rank == 0:
-                torch.save({"loss": loss.detach(), "gradients": gradients}, out / f"{method}-{run}.pt")
+            shares = {name: value.grad.to_local() for name, value in model.named_parameters()}
+            torch.save({"loss": loss.detach(), "gradients": shares}, out / f"{method}-{run}-{rank}.pt")

@@ -55,7 +55,7 @@ def training_arguments(folder: str, settings, seed: int, **more) -> TrainingArgu
 class EpochOf(TrainerCallback):
     """Sets the `epoch` of a dataset when an epoch begins.
 
-    Not by `set_epoch`: accelerate calls that of the seedable sampler or, by version, of the dataset, never surely both.
+    Not by `set_epoch`: accelerate calls that of the seedable sampler and, in some versions only, of the dataset.
     """
 
     def __init__(self, data: torch.utils.data.Dataset):
