@@ -1,4 +1,4 @@
-"""Image-text encoders for radiographs. Importing the package registers them with the Auto classes of transformers."""
+"""Image-text encoders for radiographs. Importing the package registers them with transformers."""
 
 from transformers import (
     AutoConfig,
@@ -14,6 +14,7 @@ from .configuration_detection import MedSynDetectionConfig
 from .configuration_medsyn import ConVIRTConfig, GLoRIAConfig, MedSynConfig, MGCAConfig
 from .image_processing_detection import MedSynDetectionImageProcessor
 from .image_processing_medsyn import MedSynImageProcessor
+from .inference import pipelines
 from .modeling_convirt import ConVIRTModel
 from .modeling_detection import DetectionOutput, MedSynForObjectDetection
 from .modeling_gloria import GLoRIAModel
@@ -52,3 +53,5 @@ AutoImageProcessor.register(
     slow_image_processor_class=MedSynDetectionImageProcessor,
     fast_image_processor_class=MedSynDetectionImageProcessor,
 )
+
+pipelines.register()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import os
 from pathlib import Path
 
+import httpx
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+from .image_files import BROKEN, decode
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as PIL converts colour to grey
 
@@ -73,14 +78,33 @@ def to_grey(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
     return np.rint((pixels - low) / (high - low) * 255).astype(np.uint8)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """A file in its own mode, turned as its EXIF data say: transformers' `load_image` cuts 16-bit images off at 255.
+def open_image(source: str | Path) -> Image.Image:
+    """Opens an image in its own mode, upright: transformers' `load_image` cuts 16-bit images off at 255.
+
+    Args:
+        source (`str` or `Path`): A path, a URL, or the image in base64 as `load_image` takes it.
 
     Raises:
-        OSError: If there is no such file, or it is no image.
+        OSError: There is no such file, or it is no image.
+        ValueError: A string is neither a path nor a URL nor base64.
     """
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image)
+    if isinstance(source, Path) or os.path.isfile(source):
+        name, content = str(source), Path(source).read_bytes()
+    elif source.startswith(("http://", "https://")):
+        name = source[:200]
+        content = httpx.get(source, timeout=60, follow_redirects=True).raise_for_status().content
+    else:
+        name = "the base64 image"
+        try:
+            content = base64.b64decode(source.partition(",")[2] if source.startswith("data:image/") else source)
+        except ValueError:
+            content = b""
+        if not content:
+            raise FileNotFoundError(f"there is no image {source[:200]!r}; pass a path, a URL, or an image in base64")
+    try:
+        return decode(content)
+    except BROKEN as error:
+        raise OSError(f"{name} is no image that can be read ({type(error).__name__})") from None
 
 
 class MedSynImageProcessor(BaseImageProcessor):
@@ -162,11 +186,22 @@ class MedSynImageProcessor(BaseImageProcessor):
         scaled = squares[:, None].astype(np.float32) / 255  # (images, 1, side, side)
         return (scaled - mean[:, None, None]) / std[:, None, None]  # (images, num_channels, side, side)
 
+    def fetch_images(self, image_url_or_urls):
+        """Opens what is a path, a URL or base64 in its full depth, and leaves images as they are; lists item by item.
+
+        Processors of transformers call it before [`preprocess`].
+        """
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(item) for item in image_url_or_urls]
+        if isinstance(image_url_or_urls, str | Path):
+            return open_image(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
     def preprocess(self, images, return_tensors: str | None = None, **kwargs) -> BatchFeature:
         """
         Args:
-            images: One image or a list of them, each as [`to_grey`] takes it, as a path, or as the URL of an 8-bit
-                image; a four-dimensional array is a list of its items.
+            images: One image or a list of them, each as [`to_grey`] or [`open_image`] takes it; a
+                four-dimensional array is a list of its items.
             return_tensors (`str`, *optional*): `pt` or `np`; a list of arrays otherwise.
 
         Returns:
@@ -188,9 +223,7 @@ class MedSynImageProcessor(BaseImageProcessor):
             raise ValueError("no images were given; pass one or more")
         squares = []
         for position, image in enumerate(images):
-            if isinstance(image, str) and image.startswith(("http://", "https://")):
-                image = self.fetch_images(image)
-            elif isinstance(image, str | Path):
+            if isinstance(image, str | Path):
                 image = open_image(image)
             try:
                 squares.append(self.resize_and_pad(to_grey(image)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from medsyn.errors import UserError
 
@@ -11,12 +12,23 @@ _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers with no segment beh
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, and JPEG-LS
 
 
-def jpeg_size(stream: bytes) -> tuple[int, int, int]:
-    """
-    The size that a JPEG or JPEG-LS stream names in its frame header.
+class Frame(NamedTuple):
+    """What a compressed frame says of itself; `bits` are those of a sample, signed or not."""
 
-    Returns:
-        `tuple[int, int, int]`: Rows, columns, components.
+    rows: int
+    columns: int
+    components: int
+    bits: int
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Rows, columns, components."""
+        return self.rows, self.columns, self.components
+
+
+def jpeg_frame(stream: bytes) -> Frame:
+    """
+    Reads the frame header of a JPEG or JPEG-LS stream.
 
     Raises:
         UserError: No frame header.
@@ -33,8 +45,8 @@ def jpeg_size(stream: bytes) -> tuple[int, int, int]:
             continue
         (length,) = struct.unpack_from(">H", stream, at + 2)
         if marker in _FRAME_HEADERS and at + 10 <= len(stream):
-            rows, columns, components = struct.unpack_from(">HHB", stream, at + 5)
-            return rows, columns, components
+            bits, rows, columns, components = struct.unpack_from(">BHHB", stream, at + 4)
+            return Frame(rows, columns, components, bits)
         at += 2 + length
     raise UserError("the compressed JPEG frame has no frame header")
 
@@ -56,22 +68,19 @@ def check_jpeg_is_whole(stream: bytes, pixels: int, most_a_byte: int | None) -> 
         raise UserError("the compressed JPEG frame is cut short")
 
 
-def jpeg_2000_size(stream: bytes) -> tuple[int, int, int]:
+def jpeg_2000_frame(stream: bytes) -> Frame:
     """
-    The size that a JPEG 2000 codestream names, bare or in a JP2 file.
-
-    Returns:
-        `tuple[int, int, int]`: Rows, columns, components.
+    Reads the SIZ marker of a JPEG 2000 codestream, bare or in a JP2 file.
 
     Raises:
         UserError: No SIZ marker in the first 4 KiB.
     """
     at = stream.find(_SIZE_OF_IMAGE, 0, 4096)
-    if at < 0 or at + 42 > len(stream):
+    if at < 0 or at + 43 > len(stream):
         raise UserError("the compressed frame is no JPEG 2000 codestream")
     right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
-    (components,) = struct.unpack_from(">H", stream, at + 40)
-    return bottom - top, right - left, components
+    components, depth = struct.unpack_from(">HB", stream, at + 40)
+    return Frame(bottom - top, right - left, components, (depth & 0x7F) + 1)
 
 
 def check_run_lengths(frame: bytes, segment_bytes: int) -> None:

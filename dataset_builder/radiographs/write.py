@@ -74,7 +74,7 @@ def image_row(
         image = read_image(record.path, settings.image_size, settings.image_format)
     except (ValueError, OSError) as error:
         return Outcome(None, (UNREADABLE, f"{record.image_id} ({error})"))
-    mended: Counter = Counter()
+    mended: Counter = Counter(f"dicom_files_without_{tag}" for tag in image.defaults)
     boxes = []
     for shape in record.boxes or ():
         try:

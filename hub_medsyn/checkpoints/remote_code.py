@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import json
 import shutil
@@ -22,7 +23,7 @@ from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
 from medsyn.errors import UserError, reading
 
 # What the code may import besides its siblings: whoever loads a checkpoint is asked to install these.
-LIBRARIES = frozenset({"PIL", "numpy", "safetensors", "timm", "torch", "transformers"})
+LIBRARIES = frozenset({"PIL", "httpx", "numpy", "safetensors", "timm", "torch", "transformers"})
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -60,19 +61,30 @@ def sibling_imports(path: Path) -> list[Path]:
     return siblings
 
 
-def code_files(classes: list[type]) -> list[Path]:
-    """The files that define `classes`, and all that these import from the same folder, sorted by name.
+def source_of(path: Path) -> Path:
+    """The file whose code travels as `path`: that of a module of `medsyn` if all it does is import from there."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    module = imports[0].module if len(imports) == 1 and isinstance(imports[0], ast.ImportFrom) else None
+    if module is None or not module.startswith("medsyn.") or any(hasattr(node, "body") for node in body):
+        return path
+    return Path(importlib.util.find_spec(module).origin)
+
+
+def code_files(classes: list[type]) -> dict[str, Path]:
+    """The files that define `classes`, and all that these import from the same folder, by name.
 
     Raises:
         UserError: If one of them imports something that would be missing; see [`sibling_imports`].
     """
-    found, waiting = set(), [Path(inspect.getfile(defined)) for defined in classes]
+    found: dict[str, Path] = {}
+    waiting = [Path(inspect.getfile(defined)) for defined in classes]
     while waiting:
         path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += sibling_imports(path)
-    return sorted(found)
+        if path.name not in found:
+            found[path.name] = source_of(path)
+            waiting += sibling_imports(found[path.name])
+    return dict(sorted(found.items()))
 
 
 def auto_reference(defined: type) -> str:
@@ -142,8 +154,8 @@ def add_remote_code(folder: str | Path) -> list[str]:
         files = code_files(list(classes.values()))
     settings["config.json"] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     set_auto_map(settings["config.json"], classes)
-    for path in files:
-        shutil.copyfile(path, folder / path.name)
+    for name, source in files.items():
+        shutil.copyfile(source, folder / name)
     for name, saved in settings.items():
         (folder / name).write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return [path.name for path in files]
+    return list(files)

@@ -7,7 +7,6 @@ refusal holds nothing of the file: neither its name nor its path nor any value o
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import struct
@@ -15,17 +14,17 @@ import tempfile
 import threading
 import time
 import unicodedata
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dataset_builder.radiographs.codestream import check_jpeg_is_whole, jpeg_size
+from dataset_builder.radiographs.codestream import check_jpeg_is_whole, jpeg_frame
 from dataset_builder.radiographs.dicom import DicomError, DicomSupportMissing, read_dicom
 from hub_medsyn.image_processing_medsyn import to_grey
 from medsyn.errors import UserError
+from medsyn.images import BROKEN, decode_file, upright
 from spaces_app.guard.dicom_extract import NotUnderstood, pixel_file
 
 MAX_BYTES = 40 * 2**20
@@ -51,8 +50,6 @@ _OTHER_KINDS = (
     (b"RIFF", "WebP or other RIFF"),
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
 )
-# What Pillow raises on broken files.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _WANTED = "Choose a PNG, JPEG or DICOM file of a chest radiograph."
 # What word processors leave in texts: soft hyphens, zero widths and form feeds.
 _INVISIBLE = {0xAD: None, 0x200B: None, 0x2060: None, 0xFEFF: None, 0x0B: "\n", 0x0C: "\n"}
@@ -269,7 +266,7 @@ def _checked_jpeg(content: bytes) -> bytes:
         raise broken
     content = content[:end]
     try:
-        rows, columns, _ = jpeg_size(content)
+        rows, columns, *_ = jpeg_frame(content)
     except (ValueError, struct.error):
         raise broken from None
     _check_size(columns, rows)
@@ -284,16 +281,14 @@ def _checked_jpeg(content: bytes) -> bytes:
 
 def _from_picture(content: bytes, kind: str) -> tuple[np.ndarray, list[str]]:
     try:
-        with Image.open(io.BytesIO(content), formats=(kind,)) as image:
-            _check_size(*image.size)
-            size = image.size
-            image.load()
-            if kind == "JPEG" and _ends_in_grey(image):
-                raise Refused("The lower part of this JPEG file is missing; get it anew.")
-            image = ImageOps.exif_transpose(_shrunk(image))
+        image, _ = decode_file(content, (kind,), lambda image: _check_size(*image.size))
+        size = image.size
+        if kind == "JPEG" and _ends_in_grey(image):
+            raise Refused("The lower part of this JPEG file is missing; get it anew.")
+        image = _shrunk(upright(image))
     except Refused:
         raise
-    except (*_BROKEN, Image.DecompressionBombError):
+    except BROKEN:
         raise Refused(f"This {kind} file is broken or cut short; get it anew.") from None
     notes = _shrinking(size)
     if image.mode == "F":

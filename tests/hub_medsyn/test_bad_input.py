@@ -1,5 +1,8 @@
 """What cannot be used is named, with its remedy; what looks unusable and is not behaves as the docs say."""
 
+import base64
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import (
     AlbertConfig,
+    AutoProcessor,
     DebertaV2Config,
     DistilBertConfig,
     DistilBertModel,
@@ -16,12 +20,15 @@ from transformers import (
     Trainer,
     TrainingArguments,
     VisionTextDualEncoderProcessor,
+    ViTImageProcessor,
     pipeline,
 )
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from hub_medsyn import ConVIRTModel, GLoRIAModel, MedSynImageProcessor, MGCAModel
 from hub_medsyn.image_processing_medsyn import to_grey
+from hub_medsyn.inference import pipelines
 from tests.fixtures.tiny_models import (
     side_of,
     tiny_convirt,
@@ -186,20 +193,44 @@ def test_sixteen_bit_files_are_scaled_and_not_clipped(tmp_path):
         np.testing.assert_allclose(pixels, scaled, atol=1 / 255)
 
 
-def test_the_pipeline_takes_a_sixteen_bit_image_once_it_is_grey(tmp_path):
+def test_the_pipeline_and_the_processor_read_sixteen_bits_in_full_depth(tmp_path):
     tiny_convirt().save_pretrained(tmp_path)
     VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()).save_pretrained(tmp_path)
     classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
-    deep = Image.fromarray(IMAGE.astype(np.uint16) * 257)
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    deep = Image.fromarray(values)
+    deep.save(tmp_path / "image.png")
 
     def scores(image):
         found = classify(image, candidate_labels=["edema", "no edema"], hypothesis_template="{}")
         return sorted((item["label"], item["score"]) for item in found)
 
-    expected = Image.fromarray(to_grey(deep))
-    assert scores(expected) != scores(deep)  # the pipeline itself makes 8 bits of it, clipping
-    seen = classify.image_processor(expected)["pixel_values"]
-    np.testing.assert_array_equal(seen, classify.image_processor(deep)["pixel_values"])
+    grey = to_grey(deep)
+    assert len(np.unique(grey)) > 200
+    expected = scores(Image.fromarray(grey))
+    given = (
+        deep,
+        tmp_path / "image.png",
+        "data:image/png;base64," + base64.b64encode((tmp_path / "image.png").read_bytes()).decode(),
+    )
+    for image in (deep, *map(str, given[1:])):
+        assert scores(image) == expected
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    expected = processor(images=Image.fromarray(grey), return_tensors="np")["pixel_values"]
+    for image in (*map(str, given[1:]), [deep], values, torch.tensor(values.astype(np.int32))):
+        np.testing.assert_array_equal(processor(images=image, return_tensors="np")["pixel_values"], expected)
+
+
+def test_pipelines_of_other_models_are_those_of_transformers(tmp_path):
+    for task, ours in pipelines.TASKS.items():
+        assert PIPELINE_REGISTRY.check_task(task)[1]["impl"] is ours
+    other = pipelines.RadiographClassificationPipeline.__new__(pipelines.RadiographClassificationPipeline)
+    other.image_processor = ViTImageProcessor(size={"height": 8, "width": 8})
+    other.model = SimpleNamespace(dtype=torch.float32)
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    pixels = other.preprocess(colour)["pixel_values"]
+    expected = other.image_processor(images=colour, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, expected)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "LA", "1", "I;16", "F"])

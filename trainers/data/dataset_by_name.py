@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datasets
+import fsspec
 
 from medsyn.errors import reading
 from medsyn.files import folder_or_hub_id
@@ -22,3 +23,11 @@ def load_splits(name: str, config: str | None = None) -> datasets.DatasetDict:
     folder_or_hub_id(name, "dataset")
     with reading(f"the dataset {name}"):
         return datasets.load_dataset(name, config)
+
+
+def encoded_image(cell: dict) -> bytes:
+    """Returns the encoded image of a cell of `datasets.Image(decode=False)`, embedded or stored beside the dataset."""
+    if cell["bytes"] is not None:
+        return cell["bytes"]
+    with fsspec.open(cell["path"], "rb") as file:
+        return file.read()

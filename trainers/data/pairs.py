@@ -13,7 +13,9 @@ from tqdm.auto import tqdm
 
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor, to_grey
 from medsyn.errors import UserError
+from medsyn.images import BROKEN, decode
 from trainers.data.augmentation import augment
+from trainers.data.dataset_by_name import encoded_image
 from trainers.data.sentences import CLEANING_RULES, SentenceRule, split_sentences
 
 
@@ -89,6 +91,8 @@ class PairDataset(Dataset):
         self.ids = [str(columns[id_column][number]) for number in kept]
         self.texts = [texts[number] for number in kept]
         self.images = rows.select_columns([image_column]).select(kept)
+        if isinstance(self.images.features[image_column], datasets.Image):  # which cannot read damaged metadata
+            self.images = self.images.cast_column(image_column, datasets.Image(decode=False))
         self.image_column = image_column
         self.processor = processor
         self.seed = seed
@@ -139,6 +143,8 @@ class PairDataset(Dataset):
 
     def _read(self, row: int) -> np.ndarray:
         try:
-            return self.processor.resize_and_pad(to_grey(self.images[row][self.image_column]), self.stored_side)
-        except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a broken file
+            image = self.images[row][self.image_column]
+            image = decode(encoded_image(image)) if isinstance(image, dict) else image
+            return self.processor.resize_and_pad(to_grey(image), self.stored_side)
+        except BROKEN as error:
             raise UserError(f"the image {self.ids[row]} cannot be read: {error}") from error

@@ -16,8 +16,8 @@ from dataset_builder.radiographs.dicom import (
     DicomSupportMissing,
     read_dicom,
     read_dicom_header,
-    window_grey,
 )
+from dataset_builder.radiographs.dicom_grey import SPREAD, window_grey
 from tests.fixtures.radiograph_trees import (
     EXPLICIT_LITTLE,
     JPEG_2000,
@@ -103,12 +103,12 @@ def test_rescale_comes_before_the_window_and_signed_values_are_kept():
     assert np.abs(read_dicom(content) - expected).max() <= 0.501
 
 
-def lookup(first: int, depth: int, values: list[int]):
+def lookup(first: int, depth: int, values: list[int], named: int | None = None):
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
 
     item = Dataset()
-    item.LUTDescriptor = [len(values), first, depth]
+    item.LUTDescriptor = [named or len(values), first, depth]
     item.LUTData = np.array(values, dtype="<u2").tobytes()
     item.ModalityLUTType = "US"
     return Sequence([item])
@@ -132,7 +132,7 @@ def test_without_a_window_that_makes_sense_deep_values_spread_between_percentile
     pixels[0, 0] = 4095  # a marker: must not make everything else grey
     decoded = read_dicom(dicom_bytes(pixels, bits=12, **window))
     pixels = pixels.astype(float)
-    low, high = np.percentile(pixels, dicom.SPREAD, method="inverted_cdf")
+    low, high = np.percentile(pixels, SPREAD, method="inverted_cdf")
     expected = np.rint(np.clip((pixels - low) / (high - low), 0, 1) * 255)
     assert np.abs(decoded - expected).max() <= 1
     assert decoded.std() > 30
@@ -227,7 +227,10 @@ BAD_FILES = {
         dicom_bytes(SMALL).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")[:300],
         "transfer syntax",
     ),
-    "bad LUT": (dicom_bytes(draw_image(), VOILUTSequence=lookup(0, 8, [])), "is malformed"),
+    "bad LUT": (
+        dicom_bytes(draw_image(), VOILUTSequence=lookup(0, 8, [1], named=256)),
+        "VOILUTSequence whose LUTData",
+    ),
 }
 
 

@@ -6,14 +6,19 @@ import struct
 import time
 import zlib
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dataset_builder.radiographs import write
 from dataset_builder.radiographs.dicom import DicomSupportMissing
+from dataset_builder.radiographs.image_files import read_image
 from dataset_builder.radiographs.prepare import main
+from medsyn.images import decode
 from tests.fixtures import radiograph_trees as trees
+from tests.fixtures.damaged_metadata import damaged, tiff
 
 HEADER = ["file", "split", "patient_id", "labels", "boxes", "mask"]
 
@@ -146,9 +151,9 @@ def broken_files(folder) -> dict[str, str]:
     (folder / "4.png").write_bytes(whole[:60] + bytes(40) + whole[100:])
     return {
         "0.png": "truncated",
-        "1.png": "neither PNG nor JPEG",
+        "1.png": "is not one of PNG, JPEG, TIFF",
         "2.png": "900000000 pixels",
-        "3.png": "neither",
+        "3.png": "is not one of PNG, JPEG, TIFF",
         "4.png": "",
     }
 
@@ -165,6 +170,45 @@ def test_unreadable_images_are_named_or_left_out_within_a_second(tmp_path, capsy
     assert not (tmp_path / "out").exists()
     assert run(root, tmp_path / "out", "--skip-unreadable") == 0
     assert "left out 5 (unreadable image): 0.png, 1.png" in capsys.readouterr().out
+
+
+def test_damaged_metadata_are_cut_out_and_the_pixels_kept(tmp_path):
+    files = damaged(trees.draw_image(0))
+    root = write_folder(tmp_path / "images", 24)
+    for number, content in enumerate(files.values()):
+        (tmp_path / "images" / f"{number}.png").write_bytes(content)
+    assert run(root, tmp_path / "out") == 0
+    rows = [row for path in (tmp_path / "out" / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    rows = {row["image_id"]: row["image"]["bytes"] for row in rows}
+    for number, name in enumerate(files):
+        image = datasets.Image().decode_example({"bytes": rows[f"{number}.png"], "path": None})  # looks at metadata
+        expected = decode(files[name])
+        assert np.array_equal(np.asarray(image.convert("L")), np.asarray(expected.convert("L"))), name
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bit_tiff_of_either_byte_order_is_spread_over_eight(tmp_path, order):
+    deep = np.random.default_rng(0).integers(100, 4000, (20, 30)).astype(np.uint16)
+    (tmp_path / "a.tif").write_bytes(tiff(deep, order))
+    stored = read_image(tmp_path / "a.tif")
+    expected = np.rint((deep - deep.min()) * (255 / (deep.max() - deep.min())))
+    assert stored.suffix == "png" and np.array_equal(np.asarray(decode(stored.encoded)), expected)
+
+
+def test_a_tiff_of_several_pages_is_refused(tmp_path):
+    pages = [Image.fromarray(trees.draw_image(k)) for k in range(2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match="a.tif: .*has 2 pages; a radiograph has one"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_defaults_taken_for_dicom_attributes_are_counted(tmp_path, capsys):
+    root = write_folder(tmp_path / "images", 12, file="a.dcm")
+    (tmp_path / "images" / "a.dcm").write_bytes(trees.dicom_bytes(trees.draw_image(0), BitsStored=None, HighBit=""))
+    assert run(root, tmp_path / "out") == 0
+    assert "dicom files without BitsStored: 1" in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["mended"] == {"dicom_files_without_BitsStored": 1, "dicom_files_without_HighBit": 1}
 
 
 def boxes(*values) -> str:

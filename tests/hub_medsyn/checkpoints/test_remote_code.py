@@ -23,7 +23,8 @@ from transformers import (
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import hub_medsyn
-from hub_medsyn.checkpoints.remote_code import add_remote_code, code_files, sibling_imports
+import medsyn.images
+from hub_medsyn.checkpoints.remote_code import add_remote_code, code_files, sibling_imports, source_of
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_image_processor, tiny_mgca, tiny_tokenizer
 
 MAKERS = {"convirt": tiny_convirt, "gloria": tiny_gloria, "mgca": tiny_mgca}
@@ -36,6 +37,7 @@ SHARED = {
     "loss_contrastive.py",
     "modeling_medsyn.py",
     "modeling_outputs.py",
+    "image_files.py",
 }
 
 # Runs without the package: `python -P`, from another folder, with every import of it refused.
@@ -180,7 +182,8 @@ def test_only_code_and_auto_map_are_added_and_twice_is_once(method, tmp_path):
     assert SHARED | own | {f"modeling_{method}.py"} <= set(names) == after.keys() - before.keys()
     assert not {"__init__.py", "cards.py", "remote_code.py"} & set(names)
     for name in names:
-        assert after[name] == (Path(hub_medsyn.__file__).parent / name).read_bytes()
+        source = medsyn.images.__file__ if name == "image_files.py" else Path(hub_medsyn.__file__).parent / name
+        assert after[name] == Path(source).read_bytes()
     for name, content in before.items():
         if name in ("config.json", "processor_config.json"):
             old, new = json.loads(content), json.loads(after[name])
@@ -194,8 +197,9 @@ def test_only_code_and_auto_map_are_added_and_twice_is_once(method, tmp_path):
         "AutoModel": f"modeling_{method}.{title.__name__}",
         "AutoModelForZeroShotImageClassification": f"modeling_{method}.{title.__name__}",
     }
-    followed = {Path(path).name for path in get_relative_import_files(folder / f"modeling_{method}.py")}
-    assert set(names) == followed | {f"modeling_{method}.py", "image_processing_medsyn.py"}
+    roots = {f"modeling_{method}.py", "image_processing_medsyn.py"}
+    followed = {Path(path).name for root in roots for path in get_relative_import_files(folder / root)}
+    assert set(names) == followed | roots
     (folder / names[0]).write_text("stale")
     assert add_remote_code(folder) == names and contents(folder) == after
 
@@ -253,7 +257,14 @@ def test_imports_that_travel(tmp_path):
 
 def test_the_code_of_all_three_is_closed():
     files = code_files([hub_medsyn.ConVIRTModel, hub_medsyn.GLoRIAModel, hub_medsyn.MGCAModel])
-    assert {path.parent for path in files} == {Path(hub_medsyn.__file__).parent}
+    assert {path.parent for path in files.values()} == {Path(hub_medsyn.__file__).parent}
+    assert all(path.name == name for name, path in files.items())
+
+
+def test_what_a_file_only_imports_from_the_contract_travels_in_its_place():
+    files = code_files([hub_medsyn.MedSynImageProcessor])
+    assert files["image_files.py"] == Path(medsyn.images.__file__)
+    assert source_of(Path(medsyn.images.__file__)) == Path(medsyn.images.__file__)
 
 
 def test_folders_that_are_no_checkpoints_stay_as_they_are(tmp_path):

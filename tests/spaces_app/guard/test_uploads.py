@@ -9,6 +9,7 @@ from PIL import Image
 from dataset_builder.radiographs.dicom import read_dicom
 from spaces_app.guard import uploads
 from spaces_app.guard.uploads import DISPLAY_SIDE, Refused, checked_text, delete_old, forget_upload, read_upload
+from tests.fixtures.damaged_metadata import damaged
 from tests.fixtures.radiograph_trees import EXPLICIT_LITTLE, JPEG_2000, JPEG_BASELINE, RLE, dicom_bytes, draw_image
 from tests.spaces_app.guard.abuse_files import (
     ABUSE,
@@ -89,6 +90,14 @@ def test_what_a_camera_turned_is_put_upright(hand_in):
     exif[0x0112] = 6
     taken = hand_in(encoded(lying, "JPEG", exif=exif, quality=98))
     assert taken.pixels.shape == tall.shape and alike(taken.pixels, tall) > 0.98
+
+
+@pytest.mark.parametrize("name", damaged(draw_image()))
+def test_damaged_metadata_do_not_make_a_picture_unreadable(hand_in, name):
+    pixels = draw_image(size=(64, 64))
+    np.testing.assert_allclose(
+        hand_in(damaged(pixels)[name]).pixels, pixels, atol=12 if name.startswith("JPEG") else 0
+    )
 
 
 def test_what_is_transparent_is_black(hand_in):

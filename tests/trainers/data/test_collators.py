@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from hub_medsyn import MedSynImageProcessor
+from tests.fixtures.damaged_metadata import damaged, turned
 from tests.fixtures.tiny_models import tiny_image_processor, tiny_tokenizer
 from tests.trainers.data.image_pairs import image_pairs, image_rows
 from trainers.data.augmentation import augment, blur
@@ -184,3 +185,26 @@ def test_texts_over_the_limit_are_cut_and_that_is_said_once(caplog):
         "texts of more than 8 tokens are cut there, 2 of 3 in this batch (image1, image2); this is said once"
     ]
     assert "edema" not in caplog.text
+
+
+def test_pairs_are_upright_and_damaged_metadata_are_passed_over():
+    wide = np.random.default_rng(0).integers(0, 256, (60, 96), dtype=np.uint8)
+    files = {"turned": turned(wide, 6, "PNG"), **damaged(wide)}
+    features = datasets.Features(
+        {"image_id": datasets.Value("string"), "prompt": datasets.Value("string"), "image": datasets.Image()}
+    )
+    rows = datasets.Dataset.from_dict(
+        {
+            "image_id": list(files),
+            "prompt": [f"text {number}" for number in range(len(files))],
+            "image": [{"bytes": content, "path": None} for content in files.values()],
+        },
+        features=features,
+    )
+    processor = tiny_image_processor()
+    pairs = PairDataset(rows, processor, ["prompt"])
+    expected = processor.resize_and_pad(np.rot90(wide, 3))
+    np.testing.assert_array_equal(pairs[0]["image"], expected)
+    for row, name in enumerate(files):
+        if name != "turned":
+            assert np.abs(pairs[row]["image"] - processor.resize_and_pad(wide)).mean() < 5, name

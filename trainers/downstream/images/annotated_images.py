@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from medsyn.errors import UserError
 from medsyn.image_csv import Box, ImageColumns, image_rows
+from medsyn.images import BROKEN, decode
 from medsyn.tables import column_names, first_few, table_columns
+from trainers.data.dataset_by_name import encoded_image
 from trainers.downstream.images.image_set import (
-    UNREADABLE,
     ImageSet,
     dataset_table,
-    encoded_image,
     existing_rows,
     patient_splits,
 )
@@ -316,8 +314,8 @@ def _united(images: AnnotatedImages, row: int, files: list[bytes]) -> np.ndarray
     union = np.zeros(size[::-1], dtype=bool)
     for file in files:
         try:
-            mask = Image.open(io.BytesIO(file)).convert("L")
-        except UNREADABLE as error:
+            mask = decode(file).convert("L")
+        except BROKEN as error:
             raise UserError(f"{images.name}: a mask of image {images.ids[row]} cannot be decoded: {error}") from error
         if mask.size != size:
             raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,18 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from medsyn.errors import UserError
 from medsyn.image_csv import ImageRow
+from medsyn.images import BROKEN, decode, upright_size
 from medsyn.schema import SPLIT_NAMES, SPLITS
 from medsyn.tables import first_few
 
 if TYPE_CHECKING:
     import datasets
-
-UNREADABLE = (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -116,23 +114,21 @@ class ImageSet:
         return digest.hexdigest()
 
     def open(self, row: int) -> Image.Image:
-        """Decodes the image of a row.
+        """Decodes the image of a row, upright.
 
         Raises:
             UserError: The image cannot be decoded; the message names it.
         """
         try:
-            image = Image.open(io.BytesIO(self.encoded(row)))
-            image.load()
-            return image
-        except UNREADABLE as error:
+            return decode(self.encoded(row))
+        except BROKEN as error:
             raise UserError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
 
     def size(self, row: int) -> tuple[int, int]:
-        """Returns width and height of the image of a row, from its header."""
+        """Returns width and height of the upright image of a row, from its header."""
         try:
-            return Image.open(io.BytesIO(self.encoded(row))).size
-        except UNREADABLE as error:
+            return upright_size(self.encoded(row))
+        except BROKEN as error:
             raise UserError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
 
     def told(self) -> list[str]:
@@ -227,8 +223,3 @@ def dataset_table(
             f"dataset {name}: {len(absent)} of {len(table)} rows have no image: {first_few(ids)}; remove these rows"
         )
     return table, np.array(splits)
-
-
-def encoded_image(cell: dict) -> bytes:
-    """Returns the encoded image of a cell of `datasets.Image(decode=False)`, embedded or stored beside the dataset."""
-    return Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]

@@ -11,10 +11,10 @@ import numpy as np
 from medsyn.errors import UserError
 from medsyn.image_csv import ImageColumns, image_rows
 from medsyn.tables import first_few
+from trainers.data.dataset_by_name import encoded_image
 from trainers.downstream.images.image_set import (
     ImageSet,
     dataset_table,
-    encoded_image,
     existing_rows,
     patient_splits,
 )

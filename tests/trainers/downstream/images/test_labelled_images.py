@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.fixtures.damaged_metadata import damaged, turned
 from tests.trainers.downstream.image_tables import SIZES, image_table, write_csv, write_dataset
 from trainers.downstream.images.label_budget import budget_rows
 from trainers.downstream.images.labelled_images import images_from_csv, images_from_dataset
@@ -236,3 +237,18 @@ def test_resplit_fills_an_empty_split(tmp_path):
     images = images_from_csv(path, shares=(3, 1, 1), seed=2)
     assert images.counts() == {"train": 66, "validation": 22, "test": 22} and not any(images.leaks().values())
     assert images.notes[-1] == "patients are re-split, 3 : 1 : 1, seed 2"
+
+
+def test_images_are_upright_and_damaged_metadata_are_passed_over(tmp_path):
+    path = write_csv(tmp_path)
+    wide = np.random.default_rng(0).integers(0, 256, (60, 96), dtype=np.uint8)
+    (tmp_path / "images" / "train000.png").write_bytes(turned(wide, 6))
+    files = damaged(wide)
+    for number, content in enumerate(files.values(), start=1):
+        (tmp_path / "images" / f"train{number:03d}.png").write_bytes(content)
+    images = images_from_csv(path)
+    assert images.size(0) == images.open(0).size == (60, 96)
+    assert np.asarray(images.open(0)).astype(int).std() > 50
+    for row, name in enumerate(files, start=1):
+        assert images.size(row) == (96, 60)
+        assert np.abs(np.asarray(images.open(row)).astype(int) - wide).mean() < 9, name
