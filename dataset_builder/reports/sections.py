@@ -1,15 +1,18 @@
 """From a whole report in MIMIC-CXR's form to its FINDINGS and IMPRESSION.
 
-A header is a known name at the start of a line, with a colon or alone on its line, or, outside of findings and
-impression, any line start in capitals with a colon. The last section of a name that holds words wins, as in the
-MIT-LCP parser. Where no findings are headed, they are looked for under a line that names the views ("PA AND LATERAL
-CHEST:") and then in paragraphs that follow another section without a header of their own.
+A header is a known name at the start of a line, with a colon or alone on its line, also with letters cut off (see
+`cut_headers`), or, outside of findings and impression, any line start in capitals with a colon. The last section of a
+name that holds words wins, as in the MIT-LCP parser. Where no findings are headed, they are looked for under a line
+that names the views ("PA AND LATERAL CHEST:") and then in paragraphs that follow another section without a header of
+their own.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from dataset_builder.reports.cut_headers import cut_header
 
 # What a header's name means. Names are matched in capitals with single blanks; the first pattern that fits wins.
 _MEANING: tuple[tuple[str, str], ...] = (
@@ -48,13 +51,14 @@ _PLAIN = re.compile(r"(?i)(?:findings?|impressions?|conclusions?)(?: and impress
 # Subheadings that belong to the text of a section.
 _ANATOMY = re.compile(
     r"(?:THE )?(?:LUNGS?|LEFT|RIGHT|HEART|PLEURAL?|MEDIASTIN\w+|CARDI\w+|BON\w+|OSSEOUS|SOFT|LINES?|TUBES?|SUPPORT"
-    r"|DEVICES?|UPPER|HILA|HILUM|AORTA|TRACHEA|DIAPHRAGM|ABDOMEN|MEDICAL|CATHETERS?|HARDWARE|AIRWAYS?|ETT?|NGT?|PICC"
+    r"|DEVICES?|PORT|UPPER|HILA|HILUM|AORTA|TRACHEA|DIAPHRAGM|ABDOMEN|MEDICAL|CATHETERS?|HARDWARE|AIRWAYS?|ETT?|NGT?|PICC"
     r"|OTHER|VASC\w+|RIBS|SKELET\w+|CHEST WALL|PULMONARY|NOTE|NB|RUL|RML|RLL|LUL|LLL)\b"
 )
 _VIEWS = re.compile(r"CHEST|RADIOGRAPHS?|VIEWS?|X-?RAYS?|PORTABLE|LATERAL|FILMS?|UPRIGHT|SUPINE|\bAP\b|\bPA\b")
 _HEADER = re.compile(
     rf"^[ \t]*(?P<known>{_KNOWN})[ \t]*(?::|\.?(?=[ \t]*$)|[ \t]+-+[ \t]|(?<=\d)[ \t]+(?=_))"  # a known name
     r"|^[ \t]*(?P<caps>[A-Z][A-Z0-9 ()/,.&'-]{1,70}?)[ \t]*:(?!\d)"  # any line start in capitals
+    r"|^[ \t]*(?P<alone>[A-Z][A-Z /]{4,30})(?=[ \t]*$)"  # maybe a header that is cut
     r"|(?<=[.:;)_]) +(?P<inline>(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|FINDINGS?/IMPRESSIONS?|COMPARISONS?|TECHNIQUE"
     r"|INDICATION|HISTORY|WET READ|RECOMMENDATIONS?|NOTIFICATIONS?))[ \t]*:",  # a whole report on one line
     re.MULTILINE | re.IGNORECASE,
@@ -69,6 +73,10 @@ _TITLE = re.compile(
 _ABOUT = re.compile(  # sentences on the examination itself
     r"(?:comparison|compared) (?:is made )?(?:to|with)\b[^\n]{0,200}"
     r"|[^\n]{0,200}\b(?:submitted|obtained|provided|performed|available|acquired)\b[^.\n]{0,80}\.?",
+    re.IGNORECASE,
+)
+_REQUEST = re.compile(
+    r"(?:\?|//|question\b|query\b|(?:please )?(?:evaluate|eval|assess|check)\b|rule out\b|r/o\b|concern for\b)",
     re.IGNORECASE,
 )
 
@@ -159,15 +167,19 @@ def _meaning(match: re.Match) -> str | None:
         alone = not match.group().rstrip().endswith(":")
         if alone and not name.isupper() and not (name.istitle() and _PLAIN.fullmatch(name)):
             return None
+    elif match["alone"]:
+        return cut_header(match["alone"].strip()) if match["alone"].isupper() and len(match["alone"]) >= 5 else None
     else:
         name = match["caps"]
-        if not name.isupper() or _ANATOMY.match(name):
+        if _ANATOMY.match(name):
             return None
+        if not name.isupper():
+            return cut_header(name)
     name = " ".join(name.upper().split())
     for meaning, pattern in _MEANS:
         if pattern.fullmatch(name):
             return meaning
-    return "views" if _VIEWS.search(name) else "unknown"
+    return cut_header(name) or ("views" if _VIEWS.search(name) else "unknown")
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -175,10 +187,12 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _is_title(paragraph: str) -> bool:
-    """A line that names the examination, or that holds no sentence."""
+    """A line that names the examination, or that holds no sentence, or asks what the examination should answer."""
     if not re.search(r"[a-z]", paragraph):
         return True
     line = " ".join(paragraph.split())
+    if line.endswith("?") or _REQUEST.match(line):
+        return True
     if _ABOUT.fullmatch(line):
         return len(re.findall(r"[.] [A-Z]", line)) == 0
     return bool(_TITLE.fullmatch(line)) and not re.search(r"(?i)\b(?:is|are|no|normal|clear|was|has)\b", line)
