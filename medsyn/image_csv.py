@@ -18,6 +18,7 @@ from typing import NamedTuple
 from medsyn.errors import UserError
 from medsyn.schema import SPLIT_NAMES
 from medsyn.tables import column_names, numbered_rows
+from medsyn.texts import is_nothing
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def image_rows(path: Path, columns: ImageColumns) -> Iterator[ImageRow]:
     """
     for number, row in numbered_rows(path, *columns.named):
         where = f"{path}, row {number}"
-        cells = {name: row[column] for name in _FIELDS if (column := getattr(columns, name))}
+        named = ((name, getattr(columns, name)) for name in _FIELDS)
+        cells = {name: "" if is_nothing(row[column]) else row[column] for name, column in named if column}
         for name in ("file", "patient"):
             if not cells[name]:
                 raise UserError(f"{where}: names no {name}; fill {getattr(columns, name)!r} or remove the row")
@@ -112,7 +114,7 @@ def image_rows(path: Path, columns: ImageColumns) -> Iterator[ImageRow]:
             where=where,
             file=cells["file"],
             patient=cells["patient"],
-            labels=tuple(name.strip() for name in cells.get("labels", "").split("|") if name.strip()),
+            labels=tuple(name.strip() for name in cells.get("labels", "").split("|") if not is_nothing(name)),
             split=_split(cells["split"], where) if "split" in cells else None,
             view=cells.get("view") or None,
             boxes=_boxes(cells["boxes"], where) if cells.get("boxes") else None,

@@ -15,6 +15,7 @@ from hub_medsyn.inference.embedding import embed_images, embed_texts
 from hub_medsyn.inference.retrieval import nearest
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 from medsyn.errors import UserError
+from medsyn.texts import is_nothing, normal_form
 
 BLOCK = 16384  # rows that a query is compared with at once: 8 MB of 128 float32
 
@@ -62,13 +63,13 @@ class ImageIndex:
             raise UserError(f"the dataset has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
         first: dict[str, int] = {}
         for row, text in enumerate(rows[text_column]):
-            if text and text.strip():
-                first.setdefault(text, row)
+            if not is_nothing(text):
+                first.setdefault(normal_form(text), row)
         if not first:
             raise UserError(f"none of the {len(rows)} rows has a report in {text_column}; name another text_column")
         return cls(
             embed_images(model, processor, _Images(rows, image_column), batch_size),
-            embed_texts(model, processor, list(first)),
+            embed_texts(model, processor, [rows[text_column][row] for row in first.values()]),
             torch.tensor(list(first.values())),
         )
 

@@ -14,6 +14,7 @@ from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.reports.record import ReportRecord
 from medsyn.errors import UserError
 from medsyn.schema import SPLITS
+from medsyn.texts import normal_form
 
 SPLIT_SHARES = (0.8, 0.1, 0.1)
 SEED_MODES = ("study", "prompt", "fixed")
@@ -61,7 +62,9 @@ class Plan:
         digest = hashlib.sha256()
         for row in self.rows:
             image = self.images[row.image]
-            whole = [asdict(row.record), row.split, image.condition, image.seed]
+            record = asdict(row.record)
+            del record["subject_known"]  # which the split tells
+            whole = [record, row.split, image.condition, image.seed]
             digest.update(json.dumps(whole, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
@@ -105,6 +108,9 @@ def assign_splits(records: Sequence[ReportRecord], shares: Sequence[float] = SPL
     """
     One split a record: the one its source fixes for any study of the subject, otherwise `split_of` the subject.
 
+    Where the source names no patients, studies with near-duplicate impressions count as one subject (see
+    [`~medsyn.texts.normal_form`]): they may be of one patient, and no text should be in train and test.
+
     Raises:
         UserError: If the source puts one subject into two splits, or the shares do not add up to 1.
     """
@@ -123,7 +129,19 @@ def assign_splits(records: Sequence[ReportRecord], shares: Sequence[float] = SPL
                 f"subject {record.subject_id!r} stands in the splits {fixed[record.subject_id]} and {record.split} of "
                 f"the reports (study {record.study_id!r}); mend the table, or leave its split column out"
             )
-    return [fixed.get(record.subject_id) or split_of(record.subject_id, shares) for record in records]
+    groups: dict[str, str] = {}  # normal form -> the least study id
+    for record in records:
+        if not record.subject_known:
+            form = normal_form(record.impression)
+            groups[form] = min(groups.get(form, record.study_id), record.study_id)
+    return [
+        fixed.get(record.subject_id)
+        or split_of(
+            record.subject_id if record.subject_known else groups[normal_form(record.impression)],
+            shares,
+        )
+        for record in records
+    ]
 
 
 def make_plan(

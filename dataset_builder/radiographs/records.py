@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from dataset_builder.radiographs.regions import Region, Shape
 from medsyn.errors import UserError
 from medsyn.tables import first_few
+from medsyn.texts import is_nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,16 @@ class RadiographSet:
     def __post_init__(self):
         if not self.images:
             raise UserError(f"{self.title}: no image is left of {self.funnel}; look at the tables and the options")
+        unnamed = [
+            str(image.path)
+            for image in self.images
+            if is_nothing(image.image_id) or is_nothing(image.subject_id.rpartition("/")[2])
+        ]
+        if unnamed:
+            raise UserError(
+                f"{self.title}: {len(unnamed)} images have no id or no patient in the tables: {first_few(unnamed)}; "
+                "fill the cells or remove the rows"
+            )
         counts = Counter(image.image_id for image in self.images)
         repeated = [image_id for image_id, count in counts.items() if count > 1]
         if repeated:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.text import clean_impression, count_tokens
 from medsyn.errors import UserError
+from medsyn.texts import is_nothing
 
 SHOWN_IDS = 10
 MAX_CHARACTERS = 100_000  # of impression and findings; the longest real reports have a tenth of it
@@ -87,7 +88,7 @@ class Funnel:
                 continue
             self.counts["frontal"] += 1
             impression = clean_impression(record.impression)
-            if not impression:
+            if is_nothing(impression):
                 self._skip("no_impression", record)
                 continue
             self.counts["with_impression"] += 1
@@ -109,7 +110,8 @@ class Funnel:
                 self.impressions_from[record.impression_from] += 1
             self._id_list.update(record.study_id.encode() + b"\n")
             self._prompts.add(hashlib.sha256(impression.encode()).digest()[:16])
-            yield replace(record, impression=impression, findings=clean_impression(record.findings) or None)
+            findings = clean_impression(record.findings)
+            yield replace(record, impression=impression, findings=None if is_nothing(findings) else findings)
 
     def _skip(self, reason: str, record: ReportRecord) -> None:
         entry = self.skipped.setdefault(reason, {"count": 0, "study_ids": []})

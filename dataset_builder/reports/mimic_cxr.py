@@ -27,6 +27,7 @@ from dataset_builder.reports.sections import read_sections
 from medsyn.errors import UserError
 from medsyn.schema import SPLIT_NAMES
 from medsyn.tables import csv_rows
+from medsyn.texts import is_nothing
 
 PER = ("study", "image")
 SOURCE = "mimic-cxr"
@@ -244,6 +245,7 @@ def _read_splits(path: Path) -> dict[int, str]:
 def _read_labels(path: Path) -> dict[int, tuple[int | None, ...]]:
     labels, same = {}, {}
     for row, (study, *values) in enumerate(_rows(path, "study_id", *CHEXPERT_LABELS), start=1):
+        values = ["" if is_nothing(value) else value for value in values]
         odd = [value for value in values if value not in _LABELS]
         if odd:
             raise UserError(f"{path}, row {row}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")

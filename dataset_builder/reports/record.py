@@ -26,6 +26,8 @@ class ReportRecord:
             1 present, 0 absent, -1 uncertain, `None` unmentioned.
         impression_from (`str`, *optional*, defaults to `""`): What headed the impression in the whole report; see
             [`~dataset_builder.reports.sections.Sections`].
+        subject_known (`bool`, *optional*, defaults to `True`): `False` where the source names no patients and
+            `subject_id` is the study's.
         unfit (`str`, *optional*): Why the study cannot be used, such as `missing_report` or `no_frontal_film`. The
             funnel counts it and leaves it out.
     """
@@ -42,3 +44,4 @@ class ReportRecord:
     labels: dict[str, int | None] | None = None
     impression_from: str = ""
     unfit: str | None = None
+    subject_known: bool = True

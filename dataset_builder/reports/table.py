@@ -12,7 +12,6 @@ never holds text of a report. Errors come while the rows are read, at the first 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from dataset_builder.reports.record import ReportRecord
 from medsyn.errors import UserError
 from medsyn.schema import SPLIT_NAMES
 from medsyn.tables import column_names, table_rows
+from medsyn.texts import is_nothing
 
 STUDY_COLUMNS = ("study_id", "uid", "id", "image_id")
 SUBJECT_COLUMNS = ("subject_id", "patient_id")
@@ -86,7 +86,7 @@ def read_table(
         split = view = None
         if split_column is not None:
             value = _text(row, split_column, path, number)
-            if value is not None and value.strip():
+            if not is_nothing(value):
                 split = SPLIT_NAMES.get(value.strip().lower())
                 if split is None:
                     raise UserError(
@@ -103,6 +103,7 @@ def read_table(
             findings=_text(row, findings_column, path, number),
             report=_text(row, report_column, path, number) if report_column else None,
             source=path.name,
+            subject_known=subject_column is not None,
             split=split,
             view=view,
         )
@@ -110,7 +111,7 @@ def read_table(
 
 def _text(row: dict, column: str, path: Path, number: int) -> str | None:
     value = row.get(column)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_nothing(value):
         return None
     if not isinstance(value, str):
         raise UserError(
@@ -124,7 +125,7 @@ def _identifier(row: dict, column: str, path: Path, number: int) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas writes an integer column with a gap as floats
     text = "" if isinstance(value, bool) or not isinstance(value, (str, int)) else str(value).strip()
-    if not 0 < len(text) <= _LONGEST_ID:
+    if is_nothing(text) or len(text) > _LONGEST_ID:
         raise UserError(
             f"{path}, row {number}: column {column!r} holds no identifier of at most {_LONGEST_ID} characters; fill "
             "it or name another column"

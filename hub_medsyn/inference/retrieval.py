@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from hub_medsyn.inference.embedding import embed_images, embed_texts, model_similarity
 from medsyn.errors import UserError
+from medsyn.texts import normal_form
 
 __all__ = [
     "RetrievalResult",
@@ -111,7 +112,8 @@ def retrieval_ranks(
     Args:
         image_embeds (`torch.Tensor` of shape `(n, dim)`): From [`embed_images`]. The blocks are computed where it is.
         text_embeds (`torch.Tensor` of shape `(n, dim)`): From [`embed_texts`]; row `i` belongs to image `i`.
-        texts (`Sequence[str]`, *optional*): The texts themselves: equal ones are one target.
+        texts (`Sequence[str]`, *optional*): The texts themselves: near-duplicates (see `medsyn.texts.normal_form`)
+            are one target.
         text_ids (`Sequence`, *optional*): What tells texts apart instead, such as hashes. Without either every row is
             a target of its own.
         chunk_size (`int`, *optional*, defaults to 1024): Images and texts of a block; nothing larger than its
@@ -351,7 +353,7 @@ def _distinct(rows: int, texts: Sequence[str] | None, text_ids: Sequence[Hashabl
     """The number of each row's text, in order of appearance, `(rows,)`, and each text's first row, `(texts,)`."""
     if texts is not None and text_ids is not None:
         raise UserError("texts and text_ids both tell texts apart; pass one of them")
-    keys = next((list(keys) for keys in (texts, text_ids) if keys is not None), range(rows))
+    keys = list(map(normal_form, texts)) if texts is not None else list(text_ids or range(rows))
     if len(keys) != rows:
         raise UserError(f"{len(keys)} texts for {rows} rows: pass one for each, repeats included")
     numbers, first = {}, []

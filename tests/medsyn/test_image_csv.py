@@ -58,3 +58,15 @@ def test_bad_rows_are_named_with_the_remedy(tmp_path, row, message):
     path = write(tmp_path, "file,patient_id,labels,split,view,boxes,mask,looked", "x.png,p0,,test,,,,", row)
     with pytest.raises(ValueError, match=message):
         list(image_rows(path, ALL))
+
+
+@pytest.mark.parametrize("nothing", ["nan", "None", "N/A", "<NA>"])
+def test_spellings_of_nothing_are_empty(tmp_path, nothing):
+    header = "file,patient_id,labels,split,view,boxes,mask,looked"
+    path = write(tmp_path, header, f"a.png,p1,{nothing},test,{nothing},{nothing},{nothing},{nothing}")
+    (row,) = image_rows(path, ALL)
+    assert row.labels == () and row.boxes is row.mask is row.view is None and not row.annotated
+    with pytest.raises(ValueError, match="row 1: names no patient"):
+        list(image_rows(write(tmp_path, header, f"a.png,{nothing},,test,,,,"), ALL))
+    with pytest.raises(ValueError, match="row 1: split '' is not one of"):
+        list(image_rows(write(tmp_path, header, f"a.png,p1,,{nothing},,,,"), ALL))

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor, to_grey
 from medsyn.errors import UserError
 from medsyn.images import BROKEN, decode
+from medsyn.texts import is_nothing, normal_form
 from trainers.data.augmentation import augment
 from trainers.data.dataset_by_name import encoded_image
 from trainers.data.sentences import CLEANING_RULES, SentenceRule, split_sentences
@@ -28,6 +29,9 @@ def draw(seed: int, epoch: int, sample_id: str, stream: str) -> np.random.Genera
 def cleaned(text: str, rule: SentenceRule) -> str:
     """The whole text as its method's published code feeds it."""
     return " ".join(split_sentences(text, rule)) if rule in CLEANING_RULES else text
+
+
+_TEXT = (datasets.Value("string"), datasets.Value("large_string"), datasets.Value("null"))
 
 
 class PairDataset(Dataset):
@@ -77,9 +81,14 @@ class PairDataset(Dataset):
                 f"the dataset has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}. "
                 "Name others with --image_column, --id_column, --text_columns"
             )
+        for name in text_columns:
+            if rows.features[name] not in _TEXT:
+                raise UserError(
+                    f"column {name} holds no text but {rows.features[name]}; name others with --text_columns"
+                )
         columns = rows.select_columns([id_column, *dict.fromkeys(text_columns)])[:]
         texts = [
-            " ".join(value.strip() for value in values if value and value.strip())
+            " ".join(value.strip() for value in values if not is_nothing(value))
             for values in zip(*(columns[name] for name in text_columns), strict=True)
         ]
         kept = [number for number, text in enumerate(texts) if text and cleaned(text, sentence_rule)]
@@ -113,8 +122,8 @@ class PairDataset(Dataset):
         return len(self.ids)
 
     def distinct_keys(self) -> list[str]:
-        """Equal strings for texts that differ in case and white space alone."""
-        return [" ".join(cleaned(text, self.sentence_rule).lower().split()) for text in self.texts]
+        """Returns equal strings for texts that say the same, see [`~medsyn.texts.normal_form`]."""
+        return [normal_form(cleaned(text, self.sentence_rule)) for text in self.texts]
 
     def fingerprint(self) -> str:
         """Twelve hex digits that name the ids and texts in their order."""

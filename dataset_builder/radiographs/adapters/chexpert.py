@@ -21,6 +21,7 @@ from dataset_builder.radiographs.records import (
 )
 from medsyn.errors import UserError
 from medsyn.tables import numbered_rows
+from medsyn.texts import is_nothing
 
 NAME = "chexpert"
 UNCERTAIN_RULES = ("official", "keep", "absent", "present")
@@ -116,13 +117,14 @@ def _read(path: Path, patients: dict[str, Path], uncertain: str, split: str | No
                 f"{path}, row {number}: path {row['Path'][:80]!r} does not read .../train/patient00001/study1/"
                 "view1_frontal.jpg"
             )
-        odd = [row[name] for name in CHEXPERT_LABELS if row[name] not in _VALUES]
+        values = ["" if is_nothing(row[name]) else row[name] for name in CHEXPERT_LABELS]
+        odd = [value for value in values if value not in _VALUES]
         if odd:
             raise UserError(f"{path}, row {number}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
         file = file_in(path.parent, "/".join(parts[folder:]), f"{path}, row {number}")
         if parts[folder + 1] in patients:
             file = patients[parts[folder + 1]].joinpath(*parts[folder + 2 :])
-        raw = tuple(_VALUES[row[name]] for name in CHEXPERT_LABELS)
+        raw = tuple(_VALUES[value] for value in values)
         image = RadiographRecord(
             image_id="/".join(parts[folder + 1 :]).rsplit(".", 1)[0],
             subject_id=parts[folder + 1],

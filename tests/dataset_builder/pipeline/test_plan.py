@@ -102,3 +102,23 @@ def test_digest_sees_every_field():
     for change in ({"findings": "x"}, {"view": "AP"}, {"source": "x"}, {"impression": "x y z"}, {"report": "x"}):
         assert make_plan([replace(records[0], **change), *records[1:]], FakeGenerator()).digest() != digest
     assert make_plan(records, FakeGenerator(), seed=1).digest() != digest
+
+
+def test_without_patients_no_text_crosses_splits_and_other_splits_stay():
+    texts = [
+        "No acute disease.",
+        "NO ACUTE DISEASE",
+        "No  acute disease, ___.",
+        *(f"Nodule of {k} mm." for k in range(60)),
+    ]
+    records = [
+        replace(record, study_id=f"s{number}", subject_id=f"s{number}", impression=text, subject_known=False)
+        for number, (record, text) in enumerate(zip(fake_records(len(texts)), texts, strict=True))
+    ]
+    splits = assign_splits(records)
+    assert set(splits[:3]) == {split_of("s0")}
+    assert splits[3:] == [split_of(record.subject_id) for record in records[3:]]
+    assert len({split_of(f"s{number}") for number in range(3)}) > 1  # which alone would put the text into two
+    assert splits == assign_splits(records[::-1])[::-1]
+    known = [replace(record, subject_known=True) for record in records]
+    assert assign_splits(known) == [split_of(record.subject_id) for record in known]

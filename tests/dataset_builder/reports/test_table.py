@@ -3,10 +3,12 @@ import gzip
 import json
 import tracemalloc
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dataset_builder.reports.funnel import Funnel
 from dataset_builder.reports.table import read_table
 
 SECRET = "Confidential lung"
@@ -210,3 +212,32 @@ def test_open_i_reads_without_options(real_data):
     records = list(read_table(real_data / "openi_iu" / "reports.jsonl"))
     assert len(records) == len({record.study_id for record in records}) == 3600
     assert sum(bool(record.impression.strip()) for record in records) > 3500
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("nothing", ["nan", "None", "null", "N/A", "<NA>", " NaN "])
+def test_spellings_of_nothing_are_empty_in_every_format(tmp_path, suffix, nothing):
+    rows = [
+        {"id": "a", "impression": nothing, "findings": "Clear lungs.", "split": "train"},
+        {"id": "b", "impression": "No edema.", "findings": nothing, "split": nothing},
+    ]
+    path = tmp_path / f"reports.{suffix}"
+    frame = pd.DataFrame(rows)
+    if suffix == "csv":
+        frame.to_csv(path, index=False)
+    elif suffix == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    funnel = Funnel(min_tokens=1)
+    (kept,) = funnel(read_table(path, split_column="split"))
+    assert kept.study_id == "b" and kept.findings is None and kept.split is None and not kept.subject_known
+    assert funnel.skipped["no_impression"]["count"] == 1
+    frame["id"] = ["a", nothing]
+    frame.to_csv(tmp_path / "ids.csv", index=False)
+    with pytest.raises(ValueError, match="row 2: column 'id' holds no identifier"):
+        list(read_table(tmp_path / "ids.csv"))
+    frame = frame.assign(id=["a", "b"], patient_id=["p", nothing])
+    frame.to_csv(tmp_path / "patients.csv", index=False)
+    with pytest.raises(ValueError, match="row 2: column 'patient_id' holds no identifier"):
+        list(read_table(tmp_path / "patients.csv"))

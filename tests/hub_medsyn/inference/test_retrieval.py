@@ -283,3 +283,10 @@ def test_nearest_equals_a_sort_across_chunks():
         assert rows.tolist() == order[:, :4].tolist()
     with pytest.raises(ValueError, match="k=41 of an index with 40"):
         nearest(queries, index, 41)
+
+
+def test_near_duplicates_are_one_target():
+    images, texts = torch.eye(3), torch.eye(3)
+    near = retrieval_ranks(images, texts, texts=["No change since 3/4/2019.", "no change since ___", "3 mm nodule"])
+    equal = retrieval_ranks(images, texts, texts=["a", "a", "b"])
+    assert near.image_ranks.tolist() == equal.image_ranks.tolist() and len(near.text_ranks) == 2

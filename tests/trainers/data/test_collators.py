@@ -208,3 +208,24 @@ def test_pairs_are_upright_and_damaged_metadata_are_passed_over():
     for row, name in enumerate(files):
         if name != "turned":
             assert np.abs(pairs[row]["image"] - processor.resize_and_pad(wide)).mean() < 5, name
+
+
+def test_spellings_of_nothing_are_no_text():
+    rows = image_rows(6, repeats=0)
+    rows = rows.remove_columns("findings").add_column("findings", ["nan", "None", "N/A", "<NA>", "null", "Clear."])
+    pairs = PairDataset(rows, tiny_image_processor(), ["findings"])
+    assert pairs.texts == ["Clear."] and pairs.rows_without_text == 5
+
+
+def test_a_column_that_is_no_text_is_refused_by_its_name():
+    rows = image_rows(3, repeats=0).add_column("labels", [1, 2, 3])
+    with pytest.raises(ValueError, match="column labels holds no text but .*--text_columns"):
+        PairDataset(rows, tiny_image_processor(), ["labels"])
+
+
+def test_near_duplicates_have_one_key():
+    rows = image_rows(3, repeats=0).remove_columns("impression")
+    texts = ["No change since 3/4/2019.", "NO CHANGE  since ___", "No change of 3 mm."]
+    pairs = PairDataset(rows.add_column("impression", texts), tiny_image_processor(), ["impression"])
+    first, second, third = pairs.distinct_keys()
+    assert first == second != third

@@ -19,6 +19,7 @@ from trainers.downstream.images.image_set import (
     ImageSet,
     dataset_table,
     existing_rows,
+    known_patients,
     patient_splits,
 )
 
@@ -107,7 +108,7 @@ def annotated_from_dataset(
     _check_findings(f"dataset {name}", findings, known)
     kept = _kept(without, unannotated)
     ids = [str(value) for value in table["image_id"]]
-    patients = np.array([str(value) for value in table[patient_column]])
+    patients = known_patients(name, ids, table[patient_column])
 
     boxes = mask = None
     images = table.select_columns(["image"])

@@ -19,6 +19,7 @@ from medsyn.image_csv import ImageRow
 from medsyn.images import BROKEN, decode, upright_size
 from medsyn.schema import SPLIT_NAMES, SPLITS
 from medsyn.tables import first_few
+from medsyn.texts import is_nothing
 
 if TYPE_CHECKING:
     import datasets
@@ -181,6 +182,21 @@ def existing_rows(path: Path, rows: list[ImageRow], skip_missing: bool) -> tuple
         )
     absent = set(missing)
     return [row for row in rows if row.file not in absent], missing
+
+
+def known_patients(name: str, ids: Sequence[str], patients: Sequence) -> np.ndarray:
+    """Returns the patient of each row of a dataset, `(n,)` str.
+
+    Raises:
+        UserError: Rows name no patient, who would all count as one.
+    """
+    unknown = [image for image, patient in zip(ids, patients, strict=True) if is_nothing(patient)]
+    if unknown:
+        raise UserError(
+            f"dataset {name}: {len(unknown)} of {len(ids)} rows name no patient: {first_few(unknown)}; fill the "
+            "column, or name another one with --patient-column"
+        )
+    return np.array([str(patient) for patient in patients])
 
 
 def dataset_table(

@@ -16,6 +16,7 @@ from trainers.downstream.images.image_set import (
     ImageSet,
     dataset_table,
     existing_rows,
+    known_patients,
     patient_splits,
 )
 
@@ -187,7 +188,7 @@ def images_from_dataset(
         encoded=lambda row: encoded_image(images[int(row)]["image"]),
         labels=labels,
         targets=np.where(codes == -1, UNCERTAIN[uncertain], codes),
-        patients=columns[patient_column].to_numpy(dtype=str),
+        patients=known_patients(name, list(columns["image_id"].astype(str)), list(columns[patient_column])),
         splits=splits,
         without=without,
         unlabelled=unlabelled,

@@ -112,7 +112,7 @@ def test_only_the_requested_annotations_are_read(csv, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("none", "row 3: the boxes are not"),
+        ("no boxes", "row 3: the boxes are not"),
         ('[{"label": "Mass", "x": 0.1}]', "row 3: the boxes are not"),
         ('[{"label": "Mass", "x": 0.5, "y": 0.5, "w": 0.6, "h": 0.1}]', "row 3: box x 0.5.*not inside its image"),
         (

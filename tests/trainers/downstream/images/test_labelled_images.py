@@ -252,3 +252,15 @@ def test_images_are_upright_and_damaged_metadata_are_passed_over(tmp_path):
     for row, name in enumerate(files, start=1):
         assert images.size(row) == (96, 60)
         assert np.abs(np.asarray(images.open(row)).astype(int) - wide).mean() < 9, name
+
+
+@pytest.mark.parametrize("nothing", [None, "nan", "N/A"])
+def test_rows_of_a_dataset_without_a_patient_are_named(tmp_path, nothing):
+    folder = write_dataset(tmp_path / "dataset")
+    path = folder / "data" / "test-0.parquet"
+    table = pq.read_table(path)
+    patients = [nothing, nothing, *table["subject_id"].to_pylist()[2:]]
+    column = table.column_names.index("subject_id")
+    pq.write_table(table.set_column(column, "subject_id", pa.array(patients, pa.string())), path)
+    with pytest.raises(ValueError, match="2 of 110 rows name no patient: test000, test001"):
+        images_from_dataset(str(folder))
