@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import yaml
 
 from dataset_builder.pipeline.manifest import LABEL_VALUES
+from medsyn.dataset_info import dataset_info
 
 LEAKS = (
     "These splits are not disjoint. They are kept as published, to compare with published numbers; trust none that is "
@@ -12,8 +14,8 @@ LEAKS = (
 )
 
 
-def readme(manifest: dict) -> str:
-    """The README of a manifest: YAML with the data files, then tables of splits, labels, and what was left out."""
+def readme(manifest: dict, schema: pa.Schema) -> str:
+    """The README of a manifest: YAML with data files and columns, then tables of splits, labels and what was left out."""
     splits = manifest["splits"]
     header = {
         "pretty_name": manifest["title"],
@@ -24,6 +26,7 @@ def readme(manifest: dict) -> str:
                 "data_files": [{"split": name, "path": f"data/{name}-*.parquet"} for name in splits],
             }
         ],
+        "dataset_info": [dataset_info("default", splits, schema)],
     }
     lines = [
         "---",

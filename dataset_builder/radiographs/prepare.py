@@ -33,7 +33,15 @@ from dataset_builder.radiographs.splits import (
     split_hash,
     write_lists,
 )
-from dataset_builder.radiographs.write import BAD_BOX, BAD_MASK, UNREADABLE, ImageSettings, Written, write_splits
+from dataset_builder.radiographs.write import (
+    BAD_BOX,
+    BAD_MASK,
+    UNREADABLE,
+    ImageSettings,
+    Written,
+    schema,
+    write_splits,
+)
 from medsyn.errors import UserError, command
 from medsyn.files import write_json
 from medsyn.schema import SPLITS
@@ -143,7 +151,7 @@ def prepare(
             (work / "left_out").mkdir()
         for reason, names in left_out.items():
             (work / "left_out" / f"{reason}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        (work / "README.md").write_text(readme(manifest), encoding="utf-8")
+        (work / "README.md").write_text(readme(manifest, schema(images)), encoding="utf-8")
         write_json(work / "manifest.json", manifest)
         if out.exists():
             out.rmdir()

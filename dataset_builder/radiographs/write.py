@@ -232,5 +232,6 @@ def write_splits(
             "num_subjects": len(subjects),
             "num_shards": shards,
             "num_bytes": num_bytes,
+            "file_bytes": sum(path.stat().st_size for path in data.glob(f"{split}-*.parquet")),
         }
     return written

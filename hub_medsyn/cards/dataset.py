@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from hub_medsyn.cards.overlay import draw_outlines
+from medsyn.dataset_info import dataset_info
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
@@ -109,7 +110,7 @@ def dataset_card(manifest: dict, name: str, schemas: dict[str, pa.Schema], grids
         tags=["medical", "radiology", "chest-x-ray", "synthetic", *(["vision-language"] if has_text else [])],
         configs=[_data_files(label, config, configs[config]) for label, config in _with_default(configs)],
         dataset_info=[
-            _dataset_info(label, configs[config], schemas[config]) for label, config in _with_default(configs)
+            dataset_info(label, configs[config]["splits"], schemas[config]) for label, config in _with_default(configs)
         ],
         **(GATE if "credentialed" in policies.values() else {}),
     )
@@ -161,22 +162,6 @@ def _size_category(rows: int) -> str:
 def _data_files(label: str, config: str, entry: dict) -> dict:
     files = [{"split": split, "path": f"data/{config}/{split}-*.parquet"} for split in entry["splits"]]
     return {"config_name": label, "data_files": files}
-
-
-def _dataset_info(label: str, entry: dict, schema: pa.Schema) -> dict:
-    from datasets import Features
-
-    splits = [
-        {"name": split, "num_bytes": counts["num_bytes"], "num_examples": counts["num_examples"]}
-        for split, counts in entry["splits"].items()
-    ]
-    return {
-        "config_name": label,
-        "features": Features.from_arrow_schema(schema)._to_yaml_list(),
-        "splits": splits,
-        "download_size": sum(counts["file_bytes"] for counts in entry["splits"].values()),
-        "dataset_size": sum(counts["num_bytes"] for counts in entry["splits"].values()),
-    }
 
 
 def _write(path: Path, content: bytes) -> None:

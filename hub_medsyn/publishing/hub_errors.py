@@ -79,7 +79,9 @@ def explain(error: BaseException, repo_id: str, repo_type: str) -> str | None:
     if status == 409:
         return f"{repo_id} is taken by a repository that this token may not see{told}; choose another --repo"
     if status == 429:
-        return f"{endpoint} has been asked too often; wait a few minutes and {AGAIN}"
+        wait = error.response.headers.get("retry-after", "").strip() if isinstance(error, HfHubHTTPError) else ""
+        wait = f"wait {wait} s" if wait.isdigit() else "wait a few minutes"
+        return f"{endpoint} has been asked too often; {wait} and {AGAIN}"
     if status in PASSING:
         return f"{endpoint} answers {status}{told}; {AGAIN}"
     return f"{endpoint} refuses with {status}{told}"

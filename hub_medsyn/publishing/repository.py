@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hub_medsyn.publishing.hub_errors import PublishError
+from hub_medsyn.publishing.retrying import retry
 from medsyn.errors import UserError
 
 GATED = "manual"  # "auto" lets everybody in who asks
@@ -42,13 +44,18 @@ class Repository:
         """The text of one of its files, `None` where it has none of that name."""
         if path not in self.files:
             return None
-        local = hf_hub_download(self.repo_id, path, repo_type=self.repo_type, revision=self.sha)
+        local = retry(lambda: hf_hub_download(self.repo_id, path, repo_type=self.repo_type, revision=self.sha))
         return Path(local).read_text(encoding="utf-8")
 
     def parquet_schema(self, path: str) -> pa.Schema:
         """The schema of one of its Parquet files; only the file's end is fetched."""
-        with HfFileSystem().open(f"{self.repo_type}s/{self.repo_id}@{self.sha}/{path}", block_size=2**20) as file:
-            return pq.read_schema(file)
+        name = f"{self.repo_type}s/{self.repo_id}@{self.sha}/{path}"
+
+        def read() -> pa.Schema:
+            with HfFileSystem().open(name, block_size=2**20) as file:
+                return pq.read_schema(file)
+
+        return retry(read)
 
     def contents(self) -> dict[str, str]:
         """What people put into it: each file's hash. Every new repository has a `.gitattributes`."""
@@ -73,7 +80,7 @@ def check_token(api: HfApi, repo_id: str, create_pr: bool) -> None:
     Raises:
         PublishError: If the token is known not to be allowed to write there.
     """
-    me = api.whoami()  # raises where there is no token or it is not valid
+    me = retry(api.whoami)  # raises where there is no token or it is not valid
     role = me["auth"]["accessToken"]["role"]
     if role == "read":
         raise PublishError(
@@ -92,10 +99,10 @@ def check_token(api: HfApi, repo_id: str, create_pr: bool) -> None:
 def look(api: HfApi, repo_id: str, repo_type: str) -> Repository:
     """The repository as it is now."""
     try:
-        info = api.repo_info(repo_id, repo_type=repo_type)
+        info = retry(lambda: api.repo_info(repo_id, repo_type=repo_type))
     except RepositoryNotFoundError:
         return Repository(repo_id, repo_type)
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=info.sha, repo_type=repo_type)
+    tree = retry(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=info.sha, repo_type=repo_type)))
     files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     gated = repo_type != "space" and info.gated == GATED
     return Repository(repo_id, repo_type, info.sha, bool(info.private), gated, files)
@@ -114,11 +121,20 @@ def tighten(api: HfApi, there: Repository, private: bool, gated: bool) -> Reposi
     repo_id, repo_type = there.repo_id, there.repo_type
     if there.sha is None:
         sdk = "gradio" if repo_type == "space" else None
-        api.create_repo(repo_id, repo_type=repo_type, private=True if private else None, space_sdk=sdk)
+        tries = count()
+        retry(
+            lambda: api.create_repo(
+                repo_id,
+                repo_type=repo_type,
+                private=True if private else None,
+                space_sdk=sdk,
+                exist_ok=next(tries) > 0,  # the first try may have arrived
+            )
+        )
     elif private and not there.private:
-        api.update_repo_settings(repo_id, repo_type=repo_type, private=True)
+        retry(lambda: api.update_repo_settings(repo_id, repo_type=repo_type, private=True))
     if gated and not there.gated:
-        api.update_repo_settings(repo_id, repo_type=repo_type, gated=GATED)
+        retry(lambda: api.update_repo_settings(repo_id, repo_type=repo_type, gated=GATED))
     now = look(api, repo_id, repo_type)
     for asked, is_so, name in ((private, now.private, "private"), (gated, now.gated, "gated")):
         if asked and not is_so:

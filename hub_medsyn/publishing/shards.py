@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from hub_medsyn.policy.ids_only import ids_only_table
 from hub_medsyn.policy.verdict import PolicyError
 from medsyn.errors import UserError
-from medsyn.parquet import ShardWriter
+from medsyn.parquet import GROUP_BYTES, ROW_GROUP, ShardWriter
 
 SHARD_BYTES = 500_000_000
 ROW_GROUP_BYTES = 300_000_000  # above this the Hub's viewer shows no rows
@@ -22,8 +23,8 @@ ROW_GROUP_ROWS = 1_000  # a reader of one row fetches the whole group
 SHARD_NAME = re.compile(r"(?P<split>[a-z]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet")
 TEXT_COLUMNS = ("prompt", "findings", "impression")
 REWRITE = (
-    "write it anew with `medsyn build`, or in row groups of 100 rows: "
-    "`datasets.Dataset.from_parquet(path).to_parquet(path, batch_size=100)`"
+    "write it anew with `medsyn build`, or in smaller row groups: "
+    "`datasets.Dataset.from_parquet(path).to_parquet(new_path, batch_size={rows})`"
 )
 
 
@@ -59,10 +60,49 @@ def find_shards(folder: Path, name: str, entry: dict) -> list[Path]:
                 f"config {name} again"
             )
         shards += paths
+    check_schemas(shards)
     strangers = sorted({path.name for path in data.iterdir()} - {path.name for path in shards})
     if strangers:
         raise UserError(f"{data} holds {strangers[0]}, which is no shard of the config {name}; move it elsewhere")
     return shards
+
+
+def check_schemas(shards: Sequence[Path]) -> None:
+    """
+    Compares the columns of the shards of a config, which `load_dataset` reads as one table.
+
+    Raises:
+        UserError: A column is in one shard alone, or has another type there; names shard and column.
+    """
+    first = pq.read_schema(shards[0])
+    expected = {field.name: field.type for field in first}
+    for path in shards[1:]:
+        schema = pq.read_schema(path)
+        found = {field.name: field.type for field in schema}
+        for name in [*expected, *(name for name in found if name not in expected)]:
+            one, other = expected.get(name), found.get(name)
+            if one != other:
+                what = (
+                    f"has no column {name!r}, which {shards[0].name} has"
+                    if other is None
+                    else f"has a column {name!r}, which {shards[0].name} lacks"
+                    if one is None
+                    else f"has a column {name!r} of type {other}, in {shards[0].name} it is {one}"
+                )
+                raise UserError(f"{path} {what}; `load_dataset` could not read them together: build the config again")
+        if _features(schema) != _features(first):
+            names = {**_features(schema), **_features(first)}
+            name = next(name for name in names if _features(schema).get(name) != _features(first).get(name))
+            raise UserError(
+                f"the metadata of {path} describe column {name!r} in another way than those of {shards[0].name}; "
+                "build the config again"
+            )
+
+
+def _features(schema: pa.Schema) -> dict:
+    """What the metadata say of the columns, for `datasets`."""
+    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return info.get("info", {}).get("features", {})
 
 
 def check_shard(path: Path) -> int:
@@ -74,7 +114,11 @@ def check_shard(path: Path) -> int:
     """
     size = path.stat().st_size
     if size > SHARD_BYTES:
-        raise UserError(f"{path} has {size / 1e6:.0f} MB; shards stay below {SHARD_BYTES / 1e6:.0f} MB: {REWRITE}")
+        parts = size // SHARD_BYTES + 1
+        raise UserError(
+            f"{path} has {size / 1e6:.0f} MB; shards stay below {SHARD_BYTES / 1e6:.0f} MB: write it anew with "
+            f"`medsyn build`, or in {parts} files: `Dataset.from_parquet(path).shard({parts}, number).to_parquet(...)`"
+        )
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid:
@@ -83,10 +127,11 @@ def check_shard(path: Path) -> int:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             if group.total_byte_size > ROW_GROUP_BYTES or group.num_rows > ROW_GROUP_ROWS:
+                fit = group.num_rows * GROUP_BYTES // max(group.total_byte_size, 1)
                 raise UserError(
                     f"row group {number} of {path} has {group.num_rows:,} rows and {group.total_byte_size / 1e6:.0f} "
                     f"MB; the Hub's viewer and streaming readers need at most {ROW_GROUP_ROWS:,} rows and "
-                    f"{ROW_GROUP_BYTES / 1e6:.0f} MB: {REWRITE}"
+                    f"{ROW_GROUP_BYTES / 1e6:.0f} MB: {REWRITE.format(rows=max(1, min(ROW_GROUP, fit)))}"
                 )
         return file.metadata.num_rows
 

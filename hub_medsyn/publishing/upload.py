@@ -17,6 +17,7 @@ from tqdm import tqdm
 from hub_medsyn.policy.verdict import PolicyError, Verdict
 from hub_medsyn.publishing.hub_errors import PublishError, explain, in_words, is_passing, status_of
 from hub_medsyn.publishing.repository import Repository, check_repo_id, check_token, look, tighten
+from hub_medsyn.publishing.retrying import LONGEST_WAIT, asked_to_wait
 
 ATTEMPTS = 4
 STALE_PARENT = 412
@@ -112,7 +113,10 @@ class Changes:
 
 
 def is_there(addition: CommitOperationAdd, there: RepoFile | None) -> bool:
-    """Whether the repository holds this very file; it is only hashed where the sizes agree."""
+    """Whether the repository holds this very file; it is only hashed where the sizes agree.
+
+    `create_commit` skips unchanged files too, but only while it commits: a dry run lists what would be sent.
+    """
     if there is None or there.size != addition.upload_info.size:
         return False
     if there.lfs is not None:
@@ -231,9 +235,11 @@ def upload(
                 if status_of(error) == STALE_PARENT:
                     say(f"{repo_id} was changed meanwhile; it is read again")
                     continue
-                if is_passing(error) and not create_pr and attempt + 1 < ATTEMPTS:  # it may have arrived all the same
-                    say(f"{explain(error, repo_id, repo_type)}; trying again")
-                    time.sleep(2**attempt)
+                wait = asked_to_wait(error)
+                wait = 2.0**attempt if wait is None else wait
+                if is_passing(error) and not create_pr and attempt + 1 < ATTEMPTS and wait <= LONGEST_WAIT:
+                    say(f"{explain(error, repo_id, repo_type)}; trying again in {wait:.0f} s")
+                    time.sleep(wait)  # then look again: the commit may have arrived all the same
                     continue
                 raise
             return changes.published(

@@ -74,4 +74,7 @@ def no_waiting(monkeypatch):
     """The Hub's clients try again at once where they would wait for seconds."""
     from huggingface_hub.utils import _http
 
-    monkeypatch.setattr(_http, "time", SimpleNamespace(**{**vars(_http.time), "sleep": lambda seconds: None}))
+    from hub_medsyn.publishing import retrying, upload
+
+    for module in (_http, retrying, upload):
+        monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(_http.time), "sleep": lambda seconds: None}))

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from dataset_builder.radiographs import write
@@ -327,3 +328,23 @@ def test_help_names_the_data_sets(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["prepare", "padchest"])
     assert stopped.value.code == 2
+
+
+def test_the_readme_describes_columns_and_splits_for_older_versions_of_datasets(tmp_path):
+    mass = boxes((0.1, 0.1, 0.2, 0.2))
+    assert run(write_folder(tmp_path / "images", boxes=mass), tmp_path / "out", "--boxes-column", "boxes") == 0
+    (info,) = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---")[1])["dataset_info"]
+    features = {feature["name"]: feature for feature in info["features"]}
+    assert features["image"]["dtype"] == "image" and [each["name"] for each in features["boxes"]["list"]] == [
+        "finding",
+        "box",
+    ]
+    files = sum(path.stat().st_size for path in (tmp_path / "out" / "data").iterdir())
+    assert info["download_size"] == files and {split["num_examples"] for split in info["splits"]} == {4}
+    loaded = datasets.load_dataset(str(tmp_path / "out"))
+    assert (
+        loaded["train"].features["boxes"]
+        == datasets.Features.from_arrow_schema(pq.read_schema(next((tmp_path / "out" / "data").glob("train-*"))))[
+            "boxes"
+        ]
+    )

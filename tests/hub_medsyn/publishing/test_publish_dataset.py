@@ -1,9 +1,12 @@
 """Datasets to the stand-in Hub: one commit, none the second time, configs side by side, broken connections."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import get_dataset_config_names, load_dataset
@@ -14,6 +17,7 @@ from dataset_builder.pipeline import shards as assemble
 from hub_medsyn.publishing import shards as dataset_shards
 from hub_medsyn.publishing import upload
 from hub_medsyn.publishing.publish import main, publish_dataset
+from medsyn.parquet import ShardWriter
 from tests.fixtures.generators import FakeGenerator, fake_records
 
 REPO = "your-org/medsyn-cxr"
@@ -171,8 +175,7 @@ def test_a_broken_connection_is_gone_on_with(hub, public, no_waiting, capsys):
 
 
 @pytest.mark.parametrize("status", [429, 500, None])
-def test_a_busy_hub_is_asked_again(hub, public, no_waiting, monkeypatch, status):
-    monkeypatch.setattr("hub_medsyn.publishing.upload.time.sleep", lambda seconds: None)
+def test_a_busy_hub_is_asked_again(hub, public, no_waiting, status):
     hub.fail_next("POST", "/preupload/", status=status)
     hub.fail_next("PUT", "^/upload/", status=status)
     hub.fail_next("POST", "/commit/", status=status)
@@ -260,3 +263,47 @@ def test_a_shard_cut_short_is_named(tmp_path):
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=f"{path.name} is no Parquet file, or cut short"):
         dataset_shards.check_shard(path)
+
+
+def retyped(table):
+    return table.set_column(table.column_names.index("seed"), "seed", table["seed"].cast("string"))
+
+
+def redescribed(table):
+    info = json.loads(table.schema.metadata[b"huggingface"])
+    info["info"]["features"]["view"] = {"names": ["PA", "AP"], "_type": "ClassLabel"}
+    return table.replace_schema_metadata({"huggingface": json.dumps(info)})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.append_column("extra", table["view"]), "column 'extra', which .* (has|lacks)"),
+        (lambda table: table.drop_columns("view"), "column 'view', which .* (has|lacks)"),
+        (retyped, "has a column 'seed' of type (string|int64), in .* it is (string|int64)"),
+        (redescribed, "describe column 'view' in another way"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_shards_that_do_not_fit_together_are_named_before_anything_is_sent(hub, dataset, capsys, change, words, split):
+    path = next((dataset / "data" / "fake").glob(f"{split}-*.parquet"))
+    pq.write_table(change(pq.read_table(path)), path)
+    assert main(["dataset", str(dataset), "--repo", REPO]) == 1
+    said = capsys.readouterr().err
+    assert re.search(words, said) and ".parquet" in said and not hub.uploads
+
+
+def test_row_groups_stay_below_the_limit_whatever_the_images_weigh(tmp_path):
+    noise = [np.random.default_rng(k).bytes(4_000_000) for k in range(110)]
+    path = tmp_path / "train-00000-of-00001.parquet"
+    with ShardWriter(path) as writer:
+        writer.write(pa.table({"image": pa.array([{"bytes": each} for each in noise])}))
+    assert dataset_shards.check_shard(path) == 110
+    groups = [pq.read_metadata(path).row_group(k) for k in range(pq.read_metadata(path).num_row_groups)]
+    assert max(group.total_byte_size for group in groups) <= 210_000_000
+    pq.write_table(pq.read_table(path), path, row_group_size=100)
+    with pytest.raises(ValueError, match="batch_size=(\\d+)") as raised:
+        dataset_shards.check_shard(path)
+    rows = int(re.search(r"batch_size=(\d+)", str(raised.value))[1])
+    pq.write_table(pq.read_table(path), path, row_group_size=rows)  # the remedy helps
+    assert dataset_shards.check_shard(path) == 110

@@ -253,8 +253,8 @@ def test_tokens_that_may_not_write(hub, folders, monkeypatch, capsys):
         (("POST", "/commit/"), 413, "refuses with 413"),
     ],
 )
-def test_what_the_hub_answers_is_told(hub, folders, capsys, request_, status, words):
-    hub.fail_next(*request_, status=status)
+def test_what_the_hub_answers_is_told(hub, no_waiting, folders, capsys, request_, status, words):
+    hub.fail_next(*request_, status=status, times=100)
     assert main(["dataset", str(folders["public"]), "--repo", REPO]) == 1
     sentence = capsys.readouterr().err.partition("medsyn publish: ")[2]
     assert words in sentence and sentence.count("\n") == 1
