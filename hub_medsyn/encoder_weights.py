@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import timm
@@ -14,8 +15,8 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperMo
 
 PREFIXES = ("module.", "timm_model.", "vision_model.timm_model.")
 SAVE_AGAIN = (
-    "python -c \"import torch; s = torch.load('{file}', map_location='cpu', weights_only=False); "
-    "torch.save(s.get('state_dict', s.get('model', s)), '{stem}-tensors.pt')\""
+    "import sys, torch; s = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
+    "torch.save(s.get('state_dict', s.get('model', s)), sys.argv[2])"
 )
 
 
@@ -44,7 +45,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
         if wanted is None:
             reason = (str(error).splitlines() or ["it is empty"])[0]
             raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
-        command = SAVE_AGAIN.format(file=path.name, stem=path.stem)
+        command = shlex.join(["python", "-c", SAVE_AGAIN, str(path), str(path.with_name(f"{path.stem}-tensors.pt"))])
         raise ValueError(
             f"{path} is refused: it does not hold tensors alone but asks for {wanted[1]}, and loading such a file can "
             "run any code. Nothing of it was loaded. If you trust who made it, save its tensors alone, in an "

@@ -15,7 +15,7 @@ LEAKS = (
 
 
 def readme(manifest: dict, schema: pa.Schema) -> str:
-    """The README of a manifest: YAML with data files and columns, then tables of splits, labels and what was left out."""
+    """The README of a manifest: YAML with files and columns, then tables of splits, labels and what was left out."""
     splits = manifest["splits"]
     header = {
         "pretty_name": manifest["title"],

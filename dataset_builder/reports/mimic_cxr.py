@@ -36,6 +36,12 @@ _REPORT = re.compile(r"(?:^|/)p\d\d/p(\d+)/s(\d+)\.txt$")
 _LABELS = {"": None, "1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
 
 
+NO_REPORTS = (
+    "{path} holds images of MIMIC-CXR or tables of MIMIC-CXR-JPG, which ships no reports. They are in mimic-cxr-reports.zip "
+    "of MIMIC-CXR (physionet.org/content/mimic-cxr); put it beside the tables"
+)
+
+
 @dataclass(frozen=True)
 class MimicFiles:
     """Where the parts of a MIMIC-CXR folder lie; a table that is not there is `None`."""
@@ -75,6 +81,10 @@ def find_mimic_cxr(path: str | Path) -> MimicFiles | None:
         reports = next((place for place in places if place.is_file() or any(place.glob("p1[0-9]"))), None)
     if reports is None:
         return None
+    if reports.is_dir() and not any(any(reports.glob(f"p1[0-9]/p*/{pattern}")) for pattern in ("s*.txt", "*.txt")):
+        images = next(iter(reports.glob("p1[0-9]/p*/s*/*.[jd][pc][gm]")), None)
+        if images is not None:
+            raise UserError(NO_REPORTS.format(path=path))
     folders = list(dict.fromkeys([path if path.is_dir() else path.parent, reports.parent, reports.parent.parent]))
 
     def table(name: str) -> Path | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from dataset_builder.reports.mimic_cxr import NO_REPORTS, find_mimic_cxr, read_mimic_cxr
 from dataset_builder.reports.mimic_cxr import SOURCE as MIMIC_CXR
-from dataset_builder.reports.mimic_cxr import find_mimic_cxr, read_mimic_cxr
 from dataset_builder.reports.openi import SOURCE as OPENI
 from dataset_builder.reports.openi import find_openi, read_openi
 from dataset_builder.reports.record import ReportRecord
@@ -52,6 +52,8 @@ def open_reports(
             return read_openi(path), {"format": OPENI}
     if path.is_dir():
         tables = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
+        if any(file.name.startswith("mimic-cxr-2.") for file in tables):
+            raise UserError(NO_REPORTS.format(path=path))
         if len(tables) != 1:
             there = f"{len(tables)} tables ({', '.join(file.name for file in tables[:5])})" if tables else "no table"
             raise UserError(

@@ -75,3 +75,20 @@ def test_labels_are_the_sources_then_the_scenes_then_the_texts():
     # a section without a full stop ends where the next begins
     of_text = text_labels(ReportRecord("a", "a", "Large right effusion.", findings="No pneumothorax"))
     assert (of_text["Pneumothorax"], of_text["Pleural Effusion"]) == (0, 1)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "dcm"])
+def test_a_tree_of_images_says_where_the_reports_are(tmp_path, suffix):
+    image = tmp_path / "files" / "p10" / "p10000032" / "s50414267" / f"a.{suffix}"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"")
+    words = "ships no reports. They are in mimic-cxr-reports.zip of MIMIC-CXR"
+    for path in (tmp_path, tmp_path / "files"):
+        with pytest.raises(ValueError, match=words):
+            open_reports(path)
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for name in ("metadata", "split", "chexpert"):
+        (tables / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=words):
+        open_reports(tables)

@@ -1,7 +1,7 @@
 """Files that `medsyn convert` must not run, must not half read, and must not write over."""
 
 import argparse
-import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,14 +50,17 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(zipped, text, state
     assert mark.exists()  # the file would have done it
 
 
-def test_the_refusal_tells_how_to_save_the_tensors_alone(text, state, tmp_path, monkeypatch):
-    path = tmp_path / "lightning.ckpt"
+@pytest.mark.parametrize("name", ["lightning.ckpt", "a 'b\" $(touch x) `y` & c.ckpt"])
+def test_the_refusal_tells_how_to_save_the_tensors_alone(text, state, tmp_path, monkeypatch, name):
+    path = tmp_path / name
     torch.save({"state_dict": state, "hyper_parameters": argparse.Namespace(lr=1e-4)}, path)
     with pytest.raises(ValueError, match=r"refused: .* asks for argparse\.Namespace") as refusal:
         convert_checkpoint(path, text)
-    monkeypatch.chdir(tmp_path)
-    exec(re.search(r'python -c "(.*)"$', str(refusal.value))[1])  # the command as it is printed
-    model, _, report = convert_checkpoint(tmp_path / "lightning-tensors.pt", text)
+    python, option, script, *arguments = shlex.split(str(refusal.value).splitlines()[-1])  # as a shell reads it
+    assert (python, option) == ("python", "-c") and arguments[0] == str(path)
+    monkeypatch.setattr("sys.argv", ["-c", *arguments])
+    exec(script)
+    model, _, report = convert_checkpoint(path.with_name(f"{path.stem}-tensors.pt"), text)
     assert torch.equal(model.image_head[0].weight, state["res_l1.weight"]) and not report.other_entries
 
 
