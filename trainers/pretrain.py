@@ -138,12 +138,12 @@ def run(
     make_model = make_model or model_of_encoders
     model, processor = make_model(method.model_class, model_arguments, data_arguments, train_rows)
     train_pairs = make_pairs(train_rows, processor, data_arguments, training_arguments.seed)
-    eval_pairs, no_evaluation = None, "no validation split"
+    eval_pairs, evaluation_note = None, "no validation split"
     if eval_rows is not None:
         eval_pairs = make_pairs(eval_rows, processor, data_arguments, training_arguments.seed, evaluation=True)
         texts = len(set(eval_pairs.distinct_keys()))
-        if texts < max(2, training_arguments.world_size):
-            no_evaluation = f"no evaluation: {texts} different report(s) in {data_arguments.eval_split} are too few"
+        if texts < 2:
+            evaluation_note = f"no evaluation: {texts} different report(s) in {data_arguments.eval_split} are too few"
             eval_pairs = None
     if eval_pairs is None:
         training_arguments.eval_strategy = "no"
@@ -159,12 +159,16 @@ def run(
     if training_arguments.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training_arguments.early_stopping_patience))
     sampler = trainer.train_sampler
+    if eval_pairs is not None:
+        batches = trainer.eval_batches(eval_pairs)
+        left_out = f" ({batches.rows_left_out:,} repeat a report too often)" if batches.rows_left_out else ""
+        evaluation_note = f"{batches.num_rows:,} pairs to evaluate on{left_out}"
     if trainer.is_world_process_zero():
         print(
             f"{len(train_pairs):,} pairs ({train_pairs.rows_without_text:,} rows without text left out), "
             f"{len(sampler):,} batches of {sampler.batch_size} different reports an epoch, "
             f"{sampler.rows_waiting:,} pairs waiting; "
-            f"{no_evaluation if eval_pairs is None else f'{len(eval_pairs):,} pairs to evaluate on'}"
+            f"{evaluation_note}"
         )
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()

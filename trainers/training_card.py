@@ -157,13 +157,14 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
     revision = hub_revision(trainer.train_dataset.images)
     results, evaluation = None, None
     if evaluations and trainer.eval_dataset is not None:
-        sampler = trainer.eval_sampler(trainer.eval_dataset)
+        batches = trainer.eval_batches(trainer.eval_dataset)
+        sizes = [len(batch) for batch in batches.batches]
         evaluation = {
             "loss": evaluations[-1]["eval_loss"],
             "loss_global": evaluations[-1]["eval_loss_global"],
-            "pairs": len(sampler) * sampler.batch_size,
-            "batch": sampler.batch_size,
-            "chance": trainer.model.chance_loss(sampler.batch_size),
+            "pairs": batches.num_rows,
+            "batch": f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{max(sizes)}",
+            "chance": sum(size * trainer.model.chance_loss(size) for size in sizes) / batches.num_rows,
         }
         result = EvalResult(
             task_type="zero-shot-image-classification",

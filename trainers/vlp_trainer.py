@@ -6,22 +6,24 @@ import json
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from transformers import ProcessorMixin, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, rotate_checkpoints
 
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 from medsyn.errors import UserError
 from trainers.checkpoints import BATCHES_NAME, check_same_run
 from trainers.data.collators import PairCollator
 from trainers.data.pairs import PairDataset
-from trainers.data.samplers import DistinctTextBatchSampler
+from trainers.data.samplers import DistinctTextBatchSampler, WholeBatches
 from trainers.distributed import GradientCache, gather_features
 from trainers.training_arguments import VLPTrainingArguments
 
@@ -142,28 +144,40 @@ class VLPTrainer(Trainer):
             )
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._cache: GradientCache | None = None
+        self._eval_batches: WholeBatches | None = None
+        self._evaluated: list[dict[str, torch.Tensor]] = []
 
     def get_train_dataloader(self) -> DataLoader:
         self._train_collisions = self.train_sampler.collisions_of_a_plain_shuffle()
-        return self._loader(self.train_dataset, batch_sampler=self.train_sampler)
+        return self.accelerator.prepare(self._loader(self.train_dataset, self.train_sampler))
 
     def get_eval_dataloader(self, eval_dataset: PairDataset | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        sampler = self.eval_sampler(dataset)
-        # In order and whole: the evaluation loop weighs a last batch by how many rows the dataset has left for it.
-        rows = [row for batch in sampler for _, row in batch]
-        return self._loader(Subset(dataset, rows), batch_size=sampler.batch_size)
+        self._eval_batches = self.eval_batches(dataset)
+        # Not prepared by the accelerator, which would repeat rows until all processes have as many.
+        return self._loader(dataset, self._eval_batches.slices(self.args.process_index, self.args.world_size))
 
-    def eval_sampler(self, dataset: PairDataset) -> DistinctTextBatchSampler:
-        """The global batches of an evaluation, equal each time; they shrink to the different texts there are."""
-        keys, world = dataset.distinct_keys(), self.args.world_size
-        size = min(self.args.eval_batch_size * world, len(set(keys)) // world * world)
-        return DistinctTextBatchSampler(keys, size, seed=self.args.seed, shuffle=False)
+    def eval_batches(self, dataset: PairDataset) -> WholeBatches:
+        """Returns the global batches of an evaluation, equal each time and on any number of processes."""
+        return WholeBatches(dataset.distinct_keys(), self.args.eval_batch_size * self.args.world_size, self.args.seed)
 
-    def _loader(self, dataset: Dataset, **batches) -> DataLoader:
-        loader = DataLoader(
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """The loss and its parts over all rows: each global batch counts by its rows, on any number of processes."""
+        self._evaluated = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        sizes = np.array([len(batch) for batch in self._eval_batches.batches])
+        means = {
+            f"{metric_key_prefix}_{name}": float(
+                np.average([parts[name].item() for parts in self._evaluated], weights=sizes)
+            )
+            for name in self._evaluated[0]
+        }
+        return output._replace(metrics={**output.metrics, **means}, num_samples=int(sizes.sum()))
+
+    def _loader(self, dataset: Dataset, batch_sampler: Iterable) -> DataLoader:
+        return DataLoader(
             dataset,
-            **batches,
+            batch_sampler=batch_sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
@@ -172,7 +186,6 @@ class VLPTrainer(Trainer):
             # Its own: drawing the workers' seed from the global generator would shift dropout after an evaluation.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
-        return self.accelerator.prepare(loader)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -192,6 +205,10 @@ class VLPTrainer(Trainer):
             features = self._cache.features
         else:
             features = gather_features(model(**inputs, features_only=True))
+        if not model.training:
+            batch = self._eval_batches.batches[len(self._evaluated)]
+            # In the order of processes, whose last ones may have repeated a row.
+            features = {name: tensor[: len(batch)] for name, tensor in features.items()}
         parts = self.accelerator.unwrap_model(model).losses(features)
         loss = sum(parts.values())
         if not torch.isfinite(loss):
@@ -199,17 +216,18 @@ class VLPTrainer(Trainer):
                 f"the loss is {loss.item()} at step {self.state.global_step}, in the batch of {', '.join(ids)}; "
                 "lower --learning_rate, raise --warmup_steps or look at these images"
             )
-        stage = "" if model.training else "eval_"
-        for name, value in parts.items():
-            self._parts[stage + name].append(value.detach())
+        if model.training:
+            for name, value in parts.items():
+                self._parts[name].append(value.detach())
+        else:
+            self._evaluated.append({"loss": loss.detach()} | {name: value.detach() for name, value in parts.items()})
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the loss's parts since they were last logged, beside the loss they belong to."""
-        for stage in ("", "eval_"):
-            if f"{stage}loss" in logs:
-                names = [name for name in self._parts if name.startswith(f"{stage}loss_")]
-                logs.update({name: torch.stack(self._parts.pop(name)).mean().item() for name in names})
+        if "loss" in logs:
+            logs.update({name: torch.stack(values).mean().item() for name, values in self._parts.items()})
+            self._parts.clear()
         if "loss" in logs and not any("repeats_kept_apart" in entry for entry in self.state.log_history):
             logs["repeats_kept_apart"] = self._train_collisions
             logs["rows_waiting"] = self.train_sampler.rows_waiting

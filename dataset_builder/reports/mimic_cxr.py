@@ -37,8 +37,8 @@ _LABELS = {"": None, "1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
 
 
 NO_REPORTS = (
-    "{path} holds images of MIMIC-CXR or tables of MIMIC-CXR-JPG, which ships no reports. They are in mimic-cxr-reports.zip "
-    "of MIMIC-CXR (physionet.org/content/mimic-cxr); put it beside the tables"
+    "{path} holds images of MIMIC-CXR or tables of MIMIC-CXR-JPG, which ships no reports. They are in "
+    "mimic-cxr-reports.zip of MIMIC-CXR (physionet.org/content/mimic-cxr); put it beside the tables"
 )
 
 

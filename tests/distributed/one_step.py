@@ -56,7 +56,7 @@ def one_step(kind: str, processes: int, out: Path, **settings) -> None:
         model=MODELS[kind](text_changes=still, freeze_batch_norm=True),
         args=args,
         train_dataset=image_pairs(),
-        eval_dataset=image_pairs(16, repeats=2, augmentation="none"),
+        eval_dataset=image_pairs(23, repeats=2, augmentation="none"),  # no whole number of batches
         processor=VisionTextDualEncoderProcessor(tiny_image_processor(), tiny_tokenizer()),
     )
     trainer.train()

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -211,6 +212,26 @@ def test_evaluation_batches_shrink_to_the_texts_there_are(tmp_path):
     trainer = trainer_of(tmp_path, eval_dataset=image_pairs(3, repeats=1, augmentation="none"))
     batch = next(iter(trainer.get_eval_dataloader()))
     assert len(batch["ids"]) == 3
+
+
+def test_evaluation_counts_every_row_once_and_by_its_batch(tmp_path):
+    pairs = image_pairs(11, repeats=0, augmentation="none")
+    trainer = trainer_of(tmp_path, eval_dataset=pairs)
+    batches = trainer.eval_batches(pairs).batches
+    assert sorted(map(len, batches)) == [3, 4, 4] and sorted(sum(batches, [])) == list(range(11))
+    seen = [name for batch in trainer.get_eval_dataloader() for name in batch["ids"]]
+    assert sorted(seen) == sorted(pairs.ids)
+    output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "evaluation")
+    assert output.num_samples == 11
+    losses = []
+    trainer.model.eval()
+    for rows in batches:
+        batch = trainer.data_collator([pairs[row] for row in rows])
+        batch.pop("ids")
+        with torch.no_grad():
+            losses.append(trainer.model(**batch).loss.item())
+    expected = np.average(losses, weights=[len(rows) for rows in batches])
+    assert output.metrics["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_accumulation_and_workers_see_the_same_items(tmp_path):

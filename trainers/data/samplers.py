@@ -85,3 +85,55 @@ class DistinctTextBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def _generator(self) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch if self.shuffle else 0])
+
+
+class WholeBatches:
+    """Batches of distinct texts in which every row is once: those of an evaluation, equal each time.
+
+    They are as many as the batch size asks for and of nearly one size, so that no row is left over. A text that
+    repeats more often than there are batches makes them more and smaller, down to half the batch size; what it repeats
+    beyond is left out (`rows_left_out`).
+
+    Args:
+        texts (`Sequence[str]`): One per row; equal strings never meet in a batch.
+        batch_size (`int`): The most rows of a global batch, over all processes.
+        seed (`int`, *optional*, defaults to 0): Of the order.
+
+    Raises:
+        UserError: If there are fewer than two distinct texts, or the batch holds fewer than two.
+    """
+
+    def __init__(self, texts: Sequence[str], batch_size: int, seed: int = 0):
+        _, groups, counts = np.unique(np.asarray(texts, dtype=object), return_inverse=True, return_counts=True)
+        if batch_size < 2 or len(counts) < 2:
+            raise UserError(
+                f"{len(texts)} rows of {len(counts)} different texts in batches of {batch_size} cannot be evaluated: "
+                "a contrastive loss needs at least 2 texts; raise the batch size or bring more reports"
+            )
+        batch_size = min(batch_size, len(counts))
+        needed = -(-len(texts) // batch_size)
+        number = max(needed, min(int(counts.max()), 2 * needed))
+        generator = np.random.default_rng([seed, 0])
+        order = generator.permutation(len(groups))  # rows
+        rank = generator.permutation(len(counts))  # texts
+        order = order[np.argsort(rank[groups[order]], kind="stable")]  # rows, those of a text side by side
+        starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+        position = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))  # within its text
+        order = order[position < number]
+        # Neighbours go to different batches, and a text has at most as many rows as there are batches.
+        self.batches = [order[batch::number].tolist() for batch in range(number)]
+        self.rows_left_out = len(texts) - len(order)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are evaluated."""
+        return sum(map(len, self.batches))
+
+    def slices(self, process: int, processes: int) -> list[list[int]]:
+        """Returns the part of every batch that a process encodes, of one length on all: its last row may repeat."""
+        parts = []
+        for batch in self.batches:
+            length = -(-len(batch) // processes)
+            part = batch[process * length : (process + 1) * length]
+            parts.append(part + [(part or batch)[-1]] * (length - len(part)))
+        return parts

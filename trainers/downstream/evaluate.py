@@ -187,7 +187,9 @@ def _classify(args: EvaluateOptions, images: ImageSet, draws: Draws, notes: list
                     save_classifier(folder, encoder, *head.plain(), images.labels, args.exclusive)
                 bar.update()
     for budget, seed, constant in {(run.budget, run.seed, run.constant) for run in runs if run.constant}:
-        notes.append(f"{budget:g} %, seed {seed}: no training cases of {', '.join(constant)}, scored as chance")
+        notes.append(
+            f"{budget:g} %, seed {seed}: no training cases of {', '.join(constant)}, left out of every macro AUROC"
+        )
     return result_rows(images, runs, args.resamples, args.seed, args.exclusive)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainers.data.samplers import DistinctTextBatchSampler
+from trainers.data.samplers import DistinctTextBatchSampler, WholeBatches
 
 
 def rows_of(sampler):
@@ -100,3 +100,28 @@ def test_work_on_large_sets_is_that_of_one_sort():
     sampler = DistinctTextBatchSampler([Counted(key) for key in keys], 48)
     assert sum(1 for _ in sampler) == len(sampler) > 100
     assert number <= Counted.comparisons < 3 * number * np.log2(number)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(103, 32), (96, 32), (2, 2), (33, 32), (5, 99), (7, 3)])
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_whole_batches_hold_every_row_once_on_any_number_of_processes(rows, size, processes):
+    whole = WholeBatches([f"text {row}" for row in range(rows)], size)
+    sizes = [len(batch) for batch in whole.batches]
+    assert sorted(sum(whole.batches, [])) == list(range(rows)) and whole.rows_left_out == 0
+    assert max(sizes) <= size and max(sizes) - min(sizes) <= 1 and min(sizes) >= 2
+    parts = [whole.slices(process, processes) for process in range(processes)]
+    for number, batch in enumerate(whole.batches):
+        assert len({len(part[number]) for part in parts}) == 1
+        assert sum((part[number] for part in parts), [])[: len(batch)] == batch  # what is repeated comes last
+
+
+def test_whole_batches_keep_equal_texts_apart_and_say_what_repeats_too_often():
+    texts = ["a"] * 6 + ["b"] * 3 + [f"text {row}" for row in range(31)]
+    whole = WholeBatches(texts, 10)  # 4 batches would do; "a" makes them 6
+    assert len(whole.batches) == 6 and whole.rows_left_out == 0 and whole.num_rows == 40
+    for batch in whole.batches:
+        assert len({texts[row] for row in batch}) == len(batch)
+    often = WholeBatches(["a"] * 30 + [f"text {row}" for row in range(10)], 10)
+    assert len(often.batches) == 8 and often.rows_left_out == 22 and often.num_rows == 18
+    with pytest.raises(ValueError, match="cannot be evaluated: a contrastive loss needs at least 2 texts"):
+        WholeBatches(["a", "a"], 10)

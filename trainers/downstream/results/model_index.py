@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -35,10 +36,12 @@ def eval_results(rows: list[dict], encoder: str) -> list[EvalResult]:
     for row in rows:
         if row["encoder"] != encoder or str(row["seed"]) != "mean" or row["metric"] not in MAIN_METRICS:
             continue
+        if math.isnan(row["value"]):
+            continue  # no sample of this budget could teach a label
         title, task = MAIN_METRICS[row["metric"]]
         arguments = {"percent_of_training_patients": float(row["budget"]), "encoder_weights": row["weights"]}
         arguments |= {"test_images": int(row["n"]), "training_images": int(row["n_train"])}
-        if row.get("ci_low") is not None:
+        if row.get("ci_low") is not None and not math.isnan(row["ci_low"]):
             arguments["confidence_interval_95"] = [float(row["ci_low"]), float(row["ci_high"])]
         found.append(
             EvalResult(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from medsyn.errors import UserError, command
+from trainers.downstream.results.rows import left_out_labels
 
 METRICS = {"macro_auroc": "AUC", "accuracy": "ACC", "dice_per_image": "Dice", "map_40_75": "mAP"}
 CAPTION = "{task} in percent, a frozen encoder with {budgets} % of the training patients' labels; the mean over seeds."
@@ -33,8 +34,9 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
 
     Returns:
         `tuple[pd.DataFrame, dict[str, str]]`: One row per encoder and columns `(dataset, metric, budget, part)`, where
-        `part` is `value`, `change` (from the encoder's reference) and `clear` (1 if the interval of the change
-        excludes 0), unrounded; and the reference of each encoder that has one.
+        `part` is `value`, `change` (from the encoder's reference), `clear` (1 if the interval of the change excludes
+        0) and `marked` (1 if a sample could not teach every label), unrounded; and the reference of each encoder that
+        has one.
 
     Raises:
         UserError: A number appears twice, as when a folder is given twice; a data set has results on two splits; or
@@ -49,6 +51,8 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
                 "test splits cannot share a column; make one table for each"
             )
         metric = next(name for name in some["metric"] if name in METRICS)
+        unlearnt = some[some["metric"].str.startswith("left_out:")] if metric == "macro_auroc" else some[:0]
+        marked = set(zip(unlearnt["encoder"], unlearnt["budget"].astype(float), strict=True))
         for row in some[some["metric"].isin([metric, f"{metric}_difference"])].to_dict("records"):
             part = "value" if row["metric"] == metric else "change"
             cell = found.setdefault((row["encoder"], (dataset, metric, float(row["budget"]))), {})
@@ -58,8 +62,9 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
                     "once, and one run per data set"
                 )
             cell[part] = row["value"] if part == "value" else -row["value"]  # stored as reference minus encoder
+            cell["marked"] = float((row["encoder"], float(row["budget"])) in marked)
             if part == "change":
-                cell["clear"] = float(row["ci_low"] > 0 or row["ci_high"] < 0)
+                cell["clear"] = float(row.get("ci_low", 0) > 0 or row.get("ci_high", 0) < 0)
                 if references.setdefault(row["encoder"], row["reference"]) != row["reference"]:
                     raise UserError(
                         f"{row['encoder']} is compared with {references[row['encoder']]} in one run and with "
@@ -71,16 +76,16 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
     table = {
         (*column, part): [found.get((encoder, column), {}).get(part) for encoder in index]
         for column in columns
-        for part in ("value", "change", "clear")
+        for part in ("value", "change", "clear", "marked")
     }
     return pd.DataFrame(table, index=index, dtype=float), references
 
 
-def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str, str], missing: str) -> str:
-    value, change, clear = (row[(*column, part)] for part in ("value", "change", "clear"))
+def _cell(row: pd.Series, column: tuple, arrows: tuple[str, str, str], missing: str, mark: str) -> str:
+    value, change, clear, marked = (row[(*column, part)] for part in ("value", "change", "clear", "marked"))
     if pd.isna(value):
         return missing
-    text = f"{100 * value:.1f}"
+    text = f"{100 * value:.1f}" + (mark if marked == 1 else "")
     if pd.isna(change):
         return text
     size = f"{abs(100 * change):.1f}"
@@ -95,8 +100,10 @@ def markdown_table(rows: pd.DataFrame, task: str) -> str:
     lines = [f"| encoder | {' | '.join(f'{name} ({METRICS[metric]}) {part:g} %' for name, metric, part in columns)} |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for encoder, row in table.iterrows():
-        lines.append(f"| {encoder} | {' | '.join(_cell(row, column, ('↑', '↓', '±'), '-') for column in columns)} |")
-    return "\n".join([*lines, "", _caption(columns, references, task)])
+        lines.append(
+            f"| {encoder} | {' | '.join(_cell(row, column, ('↑', '↓', '±'), '-', '†') for column in columns)} |"
+        )
+    return "\n".join([*lines, "", _caption(columns, references, task) + _left_out(rows, task)])
 
 
 def latex_table(rows: pd.DataFrame, task: str) -> str:
@@ -104,10 +111,11 @@ def latex_table(rows: pd.DataFrame, task: str) -> str:
     table, references = cells(rows, task)
     columns = list(dict.fromkeys(column[:3] for column in table.columns))
     spans = Counter(f"{name} ({METRICS[metric]})" for name, metric, _ in columns)
+    caption = _escaped(_caption(columns, references, task) + _left_out(rows, task)).replace("†", r"\dag")
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escaped(_caption(columns, references, task))}}}",
+        rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
         r"\toprule",
         "".join(rf" & \multicolumn{{{span}}}{{c}}{{{_escaped(name)}}}" for name, span in spans.items()) + r" \\",
@@ -116,7 +124,7 @@ def latex_table(rows: pd.DataFrame, task: str) -> str:
     ]
     arrows = (r"$\uparrow$", r"$\downarrow$", r"$\pm$")
     for encoder, row in table.iterrows():
-        line = " & ".join(_cell(row, column, arrows, "--") for column in columns)
+        line = " & ".join(_cell(row, column, arrows, "--", r"\dag ") for column in columns)
         lines.append(rf"{_escaped(str(encoder))} & {line} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
 
@@ -134,6 +142,16 @@ def _caption(columns: list[tuple[str, str, float]], references: dict[str, str], 
         for reference, others in compared.items()
     )
     return caption + ARROWS.format(changes=changes)
+
+
+def _left_out(rows: pd.DataFrame, task: str) -> str:
+    """What the mark in cells means, data set by data set; nothing where no label was left out."""
+    told = [
+        f"{', '.join(labels)} of {dataset}"
+        for dataset, some in rows[rows["task"] == task].groupby("dataset", sort=False)
+        if (labels := left_out_labels(some))
+    ]
+    return f" †: a sample could not teach every label; left out of every mean: {'; '.join(told)}." if told else ""
 
 
 def _escaped(text: str) -> str:

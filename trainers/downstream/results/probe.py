@@ -45,10 +45,20 @@ def result_rows(
 
     The metric is `macro_auroc`, with `auroc:<label>` as details; for `exclusive` classes, `accuracy` comes first: the
     share of test images whose class has the highest score.
+
+    A label that some sample of training patients could not teach takes part in no macro AUROC, so that all encoders and
+    budgets are compared over the same labels; rows `left_out:<label>` count the samples of the budget. A run that could
+    learn no label has no macro AUROC (NaN).
     """
     test = images.rows("test")
     targets, patients = images.targets[test], images.patients[test]
     draws = patient_draws(patients, resamples, seed) if exclusive else None
+    learners = [run for run in runs if len(run.constant) < len(images.labels)]
+    left_out = [label for label in images.labels if any(label in run.constant for run in learners)]
+    if len(left_out) == len(images.labels):  # no label is learnt in every run
+        learners, left_out = [], []
+    kept = [column for column, label in enumerate(images.labels) if label not in left_out]
+    names = [images.labels[column] for column in kept]
     measured = []
     for run in runs:
         areas = macro_auroc(targets, run.scores, images.labels)
@@ -56,9 +66,15 @@ def result_rows(
         if exclusive:
             right = run.scores.argmax(axis=1) == targets.argmax(axis=1)  # (test images,)
             metrics["accuracy"], samples["accuracy"] = float(right.mean()), weighted_means(right, draws)
-        metrics["macro_auroc"] = areas.value
-        samples["macro_auroc"] = bootstrap_macro_auroc(targets, run.scores, patients, resamples, seed)
-        details = {f"auroc:{label}": area for label, area in areas.per_label.items()}
+        metrics["macro_auroc"] = float("nan")
+        if run in learners:
+            metrics["macro_auroc"] = macro_auroc(targets[:, kept], run.scores[:, kept], names).value
+            if np.ptp(run.scores[:, kept], axis=0).any():  # resamples of constant scores are one half each
+                samples["macro_auroc"] = bootstrap_macro_auroc(
+                    targets[:, kept], run.scores[:, kept], patients, resamples, seed
+                )
+        details = {f"auroc:{label}": area for label, area in areas.per_label.items() if label not in run.constant}
+        unlearnt = tuple(label for label in run.constant if label in left_out)
         base = (run.encoder, run.weights, run.budget, run.seed, run.n_train)
-        measured.append(MeasuredRun(*base, metrics, samples, details, run.penalty))
+        measured.append(MeasuredRun(*base, metrics, samples, details, run.penalty, unlearnt))
     return measured_rows(images, "classification", measured)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class MeasuredRun:
             has no interval.
         details (`dict[str, float]`): Metrics that are reported for this run only.
         penalty (`float`, *optional*): The `C` of a logistic head.
+        unlearnt (`tuple[str, ...]`): The labels that no mean has since the sample could not teach them.
     """
 
     encoder: str
@@ -51,6 +53,7 @@ class MeasuredRun:
     samples: dict[str, np.ndarray] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)
     penalty: float | None = None
+    unlearnt: tuple[str, ...] = ()
 
 
 def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[dict]:
@@ -60,6 +63,7 @@ def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[
     - The run's details, without interval.
     - `<metric>` with `seed` `mean`: the mean over seeds; each resample of the test patients averages the seeds.
       `<metric>_spread`: the standard deviation over seeds (absent for one seed).
+    - `left_out:<label>` with `seed` `mean`: the number of samples of the budget that could not teach the label.
     - `<metric>_difference`: the `reference` of [`compared_with`] minus the encoder, both averaged over seeds, on the
       same test images and the same resamples (a paired comparison), with its two-sided p-value.
     """
@@ -77,14 +81,16 @@ def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[
             rows += [row | {"metric": metric, "value": value} for metric, value in run.details.items()]
         row = base | {"seed": "mean", "n_train": round(float(np.mean([run.n_train for run in members])))}
         for metric in members[0].metrics:
-            values = [run.metrics[metric] for run in members]
+            values = [run.metrics[metric] for run in members if not np.isnan(run.metrics[metric])]
             drawn = [run.samples[metric] for run in members if metric in run.samples]
-            samples[group, metric] = np.mean(drawn, axis=0) if drawn else None
-            means[group, metric] = float(np.mean(values))
+            samples[group, metric] = np.mean(drawn, axis=0) if drawn and len(drawn) == len(values) else None
+            means[group, metric] = float(np.mean(values)) if values else float("nan")
             interval = _interval(samples[group, metric])
             rows.append(row | {"metric": metric, "value": means[group, metric]} | interval)
             if len(values) > 1:
                 rows.append(row | {"metric": f"{metric}_spread", "value": float(np.std(values, ddof=1))})
+        unlearnt = Counter(label for run in members for label in run.unlearnt)
+        rows += [row | {"metric": f"left_out:{label}", "value": float(count)} for label, count in unlearnt.items()]
     encoders = list(dict.fromkeys(run.encoder for run in runs))
     for (budget, encoder), members in groups.items():
         reference = compared_with(encoder, encoders)
@@ -96,7 +102,7 @@ def measured_rows(images: ImageSet, task: str, runs: list[MeasuredRun]) -> list[
         for metric in members[0].metrics:
             row |= {"metric": f"{metric}_difference"}
             row |= {"value": means[first, metric] - means[(budget, encoder), metric]}
-            if samples[first, metric] is None:
+            if samples[first, metric] is None or samples[(budget, encoder), metric] is None:
                 rows.append(row.copy())
                 continue
             difference = samples[first, metric] - samples[(budget, encoder), metric]
@@ -114,7 +120,9 @@ def compared_with(encoder: str, encoders: list[str]) -> str | None:
 
 
 def _interval(samples: np.ndarray | None) -> dict[str, float]:
-    return {} if samples is None else dict(zip(("ci_low", "ci_high"), confidence_interval(samples), strict=True))
+    if samples is None or np.isnan(samples).all():
+        return {}
+    return dict(zip(("ci_low", "ci_high"), confidence_interval(samples), strict=True))
 
 
 def paired_p_value(differences: np.ndarray) -> float:
@@ -153,6 +161,7 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
     table = results_frame(rows)
     metric = metric or table["metric"].iloc[0]
     encoders, budgets = list(table["encoder"].unique()), sorted(table["budget"].unique())
+    left_out = left_out_labels(table) if metric == "macro_auroc" else []
     mean = table[table["seed"] == "mean"].set_index(["metric", "encoder", "budget"])
     seeds = table[(table["metric"] == metric) & (table["seed"] != "mean")]
     images = seeds.groupby("budget")["n_train"].mean().round().astype(int)
@@ -163,10 +172,8 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
         for budget in budgets:
             row = mean.loc[metric, encoder, budget]
             spread = mean["value"].get((f"{metric}_spread", encoder, budget))
-            cells.append(
-                f"{short(row['value'])} [{short(row['ci_low'])}, {short(row['ci_high'])}]"
-                + (f" ± {short(spread)}" if spread is not None else "")
-            )
+            mark = "†" if any((f"left_out:{label}", encoder, budget) in mean.index for label in left_out) else ""
+            cells.append(f"{with_interval(row)}{mark}" + (f" ± {short(spread)}" if spread is not None else ""))
         lines.append(f"| {encoder} | {' | '.join(cells)} |")
     for encoder in encoders:
         reference = compared_with(encoder, encoders)
@@ -175,9 +182,10 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
         cells = []
         for budget in budgets:
             row = mean.loc[f"{metric}_difference", encoder, budget]
-            cells.append(f"{short(row['value'], '+')} [{short(row['ci_low'], '+')}, {short(row['ci_high'], '+')}]")
+            cells.append(with_interval(row, "+"))
         lines.append(f"| *{reference} minus {encoder}* | {' | '.join(cells)} |")
     labels = [name.removeprefix("auroc:") for name in table["metric"].unique() if name.startswith("auroc:")]
+    labels = [label for label in labels if label not in left_out]
     number = seeds.groupby("budget")["seed"].nunique()
     told = ", ".join(f"{number[budget]} at {budget:g} %" for budget in budgets)
     over = f" over {len(labels)} labels ({', '.join(labels)})" if metric == "macro_auroc" else ""
@@ -187,9 +195,24 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
         f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); mean over seeds ({told}), "
         "± standard deviation over seeds, in brackets the 95 % bootstrap interval of the mean over test patients. "
         "A seed determines the training patients of a budget and the initial weights of a trained head. "
-        "Differences are paired on the same test images.",
+        "Differences are paired on the same test images."
+        + (f" † A sample could not teach {', '.join(left_out)}: left out of every mean." if left_out else ""),
     ]
     return "\n".join(lines)
+
+
+def left_out_labels(table: pd.DataFrame) -> list[str]:
+    """Returns the labels that some sample of a data set could not teach and that no macro AUROC of it has."""
+    return [name.removeprefix("left_out:") for name in table["metric"].unique() if name.startswith("left_out:")]
+
+
+def with_interval(row: pd.Series | dict, sign: str = "") -> str:
+    """Formats `value [ci_low, ci_high]`; without brackets where there is no interval, `n/a` where there is no value."""
+    if pd.isna(row["value"]):
+        return "n/a"
+    if pd.isna(row["ci_low"]):
+        return short(row["value"], sign)
+    return f"{short(row['value'], sign)} [{short(row['ci_low'], sign)}, {short(row['ci_high'], sign)}]"
 
 
 def short(value: float, sign: str = "") -> str:

@@ -26,8 +26,8 @@ class LogisticHead:
         weight (`np.ndarray` of shape `(features, labels)`): The coefficients.
         bias (`np.ndarray` of shape `(labels,)`): The intercepts.
         penalty (`float`): The inverse strength `C` of the L2 penalty that the validation split chose.
-        constant (`tuple[int, ...]`): Labels without positives or without negatives in training: their score is
-            constant and their AUROC one half.
+        constant (`tuple[int, ...]`): Labels without positives or without negatives in training, whose score is
+            constant: results leave them out by name.
     """
 
     mean: np.ndarray

@@ -1,16 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from hub_medsyn.metrics.macro_auroc import patient_draws
+from hub_medsyn.metrics.macro_auroc import macro_auroc, patient_draws
 from tests.trainers.downstream.image_tables import write_csv
 from trainers.downstream.images.labelled_images import images_from_csv
 from trainers.downstream.results.paper_tables import cells, latex_table, main, markdown_table
+from trainers.downstream.results.probe import ProbeRun, result_rows
 from trainers.downstream.results.rows import (
     MeasuredRun,
     compared_with,
     measured_rows,
     paired_p_value,
+    results_frame,
     results_table,
     weighted_means,
     write_results,
@@ -166,3 +170,60 @@ def test_parquet_holds_all_digits_and_csv_six(images, tmp_path):
     assert exact["value"].tolist() == [row["value"] for row in rows]
     np.testing.assert_allclose(short["value"], exact["value"], rtol=1e-5)
     assert list(exact.columns) == list(short.columns) and set(exact["seed"]) == {"0", "1", "mean"}
+
+
+def probes_of(images, unlearnt):
+    """Two encoders, budgets and seeds; `unlearnt` maps (budget, seed) to what the sample could not teach."""
+    rng = np.random.default_rng(0)
+    test = images.rows("test")
+    runs = []
+    for encoder in ("a", "b"):
+        for budget in (1, 100):
+            for seed in (0, 1):
+                scores = images.targets[test] + rng.normal(0, 0.8, (len(test), len(images.labels)))
+                constant = unlearnt.get((budget, seed), ())
+                scores[:, [images.labels.index(label) for label in constant]] = 0
+                runs.append(ProbeRun(encoder, encoder * 3, budget, seed, scores, 6, None, constant))
+    return runs
+
+
+def test_a_label_that_a_sample_could_not_teach_is_in_no_mean_and_its_cells_are_marked(images):
+    runs = probes_of(images, {(1, 1): ("Edema",)})
+    rows = result_rows(images, runs, resamples=50)
+    test = images.rows("test")
+    column = images.labels.index("Cardiomegaly")
+    for row in rows:
+        if row["metric"] == "macro_auroc" and row["seed"] != "mean":
+            (run,) = [r for r in runs if (r.encoder, r.budget, r.seed) == (row["encoder"], row["budget"], row["seed"])]
+            alone = macro_auroc(images.targets[test][:, [column]], run.scores[:, [column]]).value
+            assert row["value"] == pytest.approx(alone, abs=1e-12)
+        assert not (row["metric"] == "auroc:Edema" and (row["budget"], row["seed"]) == (1, 1))
+    table = results_table(rows)
+    assert table.count("†") == 3 and "† A sample could not teach Edema: left out of every mean." in table
+    assert "over 1 labels (Cardiomegaly)" in table
+    for line in table.splitlines()[2:4]:
+        cells_of = line.split("|")
+        assert "†" in cells_of[2] and "†" not in cells_of[3]
+    frame = results_frame(rows)
+    assert "Edema of images" in markdown_table(frame, "classification")
+    assert (
+        markdown_table(frame, "classification").count("†") == 3
+        and latex_table(frame, "classification").count("\\dag") == 3
+    )
+
+
+def test_a_sample_that_teaches_nothing_has_no_number_and_no_interval(images):
+    labels = tuple(images.labels)
+    runs = probes_of(images, {(1, 0): labels, (1, 1): labels})
+    table = results_table(result_rows(images, runs, resamples=50))
+    assert "| a | n/a" in table and "| *a minus b* | n/a" in table and ".500 [.500, .500]" not in table
+    assert "over 2 labels" in table  # of the other budget
+    flat = [replace(run, scores=np.zeros_like(run.scores)) for run in probes_of(images, {})]
+    table = results_table(result_rows(images, flat, resamples=50))
+    assert "| a | .500 ± .000 | .500 ± .000 |" in table and "[" not in table.splitlines()[2]
+
+
+def test_results_without_such_labels_are_as_before(images):
+    rows = result_rows(images, probes_of(images, {}), resamples=50)
+    assert not [row for row in rows if row["metric"].startswith("left_out:")]
+    assert "†" not in results_table(rows) + markdown_table(results_frame(rows), "classification")
