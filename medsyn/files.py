@@ -105,6 +105,12 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
+def means_a_folder(name: str) -> bool:
+    """Whether a name that does not exist is a mistyped path: by its form, or since its parent folder exists."""
+    path = Path(name)
+    return name.startswith((".", "/", "~")) or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+
+
 def folder_or_hub_id(name: str | Path, kind: str) -> str:
     """
     Returns `name` if it can be one: a folder that exists, or the form of an id on the Hub.
@@ -119,6 +125,6 @@ def folder_or_hub_id(name: str | Path, kind: str) -> str:
         FileNotFoundError: If there is no such folder and no id has that form.
     """
     text = str(name)
-    if not Path(text).exists() and (text.startswith((".", "/", "~")) or text.count("/") != 1):
+    if not Path(text).exists() and (means_a_folder(text) or text.count("/") != 1):
         raise FileNotFoundError(f"there is no {kind} folder {text}, and an id on the Hub reads owner/name")
     return text

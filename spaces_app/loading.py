@@ -23,6 +23,7 @@ from hub_medsyn.inference.grounding import OPENING
 from hub_medsyn.inference.zero_shot import ZeroShotClassifier
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 from medsyn.errors import UserError, reading
+from medsyn.files import folder_or_hub_id
 from spaces_app.guard.uploads import Upload
 
 MAX_SAMPLES = 200
@@ -100,8 +101,7 @@ def load_model(path: str | Path, name: str, device: str = "cpu") -> Model:
         UserError: It is none of this project's models.
         OSError: There is no such folder or model on the Hub, or files are missing.
     """
-    if not Path(path).is_dir() and str(path).count("/") != 1:
-        raise FileNotFoundError(f"there is no folder {path}; name one that holds a model, or a model on the Hub")
+    folder_or_hub_id(path, "model")
     try:
         config = AutoConfig.from_pretrained(path)
     except OSError as error:
@@ -145,10 +145,8 @@ def load_images(dataset: str | Path, most: int = MAX_SAMPLES) -> Dataset:
         UserError: The dataset has no images, or a column is missing.
         OSError: There is no such dataset.
     """
-    if not Path(dataset).is_dir() and str(dataset).count("/") != 1:
-        raise FileNotFoundError(f"there is no folder {dataset}; name one that `medsyn build` wrote, or one on the Hub")
     with reading(f"the dataset {dataset}"):
-        splits = load_dataset(str(dataset), streaming=True)
+        splits = load_dataset(folder_or_hub_id(dataset, "dataset"), streaming=True)
         rows: list[dict] = []
         for split in sorted(splits, key=lambda name: UNSEEN_FIRST.index(name) if name in UNSEEN_FIRST else 9):
             features = splits[split].features

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsyn.errors import UserError, command, reading
+from medsyn.files import means_a_folder
 from trainers.arguments import DataArguments, ModelArguments, launch_config, read_config, short_parser
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def model_of_encoders(
         text = small_text_config(len(tokenizer))
     else:
         text = model_arguments.text_encoder
-        if not Path(text).is_dir() and (text.startswith((".", "/", "~")) or text.count("/") > 1):
+        if not Path(text).is_dir() and means_a_folder(text):
             raise UserError(f"there is no folder {text} of a text encoder; name another --text_encoder, or scratch")
         with reading(f"the tokenizer of {text}"):
             tokenizer = AutoTokenizer.from_pretrained(text)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from hub_medsyn.policy.images import image_format
 from hub_medsyn.policy.verdict import PolicyError
-from medsyn.schema import IDS_ONLY_COLUMNS, SECRET
+from medsyn.schema import IDS_ONLY_COLUMNS, SECRET, SPLITS
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _WORD_OF_ID = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
@@ -114,7 +114,6 @@ def ids_only_table(table: pa.Table) -> pa.Table:
 
 
 _COUNTS = ("all", "readable", "frontal", "with_impression", "long_enough", "unique")
-_SPLITS = ("train", "validation", "test")
 _SOURCES = ("mimic-cxr", "openi", "grammar")  # others are names of files
 _GENERATOR = (
     *("name", "batch_size", "generator", "renderer", "labels", "image_size", "atlas", "visible_grey_change"),
@@ -160,7 +159,7 @@ def ids_only_entry(entry: dict) -> dict:
         },
         "splits": {
             split: _numbers(entry["splits"][split], ("num_examples", "num_subjects", "num_shards"))
-            for split in _SPLITS
+            for split in SPLITS
             if split in entry["splits"]
         },
         "images": _numbers(images, ("num_rows", "num_distinct"))

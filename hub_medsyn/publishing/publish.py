@@ -156,7 +156,7 @@ def publish_space(
         folder (`str` or `Path`, *optional*): The folder `spaces_app`, by default the one that belongs to this package.
         repo_id (`str`): `<org>/<name>`.
     """
-    folder = folder or Path(__file__).resolve().parents[1] / "spaces_app"
+    folder = folder or Path(__file__).resolve().parents[2] / "spaces_app"
     return _publish(SpaceStaging(folder, message), repo_id, private, False, create_pr, dry_run)
 
 

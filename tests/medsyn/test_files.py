@@ -2,7 +2,7 @@
 
 import pytest
 
-from medsyn.files import scratch_folder
+from medsyn.files import folder_or_hub_id, scratch_folder
 
 
 def hidden(place) -> list[str]:
@@ -26,3 +26,22 @@ def test_what_a_killed_process_left_is_removed_and_no_other(tmp_path):
             kept = sorted([at_work.name, mine.name, ".images-2-scratch-x", ".images-mine"])
             assert hidden(tmp_path) == kept
     assert hidden(tmp_path) == [".images-2-scratch-x", ".images-mine"]
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/typo", "./typo", "../typo/x", "/nowhere/x", "~/x", "a/b/c", "runs/a/typo", "typo"]
+)
+def test_a_mistyped_folder_is_no_id_of_the_hub(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=f"there is no model folder {name}, and an id on the Hub reads owner/name"
+    ):
+        folder_or_hub_id(name, "model")
+
+
+def test_folders_and_ids_of_the_hub_are_returned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    assert folder_or_hub_id("runs/mine", "model") == "runs/mine"
+    assert folder_or_hub_id("owner/name", "model") == "owner/name"

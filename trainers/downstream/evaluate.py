@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsyn.errors import UserError, command
-from trainers.downstream.options import TRAINING, EvaluateOptions, named, parse
+from trainers.downstream.options import TRAINING, EvaluateOptions, is_csv, named, parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +26,14 @@ Draws = list[tuple[float, int, "np.ndarray"]]
 @command("medsyn evaluate", interrupted="cached features are kept")
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn evaluate` and returns its exit code: 0 done, 1 failed with one sentence on stderr."""
-    options = parse(argv)
+    measure(parse(argv))
+    return 0
+
+
+def measure(options: EvaluateOptions) -> None:
+    """Runs the command with parsed options: prints the table and where the results are."""
     print(run(options))
     print(f"\nresults.{{csv,parquet,md,json}} and tables.{{md,tex}} are in {options.out}")
-    return 0
 
 
 def run(args: EvaluateOptions) -> str:
@@ -75,7 +79,7 @@ def _labelled(args: EvaluateOptions) -> tuple[LabelledImages, list[str]]:
     from trainers.downstream.images.labelled_images import images_from_csv, images_from_dataset
 
     common = {"shares": args.resplit, "seed": args.seed, "allow_leaks": args.allow_leaks}
-    if args.dataset.endswith(".csv"):
+    if is_csv(args.dataset):
         patient = args.patient_column or "patient_id"
         columns = (args.file_column, args.labels_column, args.split_column, patient)
         images = images_from_csv(args.dataset, *columns, args.skip_missing, args.unlabelled, **common)
@@ -106,7 +110,7 @@ def _annotated(args: EvaluateOptions) -> tuple[AnnotatedImages, list[str]]:
 
     common = {"unannotated": args.unannotated, "shares": args.resplit, "seed": args.seed}
     common["allow_leaks"] = args.allow_leaks
-    if args.dataset.endswith(".csv"):
+    if is_csv(args.dataset):
         images = annotated_from_csv(
             args.dataset,
             args.boxes_column if args.task == "detect" else None,

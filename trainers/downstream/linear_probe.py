@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 @command("medsyn probe", interrupted="cached features are kept")
 def main(argv: list[str] | None = None) -> int:
     """Runs `medsyn probe` and returns its exit code: 0 done, 1 failed with one sentence on stderr."""
-    print(evaluate.run(parse(argv, "probe")))
+    evaluate.measure(parse(argv, "probe"))
     return 0
 
 

@@ -239,7 +239,7 @@ def parse(argv: list[str] | None, command: str = "evaluate") -> EvaluateOptions:
         arguments.error("--seeds and --batch-size must be at least 1, --resamples at least 2")
     if any(not 0 < budget <= 100 for budget in args.budget):
         arguments.error("--budget must be above 0 and at most 100 percent")
-    from_csv = args.dataset.endswith(".csv")
+    from_csv = is_csv(args.dataset)
     given = _given(args, OF_DATASETS if from_csv else OF_CSVS)
     if given:
         kinds = ("a dataset", "a CSV") if from_csv else ("a CSV", "a dataset")
@@ -249,6 +249,11 @@ def parse(argv: list[str] | None, command: str = "evaluate") -> EvaluateOptions:
     if options.task == "classify" and options.head == "logistic" and (given := _given(args, TRAINING)):
         arguments.error(f"{', '.join(given)}: only for --head trained, and the head is logistic")
     return options
+
+
+def is_csv(dataset: str) -> bool:
+    """Whether `--dataset` names a CSV of images; otherwise it is a dataset."""
+    return dataset.lower().endswith((".csv", ".csv.gz"))
 
 
 def with_task_first(argv: list[str] | None) -> list[str]:

@@ -20,7 +20,6 @@ from dataset_builder.generators.phantom.marks import draw_marks
 GREYS_FILE = Path(__file__).with_name("greys.json")
 AIR_NEPERS = 0.25  # less than this is taken for air beside the patient
 MATCH = 0.85  # weight of the quantiles of real radiographs; the rest is a straight line
-FINEST_GAIN = 1.5  # of what is finer than the last band
 BANDS = (
     (1 / 5, 1 / 18, 0.75),
     (1 / 18, 1 / 60, 0.75),

@@ -107,3 +107,8 @@ def test_images_published_without_text_may_go_along(page):
     folder.joinpath("manifest.json").write_text(json.dumps({"format": "medsyn-cxr", "configs": {"phantom": entry}}))
     done = publish_space(page, REPO, dry_run=True)
     assert done.verdict.allowed and "spaces_app/bundle/medsyn-cxr/manifest.json" in done.files
+
+
+def test_without_a_folder_it_is_the_page_of_this_package(hub, capsys):
+    assert main(["space", "--repo", REPO, "--dry-run"]) == 0
+    assert "app.py" in capsys.readouterr().out and not hub.uploads

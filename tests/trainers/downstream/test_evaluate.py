@@ -1,3 +1,4 @@
+import gzip
 import json
 import shutil
 
@@ -315,3 +316,28 @@ def test_a_card_round_trips_the_same_numbers(tmp_path):
         eval_results(rows, "c")
     with pytest.raises(FileNotFoundError, match="no model card"):
         add_to_card(tmp_path / "gone.md", results)
+
+
+@pytest.mark.parametrize("name", ["images.CSV", "images.csv.gz"])
+def test_a_csv_is_told_by_its_suffix_in_any_case_and_compressed(tmp_path, name):
+    path = write_csv(tmp_path)
+    content = path.read_bytes()
+    path.unlink()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    arguments = [
+        "classify",
+        "--encoder",
+        "random:test_resnet",
+        "--image-size",
+        "32",
+        "--dataset",
+        str(tmp_path / name),
+    ]
+    assert evaluate.main([*arguments, "--budget", "100", "--resamples", "20", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "results.csv").is_file()
+
+
+def test_probe_says_where_the_results_are(tmp_path, capsys):
+    arguments = ["--encoder", "random:test_resnet", "--image-size", "32", "--dataset", str(write_csv(tmp_path))]
+    assert probe([*arguments, "--budget", "100", "--resamples", "20", "--out", str(tmp_path / "out")]) == 0
+    assert f"are in {tmp_path / 'out'}" in capsys.readouterr().out

@@ -46,9 +46,9 @@ def result_rows(
     The metric is `macro_auroc`, with `auroc:<label>` as details; for `exclusive` classes, `accuracy` comes first: the
     share of test images whose class has the highest score.
 
-    A label that some sample of training patients could not teach takes part in no macro AUROC, so that all encoders and
-    budgets are compared over the same labels; rows `left_out:<label>` count the samples of the budget. A run that could
-    learn no label has no macro AUROC (NaN).
+    A label that some sample of training patients could not teach takes part in no macro AUROC, so that all encoders
+    and budgets are compared over the same labels; rows `left_out:<label>` count the samples of the budget. A run that
+    could learn no label has no macro AUROC (NaN).
     """
     test = images.rows("test")
     targets, patients = images.targets[test], images.patients[test]

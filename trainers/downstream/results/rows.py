@@ -207,7 +207,7 @@ def left_out_labels(table: pd.DataFrame) -> list[str]:
 
 
 def with_interval(row: pd.Series | dict, sign: str = "") -> str:
-    """Formats `value [ci_low, ci_high]`; without brackets where there is no interval, `n/a` where there is no value."""
+    """Formats `value [ci_low, ci_high]`, without brackets where there is no interval, or `n/a` without a value."""
     if pd.isna(row["value"]):
         return "n/a"
     if pd.isna(row["ci_low"]):
