@@ -52,9 +52,9 @@ def plain_token_loss(words: Tensor, patches: Tensor, mask: Tensor, attention: Te
     """Word to patch and patch to word, as published for a ResNet: padding stays among the negatives."""
     weights = torch.zeros_like(attention)
     for row, given in enumerate(attention):
-        there = given != 0
-        low, high = torch.quantile(given[there], 0.1), torch.quantile(given[there], 0.9)
-        weights[row, there] = given[there].clamp(low, high)
+        weighted = given != 0
+        low, high = torch.quantile(given[weighted], 0.1), torch.quantile(given[weighted], 0.9)
+        weights[row, weighted] = given[weighted].clamp(low, high)
     weights = weights / weights.sum(1, keepdim=True)
 
     def one_direction(queries, keys, weights, key_mask):

@@ -108,8 +108,8 @@ def measure(rows: int, scratch: Path, hub) -> list[dict]:
         surroundings = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(scratch / "caches")}
         switches = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         environment = {**os.environ, **surroundings, **switches}
-        told = subprocess.run(command, cwd=FOLDER, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        lines.append({"rows": rows, "text": text, **json.loads(told.stdout.splitlines()[-1])})
+        answer = subprocess.run(command, cwd=FOLDER, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        lines.append({"rows": rows, "text": text, **json.loads(answer.stdout.splitlines()[-1])})
         print(", ".join(f"{name} {value}" for name, value in lines[-1].items()), flush=True)
     return lines
 

@@ -163,10 +163,10 @@ def write_report(args: argparse.Namespace) -> None:
 
     folder = args.results or args.out
     folder.mkdir(parents=True, exist_ok=True)
-    there = [part for part in NOTES if (args.out / part / "results.csv").is_file()]
-    if not there:
+    present = [part for part in NOTES if (args.out / part / "results.csv").is_file()]
+    if not present:
         raise ValueError(f"{args.out} holds no results of any part")
-    frames = [pd.read_csv(args.out / part / "results.csv").assign(part=part) for part in there]
+    frames = [pd.read_csv(args.out / part / "results.csv").assign(part=part) for part in present]
     pd.concat(frames).to_csv(folder / "real_downstream.csv", index=False)
     parts = [
         "# Frozen encoders downstream",
@@ -177,7 +177,7 @@ def write_report(args: argparse.Namespace) -> None:
         "[evaluation.md](../evaluation.md). Segmenters and detectors train for at most "
         f"{args.epochs} epochs with one seed.",
     ]
-    for part in there:
+    for part in present:
         parts += [f"## {part}", NOTES[part], (args.out / part / "results.md").read_text(encoding="utf-8").strip()]
     (folder / "real_downstream.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"\n{folder / 'real_downstream.md'} and real_downstream.csv")

@@ -228,9 +228,9 @@ def _folder(dataset: str) -> Path:
         return Path(dataset)
     from huggingface_hub import snapshot_download
 
-    from hub_medsyn.publishing.hub_errors import in_words
+    from hub_medsyn.publishing.hub_errors import as_publish_errors
 
-    with in_words(str(dataset), "dataset"):
+    with as_publish_errors(str(dataset), "dataset"):
         return Path(snapshot_download(str(dataset), repo_type="dataset", allow_patterns=["data/**", "manifest.json"]))
 
 

@@ -167,8 +167,8 @@ def build(
             del manifest["configs"][generator.name]
             write_json(out / MANIFEST, manifest)
         if generator.name in manifest["configs"]:
-            there = manifest["configs"][generator.name]["settings"]
-            refuse_other_settings(data, there, settings, f"delete {data}")
+            built = manifest["configs"][generator.name]["settings"]
+            refuse_other_settings(data, built, settings, f"delete {data}")
             shutil.rmtree(work, ignore_errors=True)  # a kill between the manifest and this line
             return manifest
         if data.exists() and not (work / SETTINGS).exists():

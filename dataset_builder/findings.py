@@ -97,14 +97,14 @@ def chexpert_labels(
     """
     labels: dict[str, int | None] = dict.fromkeys(CHEXPERT_LABELS)
     rank = {None: 0, ABSENT: 1, UNCERTAIN: 2, PRESENT: 3}
-    told = list(named)
+    statements = list(named)
     for finding in scene:
         if finding.certainty == ABSENT:
             names = (DENIES[finding.kind],) if finding.kind in DENIES else ()
         else:
             names = KINDS[finding.kind]
-        told += [(name, finding.certainty) for name in names]
-    for name, certainty in told:
+        statements += [(name, finding.certainty) for name in names]
+    for name, certainty in statements:
         if rank[certainty] > rank[labels[name]]:
             labels[name] = certainty
     pathology = [labels[name] for name in CHEXPERT_LABELS if name not in ("No Finding", "Support Devices")]

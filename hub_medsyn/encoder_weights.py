@@ -188,11 +188,11 @@ def load_image_encoder(
         encoder = _timm_encoder(architecture, arguments, pretrained=fetched)
     elif saved.architectures:  # saved by transformers
         kept = dict(saved.model_args or {})
-        there = {"in_chans": 3, "img_size": timm.get_pretrained_cfg(architecture).input_size[-1], **kept}
+        expected = {"in_chans": 3, "img_size": timm.get_pretrained_cfg(architecture).input_size[-1], **kept}
         for name, asked in (("in_chans", num_channels), ("img_size", arguments.get("img_size"))):
-            if asked is not None and there[name] != asked:
+            if asked is not None and expected[name] != asked:
                 raise ValueError(
-                    f"the image encoder in {image} has {name}={there[name]}, and {name}={asked} is asked for; "
+                    f"the image encoder in {image} has {name}={expected[name]}, and {name}={asked} is asked for; "
                     "pass num_channels and image_size as they were"
                 )
         encoder = TimmWrapperModel.from_pretrained(image, config=saved).timm_model

@@ -18,11 +18,11 @@ def clip_weights(weights: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor
     Returns:
         `torch.Tensor` of shape `(batch, items)`, zero where `weights` is; a row of zeros stays one.
     """
-    there = weights != 0
-    known = weights.masked_fill(~there, torch.nan)
+    weighted = weights != 0
+    known = weights.masked_fill(~weighted, torch.nan)
     bounds = torch.nanquantile(known, torch.tensor([low, high], dtype=known.dtype, device=known.device), dim=1)
     bounds = bounds.nan_to_num(0.0)[..., None]  # (2, batch, 1)
-    clipped = torch.where(there, weights.clamp(bounds[0], bounds[1]), 0)
+    clipped = torch.where(weighted, weights.clamp(bounds[0], bounds[1]), 0)
     return clipped / clipped.sum(1, keepdim=True).clamp(min=torch.finfo(clipped.dtype).tiny)
 
 

@@ -83,11 +83,11 @@ def word_numbers(
         there is none; how many words each text has, `(texts,)`; whether the last of them closes the text, `(texts,)`.
     """
     closes = input_ids == sep_token_id  # (texts, tokens)
-    there = attention_mask.bool() & (closes.cumsum(1) - closes.long() == 0)
+    in_text = attention_mask.bool() & (closes.cumsum(1) - closes.long() == 0)
     begins = ~continues_word[input_ids] | closes
     begins[:, :2] = True  # the opening token, and the first word, which byte-level pieces do not mark
-    numbers = (begins & there).cumsum(1) - 1
-    return numbers.masked_fill(~there, -1), numbers.amax(1) + 1, (closes & there).any(1)
+    numbers = (begins & in_text).cumsum(1) - 1
+    return numbers.masked_fill(~in_text, -1), numbers.amax(1) + 1, (closes & in_text).any(1)
 
 
 def sum_words(tokens: Tensor, numbers: Tensor, words: int) -> Tensor:

@@ -180,8 +180,8 @@ class MGCAModel(LocalFeaturesModel):
             projected = self.word_head(words)
         else:
             # differs from HKU-MedAI/MGCA: there padding takes part in the head's batch statistics
-            there = self.word_head(words[mask])  # (all words, projection_dim)
-            projected = there.new_zeros(*mask.shape, there.shape[-1]).masked_scatter(mask[..., None], there)
+            vectors = self.word_head(words[mask])  # (all words, projection_dim)
+            projected = vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask[..., None], vectors)
         return self.text_head(hidden[-1][:, 0]), projected, mask, weights * mask
 
     @torch.no_grad()

@@ -38,9 +38,9 @@ def bundle_paths(folder: str | Path = ".") -> list[Openable]:
     dataset = BUNDLE / "medsyn-cxr"
     if not models or not (dataset / "manifest.json").is_file():
         raise FileNotFoundError(f"{BUNDLE} holds no models or no images; make them with `python -m scripts.bundle`")
-    there = [Openable("bundle", models, dataset)]
+    openable = [Openable("bundle", models, dataset)]
     demo = Path(folder) / DEMO
     finished = ("results.md", "encoder/config.json", "encoder/model.safetensors", "medsyn-cxr/manifest.json")
     if all((demo / name).is_file() for name in finished):
-        there.append(Openable("demo", {"demo": demo / "encoder"}, demo / "medsyn-cxr"))
-    return there
+        openable.append(Openable("demo", {"demo": demo / "encoder"}, demo / "medsyn-cxr"))
+    return openable

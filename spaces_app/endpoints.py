@@ -11,7 +11,7 @@ from PIL import Image
 from dataset_builder.findings import CHEXPERT_LABELS
 from hub_medsyn.inference.prompts import FINDING_PROMPTS
 from spaces_app.guard.uploads import Refused
-from spaces_app.session import IMAGE_SIDE, MEANING, STANDING, Chosen, Desk, sentence
+from spaces_app.session import IMAGE_SIDE, MEANING, STANDING, Chosen, Session, sentence
 from spaces_app.tabs import find as tab_find
 from spaces_app.tabs import make as tab_make
 from spaces_app.tabs import read as tab_read
@@ -39,7 +39,7 @@ def for_clients(function: Callable) -> Callable:
     return called
 
 
-def add_endpoints(desk: Desk) -> None:
+def add_endpoints(session: Session) -> None:
     """
     Adds the endpoints to the `gr.Blocks` that is open.
 
@@ -53,31 +53,33 @@ def add_endpoints(desk: Desk) -> None:
         if film and sample:
             raise Refused("Give an image or the name of a sample, not both.")
         if film:
-            return desk.uploaded(film)
+            return session.uploaded(film)
         if sample:
-            return desk.sample(str(sample))
+            return session.sample(str(sample))
         raise Refused("There is no image: give a file, or the name of a sample.")
 
     def read_film(film: str | None = None, sample: str = "", models: Names = (), findings: Names = ()) -> dict:
         """Scores of findings in an image, by prompts for and against each. Scores are between 0 and 1, uncalibrated,
         and no probabilities: they rank images. Empty `models` is the first, empty `findings` CheXpert's 14 labels."""
         one = image_of(film, sample)
-        names = desk.known_models(models)
+        names = session.known_models(models)
         return {
             "film": one.image.name,
             "note": one.image.note,
-            "scores": tab_read.scores(desk, one, names, list(findings) or CHEXPERT_LABELS),
+            "scores": tab_read.scores(session, one, names, list(findings) or CHEXPERT_LABELS),
             "report_says": {name: value for name, value in one.labels.items() if value is not None},
             "meaning": MEANING,
         }
 
     def explain(film: str | None = None, sample: str = "", finding: str = FINDING, models: Names = ()) -> dict:
         """Which visible signs of a finding each model sees in an image; scores between 0 and 1, uncalibrated."""
-        return tab_read.signs(desk, image_of(film, sample), desk.known_models(models), finding or "")
+        return tab_read.signs(session, image_of(film, sample), session.known_models(models), finding or "")
 
     def compare_texts(film: str | None = None, sample: str = "", texts: str = TEXT, models: Names = ()) -> dict:
         """Each model's similarity of an image with your texts, one per line, at most 16; compare within one model."""
-        found = tab_read.similarities(desk, image_of(film, sample), desk.known_models(models), tab_read.lines(texts))
+        found = tab_read.similarities(
+            session, image_of(film, sample), session.known_models(models), tab_read.lines(texts)
+        )
         return {name: [{"text": text, "similarity": value} for text, value in pairs] for name, pairs in found.items()}
 
     def where(
@@ -88,25 +90,25 @@ def add_endpoints(desk: Desk) -> None:
         if not isinstance(opacity, int | float) or not 0 <= opacity <= 1:
             raise Refused("The opacity has to be a number from 0 to 1.")
         one = image_of(film, sample)
-        name, words, heat = tab_where.where(desk, one, model, phrase)
+        name, words, heat = tab_where.where(session, one, model, phrase)
         across, down = tab_where.peak(heat)
         boxes = [{"finding": of, "box": list(box), "hit": tab_where.hit(heat, box)} for of, box in one.boxes]
-        told = {"model": name, "phrase": words, "highest": {"x": across, "y": down}, "boxes": boxes}
-        told |= {"lowest_value": float(heat.values.min()), "highest_value": float(heat.values.max())}
-        told["in_words"] = tab_where.in_words(heat, one.boxes)
-        return heat_overlay(one.image, heat, opacity, one.boxes, side=IMAGE_SIDE), told
+        answer = {"model": name, "phrase": words, "highest": {"x": across, "y": down}, "boxes": boxes}
+        answer |= {"lowest_value": float(heat.values.min()), "highest_value": float(heat.values.max())}
+        answer["in_words"] = tab_where.describe_peak(heat, one.boxes)
+        return heat_overlay(one.image, heat, opacity, one.boxes, side=IMAGE_SIDE), answer
 
     def nearest_reports(
         film: str | None = None, sample: str = "", model: str = "", number: float = tab_find.AT_FIRST
     ) -> list[dict]:
         """The reports of the dataset nearest to an image, best first, equal impressions once."""
-        found = desk.bench.nearest_reports(image_of(film, sample).image, desk.known_model(model), number)
+        found = session.bench.nearest_reports(image_of(film, sample).image, session.known_model(model), number)
         return [{"sample": one.id, "impression": one.impression, "cosine": score} for one, score in found]
 
     def nearest_films(text: str = TEXT, model: str = "", number: float = tab_find.AT_FIRST) -> list[dict]:
         """The images of the dataset nearest to a report or a sentence, best first; `/sample_film` shows them."""
         words = tab_find.checked_text(text, "report", tab_find.LONGEST)
-        found = desk.bench.nearest_images(words, desk.known_model(model), number)
+        found = session.bench.nearest_images(words, session.known_model(model), number)
         return [{"sample": one.id, "impression": one.impression, "cosine": score} for one, score in found]
 
     def make(
@@ -119,12 +121,12 @@ def add_endpoints(desk: Desk) -> None:
     ) -> tuple[list[tuple[Image.Image, str]], list[dict]]:
         """Radiographs drawn to match an impression: pictures, with the outlines of what was drawn if asked for, and
         each one's seed, labels, boxes and what cannot be seen. Image i has the seed `seed + i`. All synthetic."""
-        made = tab_make.draw(desk, impression, generator, number, seed, progress)
+        made = tab_make.draw(session, impression, generator, number, seed, progress)
         pictures = [
             mask_overlay(one.image, one.masks, one.boxes) if outlines else image_picture(one.image, IMAGE_SIDE)
             for one in made
         ]
-        told = [
+        answer = [
             {
                 "seed": one.seed,
                 "view": one.view,
@@ -135,35 +137,37 @@ def add_endpoints(desk: Desk) -> None:
             }
             for one in made
         ]
-        return [(picture, f"seed {one.seed}") for picture, one in zip(pictures, made, strict=True)], told
+        return [(picture, f"seed {one.seed}") for picture, one in zip(pictures, made, strict=True)], answer
 
     def samples() -> list[dict]:
         """The images of the dataset that can be named as `sample`, with their impressions and labels."""
         return [
             {"sample": one.id, "impression": one.impression, "labels": dict(one.labels)}
-            for one in desk.samples.values()
+            for one in session.samples.values()
         ]
 
     def sample_film(sample: str = "") -> tuple[Image.Image, dict]:
         """An image of the dataset as a picture, with its impression, labels and boxes in pixels of the image."""
-        one = desk.sample(str(sample))
+        one = session.sample(str(sample))
         height, width = one.image.pixels.shape
         boxes = [{"finding": name, "box": list(box)} for name, box in one.boxes]
-        told = {"impression": one.impression, "labels": one.labels, "boxes": boxes, "width": width, "height": height}
-        return image_picture(one.image, IMAGE_SIDE), told
+        answer = {"impression": one.impression, "labels": one.labels, "boxes": boxes, "width": width, "height": height}
+        return image_picture(one.image, IMAGE_SIDE), answer
 
     def about() -> dict:
         """Which models and generators are loaded, what can be asked, and what this may be used for."""
         return {
             "use": STANDING,
-            "models": {name: {"about": one.about, "grounds": one.grounds} for name, one in desk.bench.models.items()},
-            "generators": list(desk.bench.generators),
-            "samples": len(desk.samples),
+            "models": {
+                name: {"about": one.about, "grounds": one.grounds} for name, one in session.bench.models.items()
+            },
+            "generators": list(session.bench.generators),
+            "samples": len(session.samples),
             "findings": list(FINDING_PROMPTS),
             "meaning": MEANING,
         }
 
-    names = list(desk.bench.models)
+    names = list(session.bench.models)
     with gr.Group(visible=False):
         film = gr.File(label="image: PNG, JPEG or DICOM", type="filepath")
         sample = gr.Textbox("", label="sample: a name of /samples, instead of an image")

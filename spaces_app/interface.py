@@ -8,7 +8,7 @@ import gradio as gr
 
 from spaces_app.endpoints import add_endpoints
 from spaces_app.guard.gradio_patches import change_habits
-from spaces_app.session import STANDING, Desk
+from spaces_app.session import STANDING, Session
 from spaces_app.tabs import about as tab_about
 from spaces_app.tabs import find as tab_find
 from spaces_app.tabs import make as tab_make
@@ -34,7 +34,7 @@ def build(bench: Workbench, seed: int = 0) -> gr.Blocks:
         `gr.Blocks`: With its queue; `launch(**serving())` serves it.
     """
     change_habits()
-    desk = Desk(bench, seed)
+    session = Session(bench, seed)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(
             '<header class="head"><h1>medsyn</h1><p>Chest images and the words for them: read, point, find, make.</p>'
@@ -42,12 +42,12 @@ def build(bench: Workbench, seed: int = 0) -> gr.Blocks:
         )
         chosen = gr.State(None, time_to_live=3600)
         with gr.Tabs(elem_id="tabs") as tabs:
-            tab_read.add(desk, chosen)
-            tab_where.add(desk, chosen)
-            tab_find.add(desk, chosen)
-            tab_make.add(desk, chosen, tabs)
-            tab_about.add(desk)
-        add_endpoints(desk)
+            tab_read.add(session, chosen)
+            tab_where.add(session, chosen)
+            tab_find.add(session, chosen)
+            tab_make.add(session, chosen, tabs)
+            tab_about.add(session)
+        add_endpoints(session)
 
         def forget(request: gr.Request) -> None:
             """Drops what gradio keeps of a visitor who left, which it does by itself when 200 others came."""

@@ -51,11 +51,11 @@ class Chosen:
 
     @property
     def caption(self) -> str:
-        told = [self.image.name, self.image.note, f"“{self.impression}”" if self.impression else ""]
-        return " · ".join(part for part in told if part)
+        parts = [self.image.name, self.image.note, f"“{self.impression}”" if self.impression else ""]
+        return " · ".join(part for part in parts if part)
 
 
-class Desk:
+class Session:
     """What the tabs work with: the workbench, and the images that were chosen from it.
 
     Args:

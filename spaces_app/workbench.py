@@ -285,11 +285,11 @@ class Workbench:
             raise Refused(f"This impression is longer than {generator} reads; shorten it.")
         record = ReportRecord(study_id="made", subject_id="made", impression=impression)
         seeds = range(seed, seed + number)
-        told = progress or _nobody
+        report = progress or _nobody
         try:
             with self._drawing[generator]:
                 for place, one in enumerate(seeds):
-                    drawn += _draw(drawer, record, one, functools.partial(_in_all, told, place, number))
+                    drawn += _draw(drawer, record, one, functools.partial(_in_all, report, place, number))
         except GenerationError:
             logger.exception("the generator %s could not make an image", generator)
             raise Refused(f"{generator} could not make this image; try another seed or another generator.") from None
@@ -353,9 +353,9 @@ def _nobody(*_) -> None:
     """Progress that nobody asked for."""
 
 
-def _in_all(told: Progress, place: int, number: int, step: int, steps: int) -> None:
+def _in_all(report: Progress, place: int, number: int, step: int, steps: int) -> None:
     """Tells the steps of one image of several as steps of all."""
-    told(place * steps + step, number * steps, f"image {place + 1} of {number}, step {step} of {steps}")
+    report(place * steps + step, number * steps, f"image {place + 1} of {number}, step {step} of {steps}")
 
 
 def _draw(

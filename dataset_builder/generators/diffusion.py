@@ -211,13 +211,13 @@ class DiffusionGenerator:
         images: list[Radiograph] = []
         with quiet_diffusers(), one_torch_thread():
             while len(images) < len(records):
-                some = slice(len(images), len(images) + self._fitting)
-                drawn = self._draw([self.condition(record) for record in records[some]], seeds[some], on_step)
+                batch = slice(len(images), len(images) + self._fitting)
+                drawn = self._draw([self.condition(record) for record in records[batch]], seeds[batch], on_step)
                 if drawn is None:
-                    self._halve(records[some][0])
+                    self._halve(records[batch][0])
                     continue
                 made_with = f"batch of {self._fitting} on {self.device_name}"
-                for record, pixels, unsafe in zip(records[some], *drawn, strict=True):
+                for record, pixels, unsafe in zip(records[batch], *drawn, strict=True):
                     images.append(Radiograph(grey_image(pixels, record.study_id, unsafe), made_with=made_with))
         return images
 
@@ -253,11 +253,11 @@ class DiffusionGenerator:
         return output.images[: len(prompts)], unsafe[: len(prompts)]
 
     def _steps(self, on_step: Callable[[int, int], object]) -> Callable:
-        def told(pipeline, step: int, timestep, kwargs: dict) -> dict:
+        def report_step(pipeline, step: int, timestep, kwargs: dict) -> dict:
             on_step(step + 1, self.num_inference_steps)
             return kwargs
 
-        return told
+        return report_step
 
     def _arguments(self, batch_size: int) -> dict:
         arguments = {

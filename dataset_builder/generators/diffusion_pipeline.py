@@ -135,11 +135,13 @@ def pipeline_digest(folder: Path, index: dict) -> str:
     """sha256 over the names and bytes of all that a pipeline in a folder loads: configs, vocabularies and weights."""
     files = [folder / INDEX]
     for part, kind in sorted(index.items()):
-        there = sorted(path for path in (folder / part).glob("*") if path.is_file() and path.suffix != ".md")
-        if not isinstance(kind, list) or not there:
+        files_of_part = sorted(path for path in (folder / part).glob("*") if path.is_file() and path.suffix != ".md")
+        if not isinstance(kind, list) or not files_of_part:
             continue
-        suffix = next((suffix for suffix in WEIGHTS if any(path.suffix == suffix for path in there)), None)
-        files += [path for path in there if path.suffix == suffix or path.suffix in (".json", ".txt", ".model")]
+        suffix = next((suffix for suffix in WEIGHTS if any(path.suffix == suffix for path in files_of_part)), None)
+        files += [
+            path for path in files_of_part if path.suffix == suffix or path.suffix in (".json", ".txt", ".model")
+        ]
     digest = hashlib.sha256()
     total = sum(path.stat().st_size for path in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc="hashing weights", leave=False, delay=2) as bar:
@@ -235,10 +237,10 @@ def count_overlong(folder: Path, index: dict, prompts: list[str]) -> int:
     ]
     overlong = 0
     for start in range(0, len(prompts), 1000):
-        some = prompts[start : start + 1000]
-        cut = [True] * len(some)
+        chunk = prompts[start : start + 1000]
+        cut = [True] * len(chunk)
         for tokenizer in tokenizers:
-            tokens = tokenizer(some, verbose=False)["input_ids"]
+            tokens = tokenizer(chunk, verbose=False)["input_ids"]
             cut = [before and len(ids) > tokenizer.model_max_length for before, ids in zip(cut, tokens, strict=True)]
         overlong += sum(cut)
     return overlong if tokenizers else 0

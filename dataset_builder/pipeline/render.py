@@ -62,8 +62,8 @@ class ImageParts:
 
     def missing(self) -> list[int]:
         """The parts that are still to be made."""
-        there = {path.name for path in self.folder.glob("films-*.arrow")}
-        return [part for part in range(self.count) if self.path(part).name not in there]
+        finished = {path.name for path in self.folder.glob("films-*.arrow")}
+        return [part for part in range(self.count) if self.path(part).name not in finished]
 
     def _table(self, part: int) -> pa.Table:
         return pa.ipc.open_file(pa.memory_map(str(self.path(part)))).read_all()

@@ -63,13 +63,13 @@ class AttachResult:
 
     def lines(self) -> list[str]:
         """The counts, for a person to read."""
-        told = {
+        meanings = {
             "missing": "not among the reports",
             "differing": "whose report is not the one the image was drawn from (the hash differs): left without text",
             "unverified": "without a hash, matched by study id alone",
         }
         lines = [f"{self.attached:,} of {self.rows:,} rows have their text"]
-        for name, what in told.items():
+        for name, what in meanings.items():
             if number := getattr(self, name):
                 more = ", ..." if number > len(self.studies[name]) else ""
                 lines.append(f"{number:,} {what}: {', '.join(self.studies[name])}{more}")
@@ -193,6 +193,6 @@ def check_columns(names: Iterable[str], dataset: str) -> None:
     for name in NEEDED:
         if name not in names:
             raise UserError(f"{dataset} has no column {name!r}; it was not published by medsyn without its text")
-    there = [name for name in TEXT_COLUMNS if name in names]
-    if there:
-        raise UserError(f"{dataset} has a column {there[0]!r} already: it holds its text, and needs none attached")
+    present = [name for name in TEXT_COLUMNS if name in names]
+    if present:
+        raise UserError(f"{dataset} has a column {present[0]!r} already: it holds its text, and needs none attached")

@@ -158,8 +158,10 @@ def text_labels(record: ReportRecord) -> dict[str, int | None]:
     if record.labels is not None:
         return record.labels
     if record.scene is not None:
-        told = [finding for finding in record.scene if finding.certainty != ABSENT]
-        return chexpert_labels(record.scene, normal=all("Support Devices" in KINDS[finding.kind] for finding in told))
+        stated = [finding for finding in record.scene if finding.certainty != ABSENT]
+        return chexpert_labels(
+            record.scene, normal=all("Support Devices" in KINDS[finding.kind] for finding in stated)
+        )
     from dataset_builder.reports.labeler import report_labels
 
     return report_labels("\n\n".join(filter(None, (record.findings, record.impression))))

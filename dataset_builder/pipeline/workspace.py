@@ -74,15 +74,15 @@ def only_build(out: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def differences(there: dict, asked: dict, prefix: str = "") -> list[str]:
+def differences(saved: dict, asked: dict, prefix: str = "") -> list[str]:
     """
     The settings that differ, each as `name (there ..., asked for ...)`; nested ones with dots in their names.
 
     A secret seed is never among them: `reports_sha256` differs where it does, and no message is to tell it.
     """
     found = []
-    for name in sorted((there.keys() | asked.keys()) - {SECRET_SEED}):
-        before, now = there.get(name), asked.get(name)
+    for name in sorted((saved.keys() | asked.keys()) - {SECRET_SEED}):
+        before, now = saved.get(name), asked.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
             found += differences(before, now, f"{prefix}{name}.")
         elif before != now:
@@ -162,20 +162,20 @@ def await_begin(out: Path, name: str, state: dict) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if is_built(out, name):
-            data, there = out / "data" / name, read_manifest(out)["configs"][name]["settings"]
-            refuse_other_settings(data, there, state["settings"], f"delete {data}")
+            data, saved = out / "data" / name, read_manifest(out)["configs"][name]["settings"]
+            refuse_other_settings(data, saved, state["settings"], f"delete {data}")
             return
         with contextlib.suppress(FileNotFoundError):
-            there = json.loads((work / SETTINGS).read_text(encoding="utf-8"))
-            refuse_other_settings(work, there, state, f"delete {work}")
+            saved = json.loads((work / SETTINGS).read_text(encoding="utf-8"))
+            refuse_other_settings(work, saved, state, f"delete {work}")
             return
         time.sleep(POLL_SECONDS)
     raise ChildProcessError(NOT_BEGUN.format(START_SECONDS, out))
 
 
-def refuse_other_settings(where: Path, there: dict, asked: dict, remedy: str) -> None:
+def refuse_other_settings(where: Path, saved: dict, asked: dict, remedy: str) -> None:
     """Raises `UserError` where two sets of settings differ; says which, and what to do."""
-    differing = differences(there, asked)
+    differing = differences(saved, asked)
     if differing:
         raise UserError(
             f"{where} was built with other settings: {', '.join(differing)}; use those settings again, choose another "

@@ -52,8 +52,8 @@ def readme(manifest: dict, schema: pa.Schema) -> str:
         lines.append(f"| {label} | {' | '.join(cells)} |")
     for what in ("boxes", "masks"):
         if manifest[what]:
-            told = ", ".join(f"{finding} {count:,}" for finding, count in manifest[what].items())
-            lines += ["", f"{what.capitalize()}: {told}."]
+            counts_of = ", ".join(f"{finding} {count:,}" for finding, count in manifest[what].items())
+            lines += ["", f"{what.capitalize()}: {counts_of}."]
     funnel = " -> ".join(f"{step.replace('_', ' ')} {count:,}" for step, count in manifest["funnel"].items())
     lines += ["", f"Funnel: {funnel}."]
     for reason, entry in manifest["left_out"].items():

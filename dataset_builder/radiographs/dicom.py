@@ -269,9 +269,9 @@ def _check_pixel_data(dataset, rows: int, columns: int) -> None:
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     pixel_bytes = dataset.BitsAllocated // 8
     if syntax in _UNCOMPRESSED:
-        there, needed = len(dataset.PixelData), rows * columns * pixel_bytes
-        if there < needed:
-            raise DicomError(f"is cut short: {there:,} bytes of pixels where {needed:,} belong; get the file anew")
+        present, needed = len(dataset.PixelData), rows * columns * pixel_bytes
+        if present < needed:
+            raise DicomError(f"is cut short: {present:,} bytes of pixels where {needed:,} belong; get the file anew")
         return
     frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     try:

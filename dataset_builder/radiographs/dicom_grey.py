@@ -43,7 +43,7 @@ def numbers_of(dataset, tag: str) -> list[float]:
     value = value_of(dataset, tag)
     values = [] if value is None else [value] if np.isscalar(value) else list(value)
     try:
-        numbers = [float(each) for each in values if each is not None and str(each).strip(" \0")]
+        numbers = [float(number) for number in values if number is not None and str(number).strip(" \0")]
     except (TypeError, ValueError):
         numbers = [np.nan]
     if not np.isfinite(numbers).all():

@@ -215,15 +215,15 @@ def drop_missing(
 
 def refuse_problems(written: Written, title: str, skip_unreadable: bool) -> None:
     """Raises `UserError` for images that could not be stored and are not forgiven; all counted, some named."""
-    told = []
+    sentences = []
     for kind, problems in written.problems.items():
         if not (skip_unreadable and kind in (UNREADABLE, BAD_MASK)):
-            told.append(
+            sentences.append(
                 f"{len(problems):,} with {kind.replace('_', ' ')}: {first_few(list(problems.values()))} "
                 f"(mend them, or see {_REMEDIES[kind]})"
             )
-    if told:
-        raise UserError(f"images of {title} cannot be stored: {'; '.join(told)}")
+    if sentences:
+        raise UserError(f"images of {title} cannot be stored: {'; '.join(sentences)}")
     if not any(written.ids.values()):
         raise UserError(f"no image of {title} can be read")
 

@@ -145,10 +145,10 @@ def box_in_image(
     outside = bool((np.abs(cut - box) > ROUNDING).any())
     empty = bool((cut[2:] <= cut[:2]).any())
     if (outside or empty) and not fix:
-        told = ", ".join(f"{value:g}" for value in shape.bounds())
+        corners = ", ".join(f"{value:g}" for value in shape.bounds())
         if outside:
-            raise BoxError(f"its box ({told}) is not inside the image of {grid[0]:g} x {grid[1]:g}")
-        raise BoxError(f"its box ({told}) has no area")
+            raise BoxError(f"its box ({corners}) is not inside the image of {grid[0]:g} x {grid[1]:g}")
+        raise BoxError(f"its box ({corners}) has no area")
     return (None if empty else tuple(float(value) for value in cut)), outside
 
 

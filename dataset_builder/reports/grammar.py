@@ -216,7 +216,7 @@ def write_report(index: int, seed: int = 0) -> ReportRecord:
     rng = random.Random(f"medsyn report {seed} {index}")
     scene = sample_scene(rng)
     compared = rng.random() < (0.75 if scene.view == "AP" else 0.45)
-    changes = {_place(group[0]): pick(rng, CHANGES) for group in scene.told if compared and rng.random() < 0.55}
+    changes = {_place(group[0]): pick(rng, CHANGES) for group in scene.stated if compared and rng.random() < 0.55}
     impression = _impression(scene, rng, changes)
     findings = _findings_section(scene, rng, changes)
     return ReportRecord(
@@ -244,8 +244,8 @@ def _place(finding: Finding) -> tuple[str, str | None, str | None]:
 
 def _impression(scene: Scene, rng: random.Random, changes: dict) -> list[str]:
     """The sentences of the impression; what a stock impression denies is added to the scene."""
-    devices = [group for group in scene.told if group[0].kind in DEVICES]
-    others = [group for group in scene.told if group[0].kind not in DEVICES]
+    devices = [group for group in scene.stated if group[0].kind in DEVICES]
+    others = [group for group in scene.stated if group[0].kind not in DEVICES]
     sentences = []
     if not others:
         text, denied = pick(rng, STOCK)
@@ -285,7 +285,7 @@ def _can_join(group: tuple[Finding, ...]) -> bool:
 
 
 def _findings_section(scene: Scene, rng: random.Random, changes: dict) -> list[str]:
-    parts = [[_told(group, rng, changes)] for group in scene.told]
+    parts = [[_told(group, rng, changes)] for group in scene.stated]
     rng.shuffle(parts)
     denied = list(scene.denied)
     if "cardiomegaly" in denied:

@@ -55,20 +55,22 @@ def is_normal(text: str) -> bool:
 
 def report_labels(text: str) -> dict[str, int | None]:
     """The 14 CheXpert labels of a text: 1 present, 0 absent, -1 uncertain, `None` unmentioned."""
-    return chexpert_labels(read_findings(text), is_normal(text), [told[:2] for told in _named_labels(text)])
+    return chexpert_labels(
+        read_findings(text), is_normal(text), [statements[:2] for statements in _named_labels(text)]
+    )
 
 
 def label_evidence(text: str) -> dict[str, tuple[int, int]]:
     """For each label that `report_labels` gives a value, but `No Finding`: the first `(start, end)` that says so."""
     labels = report_labels(text)
-    told = [
+    statements = [
         (name, finding.certainty, finding.evidence)
         for finding in read_findings(text)
         for name in ((DENIES.get(finding.kind),) if finding.certainty == ABSENT else KINDS[finding.kind])
     ]
-    told = sorted(told + _named_labels(text), key=lambda statement: statement[2])
+    statements = sorted(statements + _named_labels(text), key=lambda statement: statement[2])
     evidence: dict[str, tuple[int, int]] = {}
-    for name, certainty, span in told:
+    for name, certainty, span in statements:
         if name is not None and labels[name] == certainty:
             evidence.setdefault(name, span)
     return evidence
@@ -134,11 +136,11 @@ def _read_labels(sentence: str) -> tuple[tuple[str, int, int, int], ...]:
         for name, pattern in lex.LABEL_TERM.items()
         for match in pattern.finditer(text)
     ]
-    told = sorted(drawn + named, key=lambda pair: (pair[0].start, pair[0].end))
-    _judge(text, [mention for mention, _ in told])
+    statements = sorted(drawn + named, key=lambda pair: (pair[0].start, pair[0].end))
+    _judge(text, [mention for mention, _ in statements])
     return tuple(
         (name, mention.certainty, mention.start, mention.end)
-        for mention, name in told
+        for mention, name in statements
         if name and mention.certainty is not None
     )
 

@@ -88,8 +88,8 @@ def find_mimic_cxr(path: str | Path) -> MimicFiles | None:
     folders = list(dict.fromkeys([path if path.is_dir() else path.parent, reports.parent, reports.parent.parent]))
 
     def table(name: str) -> Path | None:
-        there = [found for folder in folders for found in sorted(folder.glob(f"mimic-cxr-2.*-{name}.csv*"))]
-        return next((found for found in there if found.name.endswith((".csv", ".csv.gz"))), None)
+        tables = [found for folder in folders for found in sorted(folder.glob(f"mimic-cxr-2.*-{name}.csv*"))]
+        return next((found for found in tables if found.name.endswith((".csv", ".csv.gz"))), None)
 
     return MimicFiles(reports, table("metadata"), table("split"), table("chexpert"))
 
@@ -256,9 +256,9 @@ def _read_labels(path: Path) -> dict[int, tuple[int | None, ...]]:
     labels, same = {}, {}
     for row, (study, *values) in enumerate(_rows(path, "study_id", *CHEXPERT_LABELS), start=1):
         values = ["" if is_nothing(value) else value for value in values]
-        odd = [value for value in values if value not in _LABELS]
-        if odd:
-            raise UserError(f"{path}, row {row}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
+        unknown = [value for value in values if value not in _LABELS]
+        if unknown:
+            raise UserError(f"{path}, row {row}: label {unknown[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
         values = tuple(_LABELS[value] for value in values)
         labels[_number(study, path, row)] = same.setdefault(values, values)
     return labels

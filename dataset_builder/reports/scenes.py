@@ -29,11 +29,11 @@ class Scene:
     """
 
     view: str
-    told: list[tuple[Finding, ...]] = field(default_factory=list)
+    stated: list[tuple[Finding, ...]] = field(default_factory=list)
     denied: list[str] = field(default_factory=list)
 
     def findings(self) -> tuple[Finding, ...]:
-        present = [finding for group in self.told for finding in group]
+        present = [finding for group in self.stated for finding in group]
         return (*present, *(Finding(kind, certainty=ABSENT) for kind in self.denied))
 
 
@@ -82,14 +82,14 @@ def _heart(rng: random.Random) -> tuple[Finding, ...]:
 
 
 def _heart_failure(rng: random.Random) -> list[tuple[Finding, ...]]:
-    told = [(Finding("edema", severity=_size(rng, 0.5, 0.25, 0.1)),)]
+    stated = [(Finding("edema", severity=_size(rng, 0.5, 0.25, 0.1)),)]
     if rng.random() < 0.85:
-        told.append(_heart(rng))
+        stated.append(_heart(rng))
     if rng.random() < 0.62:
-        told += _effusions(rng, both=0.8)
+        stated += _effusions(rng, both=0.8)
     if rng.random() < 0.3:
-        told.append((_bases(rng),))
-    return told
+        stated.append((_bases(rng),))
+    return stated
 
 
 def _pneumonia(rng: random.Random) -> list[tuple[Finding, ...]]:
@@ -98,25 +98,25 @@ def _pneumonia(rng: random.Random) -> list[tuple[Finding, ...]]:
     form = pick(rng, {"plain": 0.35, "seen": 0.2, "asked": 0.3, "consistent": 0.15})
     opaque = rng.choice(["consolidation", "opacity"])
     if form == "plain":
-        told = [(Finding("pneumonia", **place),)]
+        stated = [(Finding("pneumonia", **place),)]
     elif form == "seen":
-        told = [(Finding("consolidation", **place, severity=size),)]
+        stated = [(Finding("consolidation", **place, severity=size),)]
     elif form == "asked":
-        told = [(Finding(opaque, **place, severity=size), Finding("pneumonia", **place, certainty=UNCERTAIN))]
+        stated = [(Finding(opaque, **place, severity=size), Finding("pneumonia", **place, certainty=UNCERTAIN))]
     else:
-        told = [(Finding(opaque, **place, severity=size), Finding("pneumonia", **place))]
+        stated = [(Finding(opaque, **place, severity=size), Finding("pneumonia", **place))]
     if rng.random() < 0.22:
-        told.append((Finding("pleural effusion", place["side"], severity=_size(rng, 0.7, 0.12, 0.03)),))
-    return told
+        stated.append((Finding("pleural effusion", place["side"], severity=_size(rng, 0.7, 0.12, 0.03)),))
+    return stated
 
 
 def _several_opacities(rng: random.Random) -> list[tuple[Finding, ...]]:
     kind = rng.choice(["opacity", "opacity", "consolidation"])
     places = rng.sample([(side, zone) for side in ("left", "right") for zone in ("upper", "middle", "lower")], 2)
-    told = [(Finding(kind, *place),) for place in sorted(places)]
+    stated = [(Finding(kind, *place),) for place in sorted(places)]
     if rng.random() < 0.35:
-        told.append((Finding("pneumonia", certainty=UNCERTAIN),))
-    return told
+        stated.append((Finding("pneumonia", certainty=UNCERTAIN),))
+    return stated
 
 
 def _opacity(rng: random.Random) -> list[tuple[Finding, ...]]:
@@ -125,10 +125,10 @@ def _opacity(rng: random.Random) -> list[tuple[Finding, ...]]:
 
 
 def _effusion(rng: random.Random) -> list[tuple[Finding, ...]]:
-    told = _effusions(rng, both=0.4)
+    stated = _effusions(rng, both=0.4)
     if rng.random() < 0.55:
-        told.append((Finding("atelectasis", told[0][0].side if len(told[0]) == 1 else "bilateral", "lower"),))
-    return told
+        stated.append((Finding("atelectasis", stated[0][0].side if len(stated[0]) == 1 else "bilateral", "lower"),))
+    return stated
 
 
 def _atelectasis(rng: random.Random) -> list[tuple[Finding, ...]]:
@@ -140,41 +140,41 @@ def _atelectasis(rng: random.Random) -> list[tuple[Finding, ...]]:
 def _pneumothorax(rng: random.Random) -> list[tuple[Finding, ...]]:
     side = _side(rng)
     size = _size(rng, 0.55, 0.2, 0.15)
-    told = [(Finding("pneumothorax", side, "upper" if size != "severe" and rng.random() < 0.45 else None, size),)]
+    stated = [(Finding("pneumothorax", side, "upper" if size != "severe" and rng.random() < 0.45 else None, size),)]
     if rng.random() < 0.2:
-        told.append((Finding("pleural effusion", side, severity="mild"),))
+        stated.append((Finding("pleural effusion", side, severity="mild"),))
     if rng.random() < 0.2:
-        told.append((Finding("atelectasis", side, "lower"),))
-    return told
+        stated.append((Finding("atelectasis", side, "lower"),))
+    return stated
 
 
 def _nodule(rng: random.Random) -> list[tuple[Finding, ...]]:
     if rng.random() < 0.3:
-        told = [(Finding("mass", _side(rng), _zone(rng), pick(rng, {"severe": 0.3, None: 0.7})),)]
+        stated = [(Finding("mass", _side(rng), _zone(rng), pick(rng, {"severe": 0.3, None: 0.7})),)]
         if rng.random() < 0.3:
-            told.append((Finding("pleural effusion", told[0][0].side, severity=_size(rng, 0.5, 0.3, 0.1)),))
-        return told
+            stated.append((Finding("pleural effusion", stated[0][0].side, severity=_size(rng, 0.5, 0.3, 0.1)),))
+        return stated
     zone = pick(rng, {"upper": 0.42, "middle": 0.23, "lower": 0.35})
     return [(Finding("nodule", _side(rng), zone, pick(rng, {"mild": 0.4, "severe": 0.06, None: 0.54})),)]
 
 
 def _emphysema(rng: random.Random) -> list[tuple[Finding, ...]]:
-    told = [(Finding("emphysema", severity=_size(rng, 0.25, 0.17, 0.15)),)]
+    stated = [(Finding("emphysema", severity=_size(rng, 0.25, 0.17, 0.15)),)]
     if rng.random() < 0.12:
-        told.append((Finding("nodule", _side(rng), "upper"),))
-    return told
+        stated.append((Finding("nodule", _side(rng), "upper"),))
+    return stated
 
 
 def _intensive_care(rng: random.Random) -> list[tuple[Finding, ...]]:
-    told = [(Finding("endotracheal tube"),)]
+    stated = [(Finding("endotracheal tube"),)]
     if rng.random() < 0.75:
-        told.append((Finding("nasogastric tube"),))
+        stated.append((Finding("nasogastric tube"),))
     if rng.random() < 0.6:
-        told.append((_catheter(rng),))
+        stated.append((_catheter(rng),))
     lungs = pick(
         rng, {_heart_failure: 0.3, _effusion: 0.2, _atelectasis: 0.25, _pneumonia: 0.15, _several_opacities: 0.1}
     )
-    return told + lungs(rng)
+    return stated + lungs(rng)
 
 
 def _catheter(rng: random.Random) -> Finding:
@@ -219,22 +219,22 @@ def sample_scene(rng: random.Random) -> Scene:
     scene = Scene("AP" if rng.random() < BEDSIDE_SHARE else "PA")
     bedside = scene.view == "AP"
     if rng.random() >= NORMAL_SHARE[scene.view]:
-        scene.told = pick(rng, PATTERNS[scene.view])(rng)
+        scene.stated = pick(rng, PATTERNS[scene.view])(rng)
         if rng.random() < 0.12 and "cardiomegaly" not in _kinds(scene):
-            scene.told.append(_heart(rng))
-        scene.told = [_doubted(group, rng) for group in scene.told]
+            scene.stated.append(_heart(rng))
+        scene.stated = [_doubted(group, rng) for group in scene.stated]
     if "central venous catheter" not in _kinds(scene) and rng.random() < (0.2 if bedside else 0.04):
-        scene.told.append((_catheter(rng),))
+        scene.stated.append((_catheter(rng),))
     if rng.random() < (0.12 if "cardiomegaly" in _kinds(scene) else 0.03):
-        scene.told.append((_pacemaker(rng),))
+        scene.stated.append((_pacemaker(rng),))
     if bedside and "endotracheal tube" not in _kinds(scene) and rng.random() < 0.06:
-        scene.told.append((Finding("nasogastric tube"),))
+        scene.stated.append((Finding("nasogastric tube"),))
     scene.denied = _denials(_kinds(scene), rng)
     return scene
 
 
 def _kinds(scene: Scene) -> set[str]:
-    return {finding.kind for group in scene.told for finding in group}
+    return {finding.kind for group in scene.stated for finding in group}
 
 
 def _doubted(group: tuple[Finding, ...], rng: random.Random) -> tuple[Finding, ...]:

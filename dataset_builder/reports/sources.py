@@ -55,10 +55,12 @@ def open_reports(
         if any(file.name.startswith("mimic-cxr-2.") for file in tables):
             raise UserError(NO_REPORTS.format(path=path))
         if len(tables) != 1:
-            there = f"{len(tables)} tables ({', '.join(file.name for file in tables[:5])})" if tables else "no table"
+            contents = (
+                f"{len(tables)} tables ({', '.join(file.name for file in tables[:5])})" if tables else "no table"
+            )
             raise UserError(
                 f"{path} holds neither MIMIC-CXR (mimic-cxr-reports.zip or files/p10/...) nor Open-i "
-                f"(ecgen-radiology/*.xml), and {there}; name one table or the right folder"
+                f"(ecgen-radiology/*.xml), and {contents}; name one table or the right folder"
             )
         path = tables[0]
     _refuse({"per": per, "any_view": any_view}, "a table", path)

@@ -61,7 +61,7 @@ class ConversionReport:
             f"{self.file}: {LAYOUTS[self.method].title} with {self.image_encoder} and {self.text_layers} text layers",
             "",
             f"read: {len(self.placed)} tensors",
-            *table((number, f"{there}*", f"-> {here}*") for (there, here), number in self._modules().items()),
+            *table((number, f"{published}*", f"-> {ours}*") for (published, ours), number in self._modules().items()),
             f"not needed: {len(self.not_needed)}",
             *table((number, why) for why, number in Counter(self.not_needed.values()).items()),
             f"unknown, not read: {len(self.unknown)}",

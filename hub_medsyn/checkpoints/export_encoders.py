@@ -198,7 +198,7 @@ def export_encoders(checkpoint: str | Path, out: str | Path, revision: str | Non
         model = AutoModel.from_pretrained(checkpoint, revision=revision, dtype=torch.float32).eval()
     is_folder = Path(checkpoint).is_dir()
     commit = extract_commit_hash(cached_file(checkpoint, "config.json", revision=revision), None)
-    told = {
+    values = {
         "source": Path(checkpoint).resolve().name if is_folder else checkpoint,
         "revision": None if is_folder else commit,
         "method": type(model).__name__.removesuffix("Model"),
@@ -226,7 +226,7 @@ def export_encoders(checkpoint: str | Path, out: str | Path, revision: str | Non
                 words = part == "text" and inherited["medsyn"]["vocabulary_from_reports"]
                 details["medsyn"] = inherited["medsyn"] | {"vocabulary_from_reports": words}
             metadata = ModelCardData(**inherited | details, tags=tags)
-            card = render_card(f"{part}_encoder_card.md.jinja", metadata, folder=f"{out.name}/{part}", **told)
+            card = render_card(f"{part}_encoder_card.md.jinja", metadata, folder=f"{out.name}/{part}", **values)
             card.save(folder / part / "README.md")
         folder.replace(out)
     return out

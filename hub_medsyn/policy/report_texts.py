@@ -66,9 +66,9 @@ class ReportTexts:
             for word, number in _words(line, number)
         ]
         for place in range(len(words) - MIN_WORDS + 1):
-            some = [word for word, _ in words[place : place + _BLOCK]]
-            if _number(some[:MIN_WORDS]) in self._starts:
-                if any(_number(some[:length]) in self._sentences for length in range(MIN_WORDS, len(some) + 1)):
+            block = [word for word, _ in words[place : place + _BLOCK]]
+            if _number(block[:MIN_WORDS]) in self._starts:
+                if any(_number(block[:length]) in self._sentences for length in range(MIN_WORDS, len(block) + 1)):
                     found.add(words[place][1])
         return sorted(found)
 

@@ -64,31 +64,31 @@ def explain(error: BaseException, repo_id: str, repo_type: str) -> str | None:
             return f"the connection to {endpoint} broke ({type(error).__name__}); {AGAIN}"
         return None
     said = " ".join((error.server_message or "").split())
-    told = f" ({said})" if said else ""
+    quoted = f" ({said})" if said else ""
     if isinstance(error, RepositoryNotFoundError):
         return f"there is no {repo_type} {repo_id} at {endpoint}, or this token may not see it"
     if status == 401:
         return f"the token is not valid at {endpoint}, or it has expired: {tokens}"
     if status == 402:
-        return f"{endpoint} asks for a subscription or for credits to hold {repo_id}{told}"
+        return f"{endpoint} asks for a subscription or for credits to hold {repo_id}{quoted}"
     if status == 403:
         return (
-            f"the token may not write to {repo_type} {repo_id}{told}; use a token that may write, of a member of "
+            f"the token may not write to {repo_type} {repo_id}{quoted}; use a token that may write, of a member of "
             f"{namespace}, or open a pull request with --create-pr"
         )
     if status == 409:
-        return f"{repo_id} is taken by a repository that this token may not see{told}; choose another --repo"
+        return f"{repo_id} is taken by a repository that this token may not see{quoted}; choose another --repo"
     if status == 429:
         wait = error.response.headers.get("retry-after", "").strip() if isinstance(error, HfHubHTTPError) else ""
         wait = f"wait {wait} s" if wait.isdigit() else "wait a few minutes"
         return f"{endpoint} has been asked too often; {wait} and {AGAIN}"
     if status in PASSING:
-        return f"{endpoint} answers {status}{told}; {AGAIN}"
-    return f"{endpoint} refuses with {status}{told}"
+        return f"{endpoint} answers {status}{quoted}; {AGAIN}"
+    return f"{endpoint} refuses with {status}{quoted}"
 
 
 @contextmanager
-def in_words(repo_id: str, repo_type: str) -> Iterator[None]:
+def as_publish_errors(repo_id: str, repo_type: str) -> Iterator[None]:
     """
     Raises:
         PublishError: For an error of the Hub's client inside the block; what it means and what to do.

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from hub_medsyn.publishing.hub_errors import in_words
+from hub_medsyn.publishing.hub_errors import as_publish_errors
 from hub_medsyn.publishing.staging_dataset import DatasetStaging
 from hub_medsyn.publishing.staging_generator import stage_generator
 from hub_medsyn.publishing.staging_model import encoder_folders, stage_encoder, stage_model
 from hub_medsyn.publishing.staging_space import SpaceStaging
-from hub_medsyn.publishing.upload import Published, Staging, rehearse, upload
+from hub_medsyn.publishing.upload import Published, Staging, dry_run_upload, upload
 from medsyn.errors import add_debug_option, command
 
 KINDS = {
@@ -25,8 +25,8 @@ KINDS = {
 
 def _publish(staging: Staging, repo_id: str, private: bool, gated: bool, create_pr: bool, dry_run: bool) -> Published:
     if dry_run:
-        with in_words(repo_id, staging.repo_type):
-            return rehearse(staging, repo_id, private=private, gated=gated)
+        with as_publish_errors(repo_id, staging.repo_type):
+            return dry_run_upload(staging, repo_id, private=private, gated=gated)
     return upload(staging, repo_id, private=private, gated=gated, create_pr=create_pr)
 
 
@@ -113,7 +113,9 @@ def publish_encoders(
     Returns:
         `list[Published]`: One an encoder.
     """
-    stagings = {repo_id + ending: stage_encoder(each, message) for ending, each in encoder_folders(folder).items()}
+    stagings = {
+        repo_id + ending: stage_encoder(encoder, message) for ending, encoder in encoder_folders(folder).items()
+    }
     return [_publish(staging, name, private, gated, create_pr, dry_run) for name, staging in stagings.items()]
 
 
@@ -163,37 +165,39 @@ def publish_space(
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="medsyn publish",
-        description="Put a folder on the Hub in one commit. The same command again sends nothing, or goes on where a "
+        description="Put a folder on the Hub in one commit. The same command again sends nothing, or resumes where a "
         "broken connection stopped it. Whether credentialed text may go there is judged first. "
         "`medsyn publish dataset --help` tells the options of one kind.",
         epilog="example: medsyn publish dataset medsyn-cxr --repo your-name/medsyn-cxr",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", title="what to publish")
     for kind, what in KINDS.items():
-        each = kinds.add_parser(kind, help=what, description=f"Put on the Hub: {what}.")
+        kind_parser = kinds.add_parser(kind, help=what, description=f"Put on the Hub: {what}.")
         optional = {"nargs": "?", "help": "default: the page of this package"} if kind == "space" else {"help": what}
-        each.add_argument("folder", **optional)
+        kind_parser.add_argument("folder", **optional)
         names = "; two encoders go to NAME-image and NAME-text" if kind == "encoders" else ""
-        each.add_argument("--repo", required=True, metavar="ORG/NAME", help=f"created if there is none{names}")
-        each.add_argument("--private", action="store_true", help="make the repository private; this is never undone")
+        kind_parser.add_argument("--repo", required=True, metavar="ORG/NAME", help=f"created if there is none{names}")
+        kind_parser.add_argument(
+            "--private", action="store_true", help="make the repository private; this is never undone"
+        )
         if kind != "space":
-            each.add_argument(
+            kind_parser.add_argument(
                 "--gated", action="store_true", help="let a person approve who may read it; this is never undone"
             )
         if kind == "dataset":
-            each.add_argument(
+            kind_parser.add_argument(
                 "--text-policy", choices=["ids-only"], help="leave out all that tells of the reports: docs/policy.md"
             )
         if kind == "generator":
-            each.add_argument(
+            kind_parser.add_argument(
                 "--base-model", metavar="ORG/NAME", help="of LoRA weights: the pipeline that they were trained for"
             )
-        each.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
-        each.add_argument("--message", help="of the commit")
-        each.add_argument(
+        kind_parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+        kind_parser.add_argument("--message", help="of the commit")
+        kind_parser.add_argument(
             "--dry-run", action="store_true", help="print files, sizes, card and verdict; create and send nothing"
         )
-        add_debug_option(each)
+        add_debug_option(kind_parser)
     return parser
 
 
@@ -208,7 +212,7 @@ def access_words(published: Published) -> str:
     return f"{'private' if published.private else 'public'}, {'gated' if published.gated else 'not gated'}"
 
 
-def rehearsal(published: Published) -> str:
+def dry_run_report(published: Published) -> str:
     """What a dry run tells: files, the card, the verdict, and what it could not see."""
     width = max(map(len, published.files))
     lines = [f"{published.repo_type} {published.repo_id} ({access_words(published)}) would hold", ""]
@@ -258,9 +262,9 @@ def main(argv: list[str] | None = None) -> int:
     }[kind]
     published = publish(folder, repo_id, **args)
     repositories = published if isinstance(published, list) else [published]
-    for each in repositories:
-        print(rehearsal(each) if args["dry_run"] else outcome(each))
-    return 0 if all(each.verdict.allowed for each in repositories) else 1
+    for repository in repositories:
+        print(dry_run_report(repository) if args["dry_run"] else outcome(repository))
+    return 0 if all(repository.verdict.allowed for repository in repositories) else 1
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def check_token(api: HfApi, repo_id: str, create_pr: bool) -> None:
         )
 
 
-def look(api: HfApi, repo_id: str, repo_type: str) -> Repository:
+def read_repository(api: HfApi, repo_id: str, repo_type: str) -> Repository:
     """The repository as it is now."""
     try:
         info = retry(lambda: api.repo_info(repo_id, repo_type=repo_type))
@@ -108,7 +108,7 @@ def look(api: HfApi, repo_id: str, repo_type: str) -> Repository:
     return Repository(repo_id, repo_type, info.sha, bool(info.private), gated, files)
 
 
-def tighten(api: HfApi, there: Repository, private: bool, gated: bool) -> Repository:
+def restrict_access(api: HfApi, repository: Repository, private: bool, gated: bool) -> Repository:
     """
     Creates the repository if there is none, and makes it private and gated where that is asked for and it is not.
 
@@ -118,8 +118,8 @@ def tighten(api: HfApi, there: Repository, private: bool, gated: bool) -> Reposi
     Raises:
         PublishError: If it is not what was asked for.
     """
-    repo_id, repo_type = there.repo_id, there.repo_type
-    if there.sha is None:
+    repo_id, repo_type = repository.repo_id, repository.repo_type
+    if repository.sha is None:
         sdk = "gradio" if repo_type == "space" else None
         tries = count()
         retry(
@@ -131,11 +131,11 @@ def tighten(api: HfApi, there: Repository, private: bool, gated: bool) -> Reposi
                 exist_ok=next(tries) > 0,  # the first try may have arrived
             )
         )
-    elif private and not there.private:
+    elif private and not repository.private:
         retry(lambda: api.update_repo_settings(repo_id, repo_type=repo_type, private=True))
-    if gated and not there.gated:
+    if gated and not repository.gated:
         retry(lambda: api.update_repo_settings(repo_id, repo_type=repo_type, gated=GATED))
-    now = look(api, repo_id, repo_type)
+    now = read_repository(api, repo_id, repo_type)
     for asked, is_so, name in ((private, now.private, "private"), (gated, now.gated, "gated")):
         if asked and not is_so:
             raise PublishError(

@@ -85,43 +85,43 @@ class DatasetStaging:
     def __exit__(self, *error) -> None:
         self._scratch.close()
 
-    def manifest_of(self, there: Repository) -> dict:
+    def manifest_of(self, repository: Repository) -> dict:
         """The manifest of a repository, without configs where it has none, or of which the shards are gone."""
-        text = there.read(MANIFEST)
-        manifest = {"configs": {}} if text is None else parse_manifest(text, f"{MANIFEST} of {there.repo_id}")
+        text = repository.read(MANIFEST)
+        manifest = {"configs": {}} if text is None else parse_manifest(text, f"{MANIFEST} of {repository.repo_id}")
         kept = {
             name: entry
             for name, entry in manifest["configs"].items()
-            if any(path.startswith(f"data/{name}/") for path in there.files)
+            if any(path.startswith(f"data/{name}/") for path in repository.files)
         }
         return {**manifest, "configs": kept}
 
-    def judge(self, there: Repository, private: bool, gated: bool) -> Verdict:
+    def judge(self, repository: Repository, private: bool, gated: bool) -> Verdict:
         """Judges the strictest policy of what is published and of what stands there already."""
-        entries = self.manifest_of(there)["configs"].values()
+        entries = self.manifest_of(repository)["configs"].values()
         policies = [*self.policies.values(), *(entry["settings"]["text_policy"] for entry in entries)]
         return judge(strictest(policies), private, gated)
 
-    def files(self, there: Repository) -> dict[str, Path | bytes]:
+    def files(self, repository: Repository) -> dict[str, Path | bytes]:
         """
         Raises:
             PolicyError: If an image, an id, a name, a card, the manifest or Parquet metadata holds what must not
                 leave, or the repository's history would keep text that was published before.
             CardConflict: If people wrote different things into both cards.
         """
-        others = self.manifest_of(there)
+        others = self.manifest_of(repository)
         for name, policy in self.policies.items():
             before = others["configs"].get(name)
             if before and policy in WITHDRAWS[before["settings"]["text_policy"]]:
                 raise PolicyError(
-                    f"the config {name} of {there.repo_id} was published with its text as "
+                    f"the config {name} of {repository.repo_id} was published with its text as "
                     f"{before['settings']['text_policy']}, which the repository's history keeps; publish it as "
                     f"{policy} in a new repository"
                 )
-        script = f"{there.repo_id.rpartition('/')[2]}.py"
-        if script in there.files:
+        script = f"{repository.repo_id.rpartition('/')[2]}.py"
+        if script in repository.files:
             raise UserError(
-                f"{there.repo_id} holds {script}, for which load_dataset refuses the whole repository; delete it there"
+                f"{repository.repo_id} holds {script}, which makes load_dataset refuse the repository; delete it there"
             )
         shards = self._published_shards
         entries = {name: self._entry(name) for name in shards}
@@ -133,7 +133,7 @@ class DatasetStaging:
         }
         files |= {grid_path(name): self._grid(name) for name in shards}
         files[MANIFEST] = json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n"
-        files[CARD] = self._card(there, manifest).encode()
+        files[CARD] = self._card(repository, manifest).encode()
         self._refuse_texts(files)
         return files
 
@@ -170,25 +170,27 @@ class DatasetStaging:
         sample_grid(self.folder / "data" / name, plain=plain).save(picture, format="png", optimize=True)
         return picture.getvalue()
 
-    def _card(self, there: Repository, manifest: dict) -> str:
+    def _card(self, repository: Repository, manifest: dict) -> str:
         card = dataset_card(
             manifest,
-            there.repo_id,
-            {name: self._schema(name, there) for name in manifest["configs"]},
+            repository.repo_id,
+            {name: self._schema(name, repository) for name in manifest["configs"]},
             {name: grid_path(name) for name in manifest["configs"]},
         )
         local = self.folder / CARD
         places = {
             str(local): local.read_text(encoding="utf-8") if local.is_file() else None,
-            f"the {CARD} of {there.repo_id}": there.read(CARD),
+            f"the {CARD} of {repository.repo_id}": repository.read(CARD),
         }
         cards = {place: text for place, text in places.items() if text is not None}
         return str(keep_what_people_wrote(card, *cards.values(), places=tuple(cards)))
 
-    def _schema(self, name: str, there: Repository) -> pa.Schema:
+    def _schema(self, name: str, repository: Repository) -> pa.Schema:
         if name in self.shards:
             return pq.read_schema(self._published_shards[name][0])
-        return there.parquet_schema(next(path for path in sorted(there.files) if path.startswith(f"data/{name}/")))
+        return repository.parquet_schema(
+            next(path for path in sorted(repository.files) if path.startswith(f"data/{name}/"))
+        )
 
     @cached_property
     def _texts(self) -> ReportTexts:

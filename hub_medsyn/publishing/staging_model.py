@@ -116,28 +116,28 @@ class ModelRepository:
         self.folder, self.sources, self.card = folder, files, ModelCard(card, ignore_metadata_errors=True)
         self.replaces, self.message, self.words = replaces, message, words
 
-    def judge(self, there: Repository, private: bool, gated: bool) -> Verdict:
+    def judge(self, repository: Repository, private: bool, gated: bool) -> Verdict:
         """Judges what the card says of the reports that the weights were trained on."""
         origin = self.card.data.to_dict().get("medsyn", {})
         from_reports = bool(origin.get("vocabulary_from_reports")) and self.words
         return judge_model(origin.get("text_policy"), from_reports, private, gated)
 
-    def files(self, there: Repository) -> dict[str, Path | bytes]:
+    def files(self, repository: Repository) -> dict[str, Path | bytes]:
         """
         Raises:
             CardConflict: If people wrote different things into the folder's card and the Hub's.
         """
-        return {**self.sources, CARD: self._card(there).encode()}
+        return {**self.sources, CARD: self._card(repository).encode()}
 
-    def _card(self, there: Repository) -> str:
+    def _card(self, repository: Repository) -> str:
         places: dict[str, RepoCard | str] = {f"the {CARD} of {self.folder}": self.card}
-        on_hub = there.read(CARD)
+        on_hub = repository.read(CARD)
         if on_hub is not None:
-            places[f"the {CARD} of {there.repo_id}"] = on_hub
+            places[f"the {CARD} of {repository.repo_id}"] = on_hub
         card = keep_what_people_wrote(self.card, *places.values(), places=tuple(places))
         given = self.folder.resolve()
         names = {str(self.folder), given.name, f"{given.parent.name}/{given.name}"}
-        return renamed_in_code(str(card), names, there.repo_id)
+        return renamed_in_code(str(card), names, repository.repo_id)
 
 
 def local_card(folder: Path, remedy: str) -> str:

@@ -74,7 +74,7 @@ class SpaceStaging:
         self.replaces = tuple(f"{package.name}/*" for package in packages)
         self.message = message or "Publish the page"
 
-    def judge(self, there: Repository, private: bool, gated: bool) -> Verdict:
+    def judge(self, repository: Repository, private: bool, gated: bool) -> Verdict:
         """Judges the datasets and models that lie in the page's folder. A Space cannot be gated, so that none of them
         may hold credentialed text."""
         for path, source in self.sources.items():
@@ -95,15 +95,15 @@ class SpaceStaging:
                 return Verdict(False, verdict.policy, (reason,))
         return judge("public", private, False)
 
-    def files(self, there: Repository) -> dict[str, Path | bytes]:
+    def files(self, repository: Repository) -> dict[str, Path | bytes]:
         """
         Raises:
             CardConflict: If people wrote different things into the folder's card and the Space's.
         """
-        card = space_card(self.folder, there.repo_id)
+        card = space_card(self.folder, repository.repo_id)
         places = {f"the {CARD} of {self.folder}": str(self.card)}
-        on_hub = there.read(CARD)
+        on_hub = repository.read(CARD)
         if on_hub is not None:
-            places[f"the {CARD} of {there.repo_id}"] = on_hub
+            places[f"the {CARD} of {repository.repo_id}"] = on_hub
         card = keep_what_people_wrote(card, *places.values(), places=tuple(places))
         return {**self.sources, CARD: str(card).encode()}

@@ -15,8 +15,8 @@ from huggingface_hub.utils.sha import git_hash
 from tqdm import tqdm
 
 from hub_medsyn.policy.verdict import PolicyError, Verdict
-from hub_medsyn.publishing.hub_errors import PublishError, explain, in_words, is_passing, status_of
-from hub_medsyn.publishing.repository import Repository, check_repo_id, check_token, look, tighten
+from hub_medsyn.publishing.hub_errors import PublishError, as_publish_errors, explain, is_passing, status_of
+from hub_medsyn.publishing.repository import Repository, check_repo_id, check_token, read_repository, restrict_access
 from hub_medsyn.publishing.retrying import LONGEST_WAIT, asked_to_wait
 
 ATTEMPTS = 4
@@ -37,10 +37,10 @@ class Staging(Protocol):
     message: str
     replaces: tuple[str, ...]
 
-    def judge(self, there: Repository, private: bool, gated: bool) -> Verdict:
+    def judge(self, before: Repository, private: bool, gated: bool) -> Verdict:
         """Whether the text policy allows it to stand in such a repository."""
 
-    def files(self, there: Repository) -> dict[str, Path | bytes]:
+    def files(self, before: Repository) -> dict[str, Path | bytes]:
         """Paths in the repository and what they will hold, `README.md` among them. Raises where something of it must
         not leave this machine."""
 
@@ -86,7 +86,7 @@ class Changes:
     additions: list[CommitOperationAdd]
     deletions: list[CommitOperationDelete]
 
-    def published(self, repository: Repository, verdict: Verdict, endpoint: str, **told) -> Published:
+    def published(self, repository: Repository, verdict: Verdict, endpoint: str, **more) -> Published:
         sizes = {
             path: len(source) if isinstance(source, bytes) else source.stat().st_size
             for path, source in self.files.items()
@@ -104,35 +104,39 @@ class Changes:
             repo_type=repository.repo_type,
             url=f"{endpoint}/{prefix}{repository.repo_id}",
             files=sizes,
-            sent=tuple(each.path_in_repo for each in self.additions),
-            removed=tuple(each.path_in_repo for each in self.deletions),
+            sent=tuple(operation.path_in_repo for operation in self.additions),
+            removed=tuple(operation.path_in_repo for operation in self.deletions),
             verdict=verdict,
             card=card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8"),
-            **{**values, **told},
+            **{**values, **more},
         )
 
 
-def is_there(addition: CommitOperationAdd, there: RepoFile | None) -> bool:
+def is_there(addition: CommitOperationAdd, before: RepoFile | None) -> bool:
     """Whether the repository holds this very file; it is only hashed where the sizes agree.
 
     `create_commit` skips unchanged files too, but only while it commits: a dry run lists what would be sent.
     """
-    if there is None or there.size != addition.upload_info.size:
+    if before is None or before.size != addition.upload_info.size:
         return False
-    if there.lfs is not None:
-        return there.lfs.sha256 == addition.upload_info.sha256.hex()
+    if before.lfs is not None:
+        return before.lfs.sha256 == addition.upload_info.sha256.hex()
     with addition.as_file() as file:
-        return there.blob_id == git_hash(file.read())
+        return before.blob_id == git_hash(file.read())
 
 
-def compare(there: Repository, files: Mapping[str, Path | bytes], replaces: tuple[str, ...]) -> Changes:
+def compare(before: Repository, files: Mapping[str, Path | bytes], replaces: tuple[str, ...]) -> Changes:
     """What it takes to make the repository hold `files`, and nothing else under the patterns `replaces`."""
     additions = []
     for path, source in tqdm(files.items(), desc="comparing", unit="file", delay=2):
         addition = CommitOperationAdd(path, source)
-        if not is_there(addition, there.files.get(path)):
+        if not is_there(addition, before.files.get(path)):
             additions.append(addition)
-    stale = [path for path in there.files if path not in files and any(fnmatchcase(path, each) for each in replaces)]
+    stale = [
+        path
+        for path in before.files
+        if path not in files and any(fnmatchcase(path, operation) for operation in replaces)
+    ]
     return Changes(files, additions, [CommitOperationDelete(path, is_folder=False) for path in stale])
 
 
@@ -141,7 +145,7 @@ def refuse(verdict: Verdict) -> None:
         raise PolicyError(" ".join(verdict.reasons))
 
 
-def rehearse(staging: Staging, repo_id: str, *, private: bool = False, gated: bool = False) -> Published:
+def dry_run_upload(staging: Staging, repo_id: str, *, private: bool = False, gated: bool = False) -> Published:
     """
     What [`upload`] would do. Nothing is created or sent; the repository is read if it can be.
 
@@ -151,17 +155,17 @@ def rehearse(staging: Staging, repo_id: str, *, private: bool = False, gated: bo
         ValueError: If `repo_id` cannot be one.
     """
     check_repo_id(repo_id)
-    api, there, unseen = HfApi(), Repository(repo_id, staging.repo_type), None
+    api, before, unseen = HfApi(), Repository(repo_id, staging.repo_type), None
     try:
-        there = look(api, repo_id, staging.repo_type)
+        before = read_repository(api, repo_id, staging.repo_type)
     except (HTTPError, OSError) as error:
         unseen = explain(error, repo_id, staging.repo_type)
         if unseen is None:
             raise
-    private, gated = private or there.private, gated or there.gated
-    verdict = staging.judge(there, private, gated)
-    changes = compare(there, staging.files(there), staging.replaces)
-    return changes.published(there, verdict, api.endpoint, private=private, gated=gated, unseen=unseen)
+    private, gated = private or before.private, gated or before.gated
+    verdict = staging.judge(before, private, gated)
+    changes = compare(before, staging.files(before), staging.replaces)
+    return changes.published(before, verdict, api.endpoint, private=private, gated=gated, unseen=unseen)
 
 
 def upload(
@@ -198,28 +202,28 @@ def upload(
     """
     check_repo_id(repo_id)
     api, repo_type = HfApi(), staging.repo_type
-    with in_words(repo_id, repo_type):
+    with as_publish_errors(repo_id, repo_type):
         check_token(api, repo_id, create_pr)
         for attempt in range(ATTEMPTS):
-            there = look(api, repo_id, repo_type)
-            if create_pr and there.sha is None:
+            before = read_repository(api, repo_id, repo_type)
+            if create_pr and before.sha is None:
                 raise PublishError(
                     f"there is no {repo_type} {repo_id} to open a pull request in, or this token may not see it; "
                     "leave --create-pr out to create it"
                 )
-            refuse(staging.judge(there, private or there.private, gated or there.gated))
-            changes = compare(there, staging.files(there), staging.replaces)
-            now = tighten(api, there, private, gated)
+            refuse(staging.judge(before, private or before.private, gated or before.gated))
+            changes = compare(before, staging.files(before), staging.replaces)
+            now = restrict_access(api, before, private, gated)
             refuse(verdict := staging.judge(now, now.private, now.gated))
             if not changes.additions and not changes.deletions:
                 return changes.published(now, verdict, api.endpoint)
             api.preupload_lfs_files(  # the repository's .gitignore does not apply: it would drop files without a word
                 repo_id, changes.additions, repo_type=repo_type, create_pr=create_pr, gitignore_content=""
             )
-            now = look(api, repo_id, repo_type)
+            now = read_repository(api, repo_id, repo_type)
             refuse(verdict := staging.judge(now, now.private, now.gated))
-            if now.contents() != there.contents():
-                if there.sha is not None:  # the Hub puts a card into a new Space by itself
+            if now.contents() != before.contents():
+                if before.sha is not None:  # the Hub puts a card into a new Space by itself
                     say(f"{repo_id} was changed meanwhile; it is read again")
                 continue
             try:

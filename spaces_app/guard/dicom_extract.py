@@ -113,11 +113,11 @@ def _walk(content: bytes, at: int, syntax: str, stop_at_group: int = 0) -> tuple
                 if depth == 0 and begun:
                     found[begun[0]], begun = content[begun[1] : at - 8], None
             continue
-        in_words = explicit and kind.isalpha() and kind.isupper()
-        if in_words and kind not in _LONG_FORM:
+        named_kind = explicit and kind.isalpha() and kind.isupper()
+        if named_kind and kind not in _LONG_FORM:
             at, length = at + 8, short
         else:
-            at += 8 if in_words else 4
+            at += 8 if named_kind else 4
             (length,) = long_length.unpack_from(content, at)
             at += 4
         if tag == _PIXELS and length == _UNDEFINED:

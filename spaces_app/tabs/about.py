@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from spaces_app.session import MEANING, STANDING, Desk
+from spaces_app.session import MEANING, STANDING, Session
 from spaces_app.view.tables import plain_table
 
 RESULTS = Path(__file__).parents[1] / "results.csv"
@@ -69,8 +69,8 @@ def shown_card(card: str) -> str:
     return re.sub(r"<[^>\n]*>", "", card)
 
 
-def add(desk: Desk) -> None:
-    bench = desk.bench
+def add(session: Session) -> None:
+    bench = session.bench
     with gr.Tab("About", id="about", elem_id="tab-about"):
         gr.HTML(f'<div class="about">{WHAT}</div>')
         gr.HTML(f'<h2>What was measured</h2><p class="quiet">{MEASURED}</p>{results_html()}', elem_id="about-results")
@@ -82,7 +82,7 @@ def add(desk: Desk) -> None:
             "<h2>What is loaded</h2>" + plain_table("Models", ["Name", "What it is", "Can point at places"], loaded)
         )
         gr.HTML(
-            f'<p class="quiet">{len(desk.samples)} images of the dataset, none of a patient if it is the bundled one. '
+            f'<p class="quiet">{len(session.samples)} images of the dataset; the bundled one shows no patient. '
             f"Generators: {', '.join(bench.generators) or 'none'}.</p>"
         )
         for number, (name, model) in enumerate(bench.models.items(), 1):

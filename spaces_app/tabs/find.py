@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from spaces_app.guard.uploads import Refused, checked_text
-from spaces_app.session import Chosen, Desk, sentence
+from spaces_app.session import Chosen, Session, sentence
 from spaces_app.view.controls import WITH_MODELS, chips, chosen_chip, image_area, image_picker, standing
 from spaces_app.view.viewer import data_url, empty_image, message
 from spaces_app.workbench import MAX_NEIGHBOURS
@@ -54,18 +54,18 @@ def images_html(found: Sequence, name: str) -> str:
     return f'{lead}<ol class="cards" id="find-image-list">{"".join(cards)}</ol>'
 
 
-def add(desk: Desk, state: gr.State) -> None:
-    names, many = list(desk.bench.models), len(desk.samples)
+def add(session: Session, state: gr.State) -> None:
+    names, many = list(session.bench.models), len(session.samples)
     with gr.Tab("Find", id="find", elem_id="tab-find") as tab:
         seen = gr.State(None)
         gr.HTML(
             f'<p class="lead">Search {many} images and their reports: from image to reports, from words to images.</p>'
         )
         with gr.Row(equal_height=False):
-            first = desk.image_html(desk.first) if desk.first else empty_image("Open an image to begin.")
+            first = session.image_html(session.first) if session.first else empty_image("Open an image to begin.")
             with gr.Column(scale=6, min_width=320):
                 image = image_area("find", first)
-                _, changed = image_picker("find", desk, state)
+                _, changed = image_picker("find", session, state)
             with gr.Column(scale=5, min_width=320):
                 model = gr.Radio(
                     names,
@@ -95,23 +95,25 @@ def add(desk: Desk, state: gr.State) -> None:
 
     def find_reports(chosen: Chosen | None, model: str | None, number: float):
         try:
-            one = desk.one(chosen)
-            name = desk.known_model(model)
-            found = desk.bench.nearest_reports(one.image, name, number)
-            return desk.image_html(one), reports_html(found, one.impression, name), one.key
+            one = session.one(chosen)
+            name = session.known_model(model)
+            found = session.bench.nearest_reports(one.image, name, number)
+            return session.image_html(one), reports_html(found, one.impression, name), one.key
         except Refused as refusal:
             return gr.skip(), message(sentence(refusal)), gr.skip()
 
     def find_images(words: str, model: str | None, number: float):
         try:
-            name = desk.known_model(model)
-            return images_html(desk.bench.nearest_images(checked_text(words, "report", LONGEST), name, number), name)
+            name = session.known_model(model)
+            return images_html(
+                session.bench.nearest_images(checked_text(words, "report", LONGEST), name, number), name
+            )
         except Refused as refusal:
             return message(sentence(refusal))
 
     def begin(chosen: Chosen | None, model: str | None, number: float, words: str, seen: str | None):
         """Fills the tab when it is first opened, and follows the image of the other tabs."""
-        key = (chosen or desk.first).key if chosen or desk.first else None
+        key = (chosen or session.first).key if chosen or session.first else None
         if key == seen:
             return tuple(gr.skip() for _ in range(4))
         image, reports, now = find_reports(chosen, model, number)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from dataset_builder.findings import CHEXPERT_LABELS
 from spaces_app.guard.uploads import Refused, checked_text
-from spaces_app.session import IMAGE_SIDE, MEANING, STANDING, Chosen, Desk, sentence
+from spaces_app.session import IMAGE_SIDE, MEANING, STANDING, Chosen, Session, sentence
 from spaces_app.view.controls import WITH_MODELS, chips, chosen_chip
 from spaces_app.view.pictures import image_picture, mask_overlay
 from spaces_app.view.tables import score_table
@@ -55,25 +55,25 @@ def told_html(made: Sequence) -> str:
             "and nothing is compared.",
             "note",
         )
-    told = [f"<p class='quiet'><b>Understood:</b> {escape('; '.join(first.understood) or 'no finding')}.</p>"]
+    note = [f"<p class='quiet'><b>Understood:</b> {escape('; '.join(first.understood) or 'no finding')}.</p>"]
     occult = dict.fromkeys(name for one in made for name in one.occult)
     if occult:
-        told.append(f"<p class='quiet'><b>Drawn, but not to be seen:</b> {escape('; '.join(occult))}.</p>")
+        note.append(f"<p class='quiet'><b>Drawn, but not to be seen:</b> {escape('; '.join(occult))}.</p>")
     if not first.understood:
-        told.append(
+        note.append(
             message(
                 "None of these words names a finding that the phantom draws, so the chest is a normal one.", "note"
             )
         )
-    return "".join(told)
+    return "".join(note)
 
 
-def reading_html(desk: Desk, made: Sequence, name: str) -> str:
+def reading_html(session: Session, made: Sequence, name: str) -> str:
     """A model's scores, a column an image."""
     columns = {}
     for place, one in enumerate(made, 1):
         columns[f"Image {place}"] = {
-            reading.finding: reading.score for reading in desk.bench.read(one.image, [name], list(CHEXPERT_LABELS))
+            reading.finding: reading.score for reading in session.bench.read(one.image, [name], list(CHEXPERT_LABELS))
         }
     labels = made[0].labels
     return score_table(
@@ -86,19 +86,24 @@ def reading_html(desk: Desk, made: Sequence, name: str) -> str:
 
 
 def draw(
-    desk: Desk, impression: str, generator: str | None, number: float, seed: float, progress: gr.Progress | None = None
+    session: Session,
+    impression: str,
+    generator: str | None,
+    number: float,
+    seed: float,
+    progress: gr.Progress | None = None,
 ) -> list:
     """Images, after everything that was asked for was checked; `progress` is told of every step."""
     impression = checked_text(impression, "impression", LONGEST)
-    generator = generator or next(iter(desk.bench.generators))
-    told = (lambda *at: progress(at[:2], desc=at[2])) if progress is not None else None
-    return desk.bench.make(impression, generator, number, seed, told)
+    generator = generator or next(iter(session.bench.generators))
+    note = (lambda *at: progress(at[:2], desc=at[2])) if progress is not None else None
+    return session.bench.make(impression, generator, number, seed, note)
 
 
-def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
-    names, generators = list(desk.bench.models), list(desk.bench.generators)
+def add(session: Session, state: gr.State, tabs: gr.Tabs) -> None:
+    names, generators = list(session.bench.models), list(session.bench.generators)
     # The tab opens with an image, which the phantom draws at once; a pipeline would keep the page waiting.
-    begun = draw(desk, EXAMPLES[0], PHANTOM, 1, desk.seed) if PHANTOM in generators else []
+    begun = draw(session, EXAMPLES[0], PHANTOM, 1, session.seed) if PHANTOM in generators else []
     with gr.Tab("Make", id="make", elem_id="tab-make"):
         made_state = gr.State(begun or None, time_to_live=3600)
         gr.HTML(
@@ -121,7 +126,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
                 number = gr.Slider(1, MAX_MADE, 1, step=1, label="How many images", elem_id="make-number")
                 with gr.Row(equal_height=False, elem_id="make-seed-row"):
                     seed = gr.Number(
-                        desk.seed,
+                        session.seed,
                         label="Seed",
                         info="Equal words and seed give the same image.",
                         elem_id="make-seed",
@@ -130,7 +135,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
                     fresh = gr.Button("New seed", elem_id="make-new-seed", min_width=110)
                 go = gr.Button("Make", variant="primary", elem_id="make-go")
                 said = gr.HTML("", elem_id="make-message", elem_classes="message-slot")
-                told = gr.HTML(told_html(begun) if begun else "", elem_id="make-told")
+                note = gr.HTML(told_html(begun) if begun else "", elem_id="make-told")
             with gr.Column(scale=6, min_width=320, elem_id="make-viewer", elem_classes="viewer"):
                 images = gr.HTML(
                     images_html(begun) if begun else empty_image("Your images appear here."), elem_id="make-images"
@@ -146,7 +151,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
             visible=len(names) > 1,
         )
         reading = gr.HTML(
-            reading_html(desk, begun, names[0]) if begun and names else '<p class="quiet">Make an image first.</p>',
+            reading_html(session, begun, names[0]) if begun and names else '<p class="quiet">Make an image first.</p>',
             elem_id="make-reading",
             elem_classes="room",
         )
@@ -161,8 +166,8 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
         progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio finds it by this default
     ):
         try:
-            made = draw(desk, impression, generator, number, seed, progress)
-            read = reading_html(desk, made, desk.known_model(model)) if names else ""
+            made = draw(session, impression, generator, number, seed, progress)
+            read = reading_html(session, made, session.known_model(model)) if names else ""
         except Refused as refusal:
             return gr.skip(), message(sentence(refusal)), gr.skip(), gr.skip(), gr.skip(), gr.skip()
         return images_html(made), "", told_html(made), read, made, gr.update(interactive=True)
@@ -171,7 +176,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
         if not made:
             return gr.skip()
         try:
-            return reading_html(desk, made, desk.known_model(model))
+            return reading_html(session, made, session.known_model(model))
         except Refused as refusal:
             return message(sentence(refusal))
 
@@ -184,7 +189,7 @@ def add(desk: Desk, state: gr.State, tabs: gr.Tabs) -> None:
 
     making = {"api_visibility": "private", "concurrency_id": "make", "concurrency_limit": 1, "show_progress": "full"}
     inputs = [impression, generator, number, seed, model]
-    outputs = [images, said, told, reading, made_state, carry]
+    outputs = [images, said, note, reading, made_state, carry]
     go.click(make_images, inputs, outputs, show_progress_on=images, **making)
     fresh.click(
         lambda: secrets.randbelow(MAX_SEED + 2 - MAX_MADE),

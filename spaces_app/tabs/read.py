@@ -9,7 +9,7 @@ import gradio as gr
 from dataset_builder.findings import CHEXPERT_LABELS
 from hub_medsyn.inference.prompts import DESCRIPTORS, FINDING_PROMPTS
 from spaces_app.guard.uploads import Refused, checked_text
-from spaces_app.session import MEANING, Chosen, Desk, sentence
+from spaces_app.session import MEANING, Chosen, Session, sentence
 from spaces_app.view.controls import WITH_MODELS, image_area, image_picker, standing
 from spaces_app.view.tables import score_table, similarity_table
 from spaces_app.view.viewer import empty_image, message
@@ -18,19 +18,21 @@ LONGEST = 300  # characters of a prompt
 EXAMPLES = "left pleural effusion\nno pleural effusion\nnormal chest\ncardiac pacemaker"
 
 
-def scores(desk: Desk, chosen: Chosen, names: list[str], findings=CHEXPERT_LABELS) -> dict[str, dict[str, float]]:
+def scores(
+    session: Session, chosen: Chosen, names: list[str], findings=CHEXPERT_LABELS
+) -> dict[str, dict[str, float]]:
     """Model -> finding -> score."""
     table: dict[str, dict[str, float]] = {name: {} for name in names}
-    for reading in desk.bench.read(chosen.image, names, list(findings)):
+    for reading in session.bench.read(chosen.image, names, list(findings)):
         table[reading.model][reading.finding] = reading.score
     return table
 
 
-def signs(desk: Desk, chosen: Chosen, names: list[str], finding: str) -> dict[str, dict[str, float]]:
+def signs(session: Session, chosen: Chosen, names: list[str], finding: str) -> dict[str, dict[str, float]]:
     """Model -> sign -> score, all models in the first one's order."""
-    told = {name: dict(desk.bench.explain(chosen.image, name, finding)) for name in names}
-    order = list(next(iter(told.values())))
-    return {name: {sign: found[sign] for sign in order} for name, found in told.items()}
+    evidence = {name: dict(session.bench.explain(chosen.image, name, finding)) for name in names}
+    order = list(next(iter(evidence.values())))
+    return {name: {sign: found[sign] for sign in order} for name, found in evidence.items()}
 
 
 def lines(text: str | None) -> list[str]:
@@ -39,25 +41,27 @@ def lines(text: str | None) -> list[str]:
     return list(dict.fromkeys(checked_text(line, "prompt", LONGEST) for line in whole.splitlines() if line.strip()))
 
 
-def similarities(desk: Desk, chosen: Chosen, names: list[str], texts: list[str]) -> dict[str, list[tuple[str, float]]]:
+def similarities(
+    session: Session, chosen: Chosen, names: list[str], texts: list[str]
+) -> dict[str, list[tuple[str, float]]]:
     """Model -> (text, similarity) in the order of `texts`."""
-    found = desk.bench.free_text(chosen.image, names, texts)
+    found = session.bench.free_text(chosen.image, names, texts)
     return {name: [(text, dict(pairs)[text]) for text in texts] for name, pairs in found.items()}
 
 
-def scores_html(desk: Desk, chosen: Chosen, names: list[str]) -> str:
+def scores_html(session: Session, chosen: Chosen, names: list[str]) -> str:
     return score_table(
         f"Findings in {chosen.image.name}, by prompts for and against each",
-        scores(desk, chosen, names),
+        scores(session, chosen, names),
         truth=chosen.labels or None,
         elem_id="read-score-table",
     )
 
 
-def signs_html(desk: Desk, chosen: Chosen, names: list[str], finding: str) -> str:
+def signs_html(session: Session, chosen: Chosen, names: list[str], finding: str) -> str:
     return score_table(
         f"Signs of {finding}, the one the first model sees most first",
-        signs(desk, chosen, names, finding),
+        signs(session, chosen, names, finding),
         head="Sign",
         elem_id="read-sign-table",
     )
@@ -73,26 +77,26 @@ def prompts_html(finding: str) -> str:
     )
 
 
-def add(desk: Desk, state: gr.State) -> None:
-    names = list(desk.bench.models)
+def add(session: Session, state: gr.State) -> None:
+    names = list(session.bench.models)
     start = names[:3]
-    likely = _likely(desk.first)
-    begun = bool(desk.first and start)
+    likely = _likely(session.first)
+    begun = bool(session.first and start)
     with gr.Tab("Read an image", id="read", elem_id="tab-read") as tab:
-        seen = gr.State(desk.first.key if begun else None)
+        seen = gr.State(session.first.key if begun else None)
         gr.HTML(
             '<p class="lead">Pick an image or open your own. Each model is asked, in words, about each finding.</p>'
         )
         with gr.Row(equal_height=False):
-            first = desk.image_html(desk.first) if desk.first else empty_image("Open an image to begin.")
+            first = session.image_html(session.first) if session.first else empty_image("Open an image to begin.")
             with gr.Column(scale=6, min_width=320):
                 image = image_area("read", first)
-                refused, changed = image_picker("read", desk, state)
+                refused, changed = image_picker("read", session, state)
             with gr.Column(scale=5, min_width=320):
                 models = gr.CheckboxGroup(
                     names, value=start, label="Models, side by side", elem_id="read-models", visible=len(names) > 1
                 )
-                table = gr.HTML(scores_html(desk, desk.first, start) if begun else "", elem_id="read-scores")
+                table = gr.HTML(scores_html(session, session.first, start) if begun else "", elem_id="read-scores")
                 gr.HTML(f'<p class="quiet" id="read-meaning">{MEANING}</p>')
                 gr.HTML("<h2>Why</h2>")
                 finding = gr.Dropdown(
@@ -104,7 +108,7 @@ def add(desk: Desk, state: gr.State) -> None:
                     elem_id="read-finding",
                 )
                 why = gr.HTML(
-                    signs_html(desk, desk.first, start, likely) + prompts_html(likely) if begun else "",
+                    signs_html(session, session.first, start, likely) + prompts_html(likely) if begun else "",
                     elem_id="read-signs",
                 )
                 gr.HTML("<h2>In your own words</h2>")
@@ -122,10 +126,10 @@ def add(desk: Desk, state: gr.State) -> None:
 
     def read(chosen: Chosen | None, models: list[str], finding: str):
         try:
-            one = desk.one(chosen)
-            models = desk.known_models(models)
-            reasons = signs_html(desk, one, models, finding) + prompts_html(finding)
-            return desk.image_html(one), scores_html(desk, one, models), reasons, "", one.key, ""
+            one = session.one(chosen)
+            models = session.known_models(models)
+            reasons = signs_html(session, one, models, finding) + prompts_html(finding)
+            return session.image_html(one), scores_html(session, one, models), reasons, "", one.key, ""
         except Refused as refusal:
             return gr.skip(), gr.skip(), gr.skip(), message(sentence(refusal)), gr.skip(), gr.skip()
 
@@ -136,14 +140,16 @@ def add(desk: Desk, state: gr.State) -> None:
 
     def show_signs(chosen: Chosen | None, models: list[str], finding: str):
         try:
-            return signs_html(desk, desk.one(chosen), desk.known_models(models), finding) + prompts_html(finding)
+            return signs_html(session, session.one(chosen), session.known_models(models), finding) + prompts_html(
+                finding
+            )
         except Refused as refusal:
             return message(sentence(refusal))
 
     def in_own_words(chosen: Chosen | None, models: list[str], texts: str):
         try:
-            one = desk.one(chosen)
-            found = similarities(desk, one, desk.known_models(models), lines(texts))
+            one = session.one(chosen)
+            found = similarities(session, one, session.known_models(models), lines(texts))
         except Refused as refusal:
             return message(sentence(refusal))
         return similarity_table(f"Similarity of {one.image.name} to your words", found, "read-similarity-table")

@@ -10,7 +10,7 @@ import numpy as np
 
 from hub_medsyn.inference.grounding import HeatMap
 from spaces_app.guard.uploads import Refused, checked_text
-from spaces_app.session import IMAGE_SIDE, OBVIOUS, Chosen, Desk, sentence
+from spaces_app.session import IMAGE_SIDE, OBVIOUS, Chosen, Session, sentence
 from spaces_app.view.controls import WITH_MODELS, chips, chosen_chip, image_area, image_picker, standing
 from spaces_app.view.pictures import heat_overlay
 from spaces_app.view.viewer import empty_image, message
@@ -41,18 +41,18 @@ def peak(heat: HeatMap) -> tuple[float, float]:
     return (column + 0.5) / width, (row + 0.5) / height
 
 
-def in_words(heat: HeatMap, boxes: Sequence) -> str:
+def describe_peak(heat: HeatMap, boxes: Sequence) -> str:
     """Where the map is highest, for a person: "upper right of the picture, which is the patient's left"."""
     across, down = peak(heat)
     height = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else "middle"
     side = "left" if across < 0.42 else "right" if across > 0.58 else "centre"
     patient = {"left": ", the patient's right as images hang", "right": ", the patient's left as images hang"}
-    told = f"Highest at the {height} {side} of the picture{patient.get(side, '')}"
+    note = f"Highest at the {height} {side} of the picture{patient.get(side, '')}"
     inside = [name for name, box in boxes if hit(heat, box)]
     if inside:
-        return f"{told}; that is inside the box drawn for {', '.join(inside)}."
+        return f"{note}; that is inside the box drawn for {', '.join(inside)}."
     outside = {0: "", 1: "; that is outside the one box drawn"}
-    return f"{told}{outside.get(len(boxes), f'; that is in none of the {len(boxes)} boxes drawn')}."
+    return f"{note}{outside.get(len(boxes), f'; that is in none of the {len(boxes)} boxes drawn')}."
 
 
 def hit(heat: HeatMap, box: Sequence[float]) -> bool:
@@ -62,16 +62,16 @@ def hit(heat: HeatMap, box: Sequence[float]) -> bool:
     return bool(left <= across * width <= right and top <= down * height <= bottom)
 
 
-def where(desk: Desk, chosen: Chosen, name: str | None, phrase: str | None) -> tuple[str, str, HeatMap]:
+def where(session: Session, chosen: Chosen, name: str | None, phrase: str | None) -> tuple[str, str, HeatMap]:
     """Model, phrase as it was read, and its heat map."""
     phrase = checked_text(phrase, "phrase", LONGEST)
-    name = desk.known_model(name, grounding=True)
-    return name, phrase, desk.bench.where(chosen.image, name, phrase)
+    name = session.known_model(name, grounding=True)
+    return name, phrase, session.bench.where(chosen.image, name, phrase)
 
 
-def add(desk: Desk, state: gr.State) -> None:
-    names = desk.grounding
-    start = _phrase(desk.first)
+def add(session: Session, state: gr.State) -> None:
+    names = session.grounding
+    start = _phrase(session.first)
     with gr.Tab("Where", id="where", elem_id="tab-where") as tab:
         seen = gr.State(None)
         gr.HTML('<p class="lead">Name something and see where in the image a model finds it.</p>')
@@ -83,18 +83,20 @@ def add(desk: Desk, state: gr.State) -> None:
         examples = chips("where-examples", "Example phrases", PHRASES)
         with gr.Row(equal_height=False):
             first = (
-                desk.image_html(desk.first, boxes=desk.first.boxes) if desk.first else empty_image("Open an image.")
+                session.image_html(session.first, boxes=session.first.boxes)
+                if session.first
+                else empty_image("Open an image.")
             )
             with gr.Column(scale=6, min_width=320):
                 image = image_area("where", first, over="Heat map", boxes=True)
             with gr.Column(scale=5, min_width=320):
-                told = gr.HTML(
+                note = gr.HTML(
                     message("" if names else LACKING, "note"), elem_id="where-told", elem_classes="message-slot tall"
                 )
                 gr.HTML(f'<p class="quiet">{HINT}</p>')
                 if names:
                     gr.HTML(
-                        "".join(message(trust(name, desk.bench.models[name].card), "note") for name in names),
+                        "".join(message(trust(name, session.bench.models[name].card), "note") for name in names),
                         elem_id="where-trust",
                     )
                 model = gr.Radio(
@@ -105,22 +107,22 @@ def add(desk: Desk, state: gr.State) -> None:
                     visible=len(names) > 1,
                 )
                 gr.HTML("<h2>Another image</h2>")
-                _, changed = image_picker("where", desk, state)
+                _, changed = image_picker("where", session, state)
         standing()
 
     def show(chosen: Chosen | None, model: str | None, phrase: str):
         try:
-            one = desk.one(chosen)
+            one = session.one(chosen)
         except Refused as refusal:
             return gr.skip(), message(sentence(refusal)), gr.skip()
         if not names:
-            return desk.image_html(one, boxes=one.boxes), gr.skip(), one.key
+            return session.image_html(one, boxes=one.boxes), gr.skip(), one.key
         try:
-            name, words, heat = where(desk, one, model, phrase)
+            name, words, heat = where(session, one, model, phrase)
         except Refused as refusal:
-            return desk.image_html(one, boxes=one.boxes), message(sentence(refusal)), one.key
-        said = in_words(heat, one.boxes)
-        html = desk.image_html(
+            return session.image_html(one, boxes=one.boxes), message(sentence(refusal)), one.key
+        said = describe_peak(heat, one.boxes)
+        html = session.image_html(
             one,
             over=heat_overlay(one.image, heat, 1.0, side=IMAGE_SIDE),
             over_alt=f"Heat map of “{words}” by {name}. {said}",
@@ -129,13 +131,13 @@ def add(desk: Desk, state: gr.State) -> None:
         return html, message(f"“{words}”, {name}. {said}", "note"), one.key
 
     def show_if_new(chosen: Chosen | None, model: str | None, phrase: str, seen: str | None):
-        first = desk.first.key if desk.first else None
+        first = session.first.key if session.first else None
         if (chosen.key if chosen else first) == seen:
             return gr.skip(), gr.skip(), gr.skip()
         return show(chosen, model, phrase)
 
     hidden = {"api_visibility": "private", **WITH_MODELS}
-    inputs, outputs = [state, model, phrase], [image, told, seen]
+    inputs, outputs = [state, model, phrase], [image, note, seen]
     changed(show_if_new, [*inputs, seen], outputs)
     tab.select(show_if_new, [*inputs, seen], outputs, **hidden)
     for event in (go.click, phrase.submit, model.input):

@@ -8,7 +8,7 @@ from html import escape
 import gradio as gr
 
 from spaces_app.guard.uploads import Refused
-from spaces_app.session import STANDING, Desk, sentence
+from spaces_app.session import STANDING, Session, sentence
 from spaces_app.view import viewer
 
 AT_ONCE = 2  # model calls side by side
@@ -45,7 +45,7 @@ def image_area(tab: str, first: str, over: str = "", boxes: bool = False) -> gr.
     return image
 
 
-def image_picker(tab: str, desk: Desk, state: gr.State) -> tuple[gr.HTML, Callable]:
+def image_picker(tab: str, session: Session, state: gr.State) -> tuple[gr.HTML, Callable]:
     """
     Samples to pick from and a place to drop one's own image.
 
@@ -59,12 +59,12 @@ def image_picker(tab: str, desk: Desk, state: gr.State) -> tuple[gr.HTML, Callab
         function after an image was chosen or refused here; it has to see by itself whether the image is another.
     """
     said = gr.HTML("", elem_id=f"{tab}-image-message", elem_classes="message-slot")
-    pressed = desk.first.image.name if desk.first else None
+    pressed = session.first.image.name if session.first else None
     strip = gr.HTML(
-        viewer.sample_strip(tab, desk.shown, pressed),
+        viewer.sample_strip(tab, session.shown, pressed),
         elem_id=f"{tab}-samples",
         js_on_load=PICK,
-        visible=bool(desk.shown),
+        visible=bool(session.shown),
     )
     upload = gr.File(
         label="Open your own image: PNG, JPEG or DICOM",
@@ -80,13 +80,13 @@ def image_picker(tab: str, desk: Desk, state: gr.State) -> tuple[gr.HTML, Callab
 
     def pick(event: gr.EventData):
         try:
-            return desk.sample(str(event.sample)), ""
+            return session.sample(str(event.sample)), ""
         except Refused as refusal:
             return gr.skip(), viewer.message(sentence(refusal))
 
     def take(path: str | None):
         try:
-            return desk.uploaded(path), None, ""
+            return session.uploaded(path), None, ""
         except Refused as refusal:
             return gr.skip(), None, viewer.message(sentence(refusal))
 

@@ -46,8 +46,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch, policy):
 
 def test_a_line_of_the_benchmark(hub, tmp_path):
     folder = publish_memory.write_dataset(tmp_path / "medsyn-cxr", 50)
-    told = publish_memory.publish(folder, "you/images", closed=False)
-    assert told["files"] == 6 and told["peak_mb"] >= told["imported_mb"] > 100 and told["megabytes"] > 0
+    output = publish_memory.publish(folder, "you/images", closed=False)
+    assert output["files"] == 6 and output["peak_mb"] >= output["imported_mb"] > 100 and output["megabytes"] > 0
 
 
 def test_scale_is_scaled_from_what_was_measured(tmp_path):
@@ -60,6 +60,6 @@ def test_scale_is_scaled_from_what_was_measured(tmp_path):
 
 
 def test_shards_at_scale():
-    told = publish_scale.at_scale(100_000)  # 10 MB a row group, 45 row groups a shard
-    assert told["gigabytes"] == 21.3 and told["hours_at_100_mbit"] == 0.5
-    assert told["shards"] == 38 + 5 + 5 and told["commits"] == 1
+    output = publish_scale.at_scale(100_000)  # 10 MB a row group, 45 row groups a shard
+    assert output["gigabytes"] == 21.3 and output["hours_at_100_mbit"] == 0.5
+    assert output["shards"] == 38 + 5 + 5 and output["commits"] == 1

@@ -117,12 +117,14 @@ def test_what_does_not_match_is_counted_and_left_without_text(published, tmp_pat
 
     command = [str(hub), "--reports", str(other), "--out", str(tmp_path / "joined")]
     assert main([*command, "--strict"]) == 1
-    told = capsys.readouterr().err
-    assert "50000004" in told and "50000007" in told and "Nothing was written" in told and "effusion" not in told
+    output = capsys.readouterr().err
+    assert (
+        "50000004" in output and "50000007" in output and "Nothing was written" in output and "effusion" not in output
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
     assert main(command) == 0
-    told = capsys.readouterr().out
-    assert "12 of 14 rows have their text" in told and "2 rows without text were left out" in told
+    output = capsys.readouterr().out
+    assert "12 of 14 rows have their text" in output and "2 rows without text were left out" in output
     assert rows_of(load_dataset(str(tmp_path / "joined"))).keys() == rows.keys() - {"50000004", "50000007"}
     assert main([*command[:-1], str(tmp_path / "all"), "--keep-all"]) == 0
     assert rows_of(load_dataset(str(tmp_path / "all"))) == rows
@@ -204,9 +206,9 @@ def test_bad_input_is_one_sentence(published, tmp_path, capsys):
         (tmp_path / "plain", mimic, "new", "no manifest.json"),
     ):
         assert main([str(dataset), "--reports", str(reports), "--out", str(tmp_path / out)]) == 1, named
-        told = capsys.readouterr().err
-        assert told.startswith("medsyn attach-reports: ") and told.count("\n") == 1 and named in told
-        assert "effusion" not in told
+        output = capsys.readouterr().err
+        assert output.startswith("medsyn attach-reports: ") and output.count("\n") == 1 and named in output
+        assert "effusion" not in output
     with pytest.raises(ValueError, match="no column 'report_hash'"):
         attach_reports(Dataset.from_dict({"study_id": ["a"]}), mimic)
 

@@ -107,8 +107,8 @@ class Cut:
                 self.first = max(0, whole - int(tail)) if tail else int(start)
                 self.size = min(int(stop) + 1 if stop else whole, whole) - self.first
                 self.status = 206 if self.size > 0 else 416
-                told = f"{self.first}-{self.first + self.size - 1}" if self.size > 0 else "*"
-                self.headers["Content-Range"] = f"bytes {told}/{whole}"
+                output = f"{self.first}-{self.first + self.size - 1}" if self.size > 0 else "*"
+                self.headers["Content-Range"] = f"bytes {output}/{whole}"
                 self.size = max(0, self.size)
         self.headers["Content-Length"] = str(self.size)
 

@@ -126,23 +126,23 @@ class Reading:
     def commits(self, incoming: Incoming, visitor: Visitor, repository: Repository, rest: Sequence[str]) -> Answer:
         """`GET .../commits/{revision}`"""
         page, headers = self._page(incoming, repository.log(repository.resolve(rest[0])))
-        told = [
+        output = [
             {"id": c.oid, "title": c.title, "message": c.message, "authors": [{"user": c.author}], "date": c.date}
             for c in page
         ]
-        return Answer(told, headers=headers)
+        return Answer(output, headers=headers)
 
     def refs(self, incoming: Incoming, visitor: Visitor, repository: Repository, rest: Sequence[str]) -> Answer:
         """`GET .../refs?include_prs`"""
-        told = {"branches": [], "converts": [], "tags": []}
+        output = {"branches": [], "converts": [], "tags": []}
         if "include_prs" in incoming.query:
-            told["pullRequests"] = []
+            output["pullRequests"] = []
         groups = {"refs/heads/": "branches", "refs/tags/": "tags", "refs/pr/": "pullRequests"}
         for ref, commit in repository.refs().items():
             for start, group in groups.items():
-                if ref.startswith(start) and group in told:
-                    told[group].append({"name": ref.removeprefix(start), "ref": ref, "targetCommit": commit})
-        return Answer(told)
+                if ref.startswith(start) and group in output:
+                    output[group].append({"name": ref.removeprefix(start), "ref": ref, "targetCommit": commit})
+        return Answer(output)
 
     def auth_check(self, incoming: Incoming, visitor: Visitor, repository: Repository, rest: Sequence[str]) -> Answer:
         """`GET .../auth-check[/write]`"""

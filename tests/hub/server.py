@@ -217,12 +217,12 @@ class StandInHub:
         if kind == "space" and not asked.get("sdk"):
             raise HubError(400, "A Space needs an sdk")
         repo_id = f"{namespace}/{name}"
-        told = {"url": f"{self.endpoint}/{PREFIX[kind]}{repo_id}", "name": repo_id}
+        output = {"url": f"{self.endpoint}/{PREFIX[kind]}{repo_id}", "name": repo_id}
         with self.repositories.lock:
             if self.repositories.find(kind, repo_id):
-                raise HubError(409, f"You already created this {kind} repo", body=told)
+                raise HubError(409, f"You already created this {kind} repo", body=output)
             self.repositories.create(kind, repo_id, wants_private(asked), visitor.user, asked.get("sdk"))
-        return Answer(told)
+        return Answer(output)
 
     def _owned(self, visitor: Visitor, kind: str, repo_id: str) -> Repository:
         repository = self._seen(visitor, kind, repo_id)

@@ -109,7 +109,7 @@ def test_large_files_come_from_another_origin_without_the_token(hub, images):
     assert open(images.hf_hub_download(filename="a.parquet", **DATASET), "rb").read() == b"0123456789"
     assert [(seen.status, seen.token) for seen in hub.log if seen.origin == "storage"] == [(200, None)]
     for url in (place, where + "a.txt"):
-        for asked, status, got, told in (
+        for asked, status, got, output in (
             ("bytes=2-4", 206, b"234", "bytes 2-4/10"),
             ("bytes=7-", 206, b"789", "bytes 7-9/10"),
             ("bytes=-2", 206, b"89", "bytes 8-9/10"),
@@ -117,7 +117,7 @@ def test_large_files_come_from_another_origin_without_the_token(hub, images):
             ("bytes=10-", 416, b"", "bytes */10"),
         ):
             found = fetch(url, Range=asked)
-            assert (found[0], found[2], found[1]["Content-Range"]) == (status, got, told)
+            assert (found[0], found[2], found[1]["Content-Range"]) == (status, got, output)
     status, headers, body = fetch(where + "a.txt", "HEAD")
     assert (status, headers["Content-Length"], body) == (200, "10", b"")
 

@@ -115,8 +115,10 @@ def test_commits_are_those_of_git(hub, images, tmp_path):
         commit_description="two went",
     )
     assert images.list_repo_files(**DATASET) == [".gitattributes", "a/copy.png", "a/image.png"]
-    told = [(one.commit_id, one.title, one.message) for one in images.list_repo_commits(**DATASET)]
-    assert told[:2] == [(second.oid, "tidy", "two went"), (first.oid, "more", "")] and told[2][1] == "initial commit"
+    output = [(one.commit_id, one.title, one.message) for one in images.list_repo_commits(**DATASET)]
+    assert (
+        output[:2] == [(second.oid, "tidy", "two went"), (first.oid, "more", "")] and output[2][1] == "initial commit"
+    )
     folder = hub.repository("dataset", NAME).folder
     git = ["git", f"--git-dir={folder}", "fsck", "--strict"]
     assert subprocess.run(git, capture_output=True).returncode == 0
@@ -225,8 +227,8 @@ def test_gated_repositories_are_for_those_who_were_let_in(hub, images):
     images.grant_access(user="somebody-else", **DATASET)
     assert open(stranger.hf_hub_download(filename="a.parquet", **DATASET), "rb").read() == b"two"
     images.update_repo_settings(**DATASET, gated=False)
-    told = images.dataset_info(NAME, expand=["gated"])  # nothing else
-    assert told.gated is False and told.sha is None
+    output = images.dataset_info(NAME, expand=["gated"])  # nothing else
+    assert output.gated is False and output.sha is None
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ class Writing:
         if rules is None and ".gitignore" in tree:
             rules = repository.read(tree[".gitignore"]).decode()
         ignored = repository.ignored(paths, rules) if rules else set()
-        told = []
+        output = []
         for file in asked["files"]:
             path, entry = file["path"], tree.get(file["path"])
             large = file["size"] > LARGE or is_large(path, attributes)
-            told.append(
+            output.append(
                 {
                     "path": path,
                     "uploadMode": "lfs" if large else "regular",
@@ -43,7 +43,7 @@ class Writing:
                     "oid": None if entry is None or entry.kind != "file" else entry.lfs_oid or entry.oid,
                 }
             )
-        return Answer({"files": told, "commitOid": commit})
+        return Answer({"files": output, "commitOid": commit})
 
     @staticmethod
     def _may_commit(incoming: Incoming, visitor: Visitor, repository: Repository) -> bool:
@@ -80,10 +80,10 @@ class Writing:
                 ref, parent, visitor.user, header["summary"], header.get("description", ""), changes
             )
         page = f"{self.url}/{PREFIX[repository.kind]}{repository.id}"
-        told = {"success": True, "commitOid": oid, "commitUrl": f"{page}/commit/{oid}", "hookOutput": ""}
+        output = {"success": True, "commitOid": oid, "commitUrl": f"{page}/commit/{oid}", "hookOutput": ""}
         if number is not None:
-            told["pullRequestUrl"] = f"{page}/discussions/{number}"
-        return Answer(told)
+            output["pullRequestUrl"] = f"{page}/discussions/{number}"
+        return Answer(output)
 
     def _changes(self, repository: Repository, parent: str, lines: list[dict]) -> list[tuple[str, bytes | None]]:
         tree, attributes = repository.tree(parent), repository.attributes(parent)

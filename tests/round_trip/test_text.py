@@ -22,7 +22,7 @@ IMAGES = "your-org/films-without-text"
 @pytest.fixture(scope="module")
 def mimic(tmp_path_factory):
     """Ten studies of five patients, whose reports are long enough to key a hash."""
-    told = {
+    output = {
         (10000000 + number // 2, 50000000 + number): (
             report(f"1. Small effusion, image {number} today.\n 2. Stable heart.", long_findings(number)),
             ["PA"],
@@ -30,7 +30,7 @@ def mimic(tmp_path_factory):
         for number in range(10)
     }
     splits = {50000000 + number: ("train", "validate", "test")[number // 2 % 3] for number in range(10)}
-    return write_mimic_cxr(tmp_path_factory.mktemp("mimic") / "mimic", told, splits=splits)
+    return write_mimic_cxr(tmp_path_factory.mktemp("mimic") / "mimic", output, splits=splits)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,15 @@ def folders(mimic, tmp_path_factory):
 
 def everything(repository: Repository) -> str:
     """All that the server keeps of a repository but pixels: git's objects of every commit, and its large files."""
-    told = repository.git("cat-file", "--batch-all-objects", "--batch").decode(errors="replace")
+    output = repository.git("cat-file", "--batch-all-objects", "--batch").decode(errors="replace")
     for path in (repository.folder / "lfs").rglob("*"):
         if path.is_file() and path.read_bytes().startswith(b"PAR1"):
             with pq.ParquetFile(path) as file:
-                told += f"{file.metadata.metadata} {file.read().drop_columns('image').to_pylist()}"
+                output += f"{file.metadata.metadata} {file.read().drop_columns('image').to_pylist()}"
         elif path.is_file():
             with PIL.Image.open(path) as picture:
-                told += str(picture.info)
-    return told
+                output += str(picture.info)
+    return output
 
 
 def encoded(rows) -> list[dict]:

@@ -33,7 +33,7 @@ json.dump(answer, open(out, "w"))
 """
 
 
-def told(rows) -> list:
+def output(rows) -> list:
     return [
         [
             row["study_id"],
@@ -67,8 +67,8 @@ def test_other_versions_read_it(requirement, hub, dataset, built, tmp_path):
     assert ran.returncode == 0, ran.stderr[-3000:]
     answer = json.loads((tmp_path / "answer.json").read_text())
     print(f"{requirement}: datasets and huggingface_hub", *answer["versions"])
-    here = {split: json.loads(json.dumps(told(rows))) for split, rows in load_dataset(str(built)).items()}
-    other = json.loads(json.dumps(told(load_dataset(str(built), "other", split="train"))))
+    here = {split: json.loads(json.dumps(output(rows))) for split, rows in load_dataset(str(built)).items()}
+    other = json.loads(json.dumps(output(load_dataset(str(built), "other", split="train"))))
     assert answer["plain"] == answer["streamed"] == here
     assert answer["other"] == answer["streamed other"] == other
     assert answer["columns"] == ["study_id"]

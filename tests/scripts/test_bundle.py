@@ -85,8 +85,8 @@ def test_a_model_is_stored_in_halves_and_beats_chance_as_its_card_says(name, row
     assert card.data.license == "apache-2.0"
     scores = measure(model, processor, rows)
     assert scores.zero_shot.interval[0] > 0.6  # chance is 0.5
-    told = {(one.metric_name, one.dataset_name): one.metric_value for one in card.data.eval_results}
-    assert told["macro AUROC by prompts", "medsyn-cxr of the bundle"] == pytest.approx(
+    output = {(one.metric_name, one.dataset_name): one.metric_value for one in card.data.eval_results}
+    assert output["macro AUROC by prompts", "medsyn-cxr of the bundle"] == pytest.approx(
         scores.zero_shot.macro, abs=0.005
     )
     assert f"macro AUROC {scores.zero_shot.macro:.2f}"[:-1] in card.text
@@ -94,7 +94,7 @@ def test_a_model_is_stored_in_halves_and_beats_chance_as_its_card_says(name, row
     if scores.hits is not None:
         assert scores.hits > scores.chance
         assert scores.finds_places == ("tell little of where" not in card.text)
-        assert told["hits of the pointing game", "medsyn-cxr of the bundle"] == pytest.approx(scores.hits, abs=0.01)
+        assert output["hits of the pointing game", "medsyn-cxr of the bundle"] == pytest.approx(scores.hits, abs=0.01)
 
 
 def test_the_whole_command_from_nothing(tmp_path, monkeypatch, capsys):

@@ -71,13 +71,13 @@ def answer(client, name: str, content: str) -> str:
 
 
 def test_endpoints_are_named_typed_and_told(client):
-    told = client.view_api(return_format="dict", print_info=False)
-    assert set(told["named_endpoints"]) == ENDPOINTS and not told["unnamed_endpoints"]
-    for name, endpoint in told["named_endpoints"].items():
+    output = client.view_api(return_format="dict", print_info=False)
+    assert set(output["named_endpoints"]) == ENDPOINTS and not output["unnamed_endpoints"]
+    for name, endpoint in output["named_endpoints"].items():
         assert len(endpoint["description"]) > 40, name
         for parameter in endpoint["parameters"]:
             assert parameter["type"] and parameter["label"], (name, parameter)
-    assert [one["parameter_name"] for one in told["named_endpoints"]["/where"]["parameters"]] == [
+    assert [one["parameter_name"] for one in output["named_endpoints"]["/where"]["parameters"]] == [
         "film",
         "sample",
         "phrase",
@@ -87,13 +87,13 @@ def test_endpoints_are_named_typed_and_told(client):
 
 
 def test_images_are_read(client, film, uploads):
-    told = client.predict(film=film, models=["pointing", "plain"], findings=[], api_name="/read_film")
-    assert list(told["scores"]) == ["pointing", "plain"] and told["film"] == "your image"
-    assert set(told["scores"]["plain"]) == set(CHEXPERT_LABELS)
-    assert all(0 <= score <= 1 for score in told["scores"]["plain"].values())
-    assert "no probability" in told["meaning"] and told["report_says"] == {}
+    output = client.predict(film=film, models=["pointing", "plain"], findings=[], api_name="/read_film")
+    assert list(output["scores"]) == ["pointing", "plain"] and output["film"] == "your image"
+    assert set(output["scores"]["plain"]) == set(CHEXPERT_LABELS)
+    assert all(0 <= score <= 1 for score in output["scores"]["plain"].values())
+    assert "no probability" in output["meaning"] and output["report_says"] == {}
     again = client.predict(film=film, findings=["Edema"], api_name="/read_film")
-    assert again["scores"] == {"plain": {"Edema": told["scores"]["plain"]["Edema"]}}
+    assert again["scores"] == {"plain": {"Edema": output["scores"]["plain"]["Edema"]}}
     sample = client.predict(sample="image-0", api_name="/read_film")
     assert sample["report_says"] == {"Pleural Effusion": 1, "Pneumothorax": 0, "Edema": -1}
     assert not [path for path in uploads.rglob("*") if path.is_file() and "Jane" in path.name]
@@ -103,8 +103,8 @@ def test_dicom_is_read_by_content_without_its_header(client, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
     path = tmp_path / "film"
     path.write_bytes(dicom_bytes(pixels, PatientName="Doe^Jane", PatientID="12345"))
-    told = client.predict(film=handle_file(str(path)), api_name="/read_film")
-    assert told["film"] == "your image" and "Doe" not in json.dumps(told) and "12345" not in json.dumps(told)
+    output = client.predict(film=handle_file(str(path)), api_name="/read_film")
+    assert output["film"] == "your image" and "Doe" not in json.dumps(output) and "12345" not in json.dumps(output)
 
 
 def test_signs_and_texts(client, film):
@@ -115,10 +115,10 @@ def test_signs_and_texts(client, film):
 
 
 def test_where_answers_with_a_picture_and_a_place(client):
-    picture, told = client.predict(sample="image-0", phrase="pleural effusion", opacity=0.8, api_name="/where")
+    picture, output = client.predict(sample="image-0", phrase="pleural effusion", opacity=0.8, api_name="/where")
     assert Image.open(picture).size == (768, 768)
-    assert told["model"] == "pointing" and 0 <= told["highest"]["x"] <= 1
-    assert told["boxes"][0]["finding"] == "pleural effusion" and told["in_words"].startswith("Highest at the")
+    assert output["model"] == "pointing" and 0 <= output["highest"]["x"] <= 1
+    assert output["boxes"][0]["finding"] == "pleural effusion" and output["in_words"].startswith("Highest at the")
 
 
 def test_images_and_reports_are_found(client, film):
@@ -130,13 +130,13 @@ def test_images_and_reports_are_found(client, film):
 
 def test_images_are_made_and_made_again(client):
     asked = {"impression": "Large left pleural effusion.", "number": 2, "seed": 5, "api_name": "/make"}
-    pictures, told = client.predict(**asked)
+    pictures, output = client.predict(**asked)
     again, _ = client.predict(**asked)
     outlined, _ = client.predict(**asked, outlines=True)
-    assert [one["seed"] for one in told] == [5, 6] and told[0]["labels"]["Pleural Effusion"] == 1
+    assert [one["seed"] for one in output] == [5, 6] and output[0]["labels"]["Pleural Effusion"] == 1
     first, second, third = (np.asarray(Image.open(made[0]["image"])) for made in (pictures, again, outlined))
     assert (first == second).all() and (first != third).any()
-    assert told[0]["boxes"][0]["finding"] == "pleural effusion"
+    assert output[0]["boxes"][0]["finding"] == "pleural effusion"
 
 
 def test_what_there_is(client):
@@ -145,8 +145,8 @@ def test_what_there_is(client):
     assert about["generators"] == ["phantom"] and about["use"] == "Research only. Not for clinical use."
     samples = client.predict(api_name="/samples")
     assert [one["sample"] for one in samples] == [f"image-{row}" for row in range(4)]
-    picture, told = client.predict(sample="image-0", api_name="/sample_film")
-    assert Image.open(picture).size == (768, 768) and (told["width"], told["height"]) == (48, 48)
+    picture, output = client.predict(sample="image-0", api_name="/sample_film")
+    assert Image.open(picture).size == (768, 768) and (output["width"], output["height"]) == (48, 48)
 
 
 BAD = [
@@ -172,12 +172,12 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "asked", "told"), BAD)
-def test_what_cannot_be_done_is_told_in_a_sentence(client, name, asked, told):
+@pytest.mark.parametrize(("name", "asked", "output"), BAD)
+def test_what_cannot_be_done_is_told_in_a_sentence(client, name, asked, output):
     with pytest.raises(AppError) as error:
         client.predict(**asked, api_name=name)
     said = str(error.value)
-    assert told in said and said.endswith(".") and "Traceback" not in said and "/" not in said.replace("e.g.", "")
+    assert output in said and said.endswith(".") and "Traceback" not in said and "/" not in said.replace("e.g.", "")
 
 
 def test_files_that_are_no_images_are_refused_and_deleted(client, uploads, tmp_path):

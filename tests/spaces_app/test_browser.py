@@ -60,9 +60,9 @@ def browser(address):
     except ImportError:
         chromium = None
     if not chromium:
-        told = "no playwright or no chromium here: the page is tested in no browser"
-        warnings.warn(told, stacklevel=1)
-        pytest.skip(told)
+        output = "no playwright or no chromium here: the page is tested in no browser"
+        warnings.warn(output, stacklevel=1)
+        pytest.skip(output)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield started
@@ -80,15 +80,15 @@ def shots(tmp_path_factory) -> Path:
 def visit(browser, address):
     """Opens the page at a width; at the end nothing was fetched from elsewhere, nothing failed, no script of a visitor
     ran and every picture has a name."""
-    contexts, told, reached = [], [], []
+    contexts, output, reached = [], [], []
 
     def opened(width: int = 1280, height: int = 900, before: str = ""):
         context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda line: told.append(line.text) if line.type == "error" else None)
-        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("console", lambda line: output.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: output.append(str(error)))
         page.on("request", lambda request: reached.append(request.url))
         page.add_init_script(before)
         page.goto(address)
@@ -104,7 +104,7 @@ def visit(browser, address):
             )
             assert not nameless
         context.close()
-    assert not told
+    assert not output
     hosts = {urlsplit(url).hostname for url in reached if not url.startswith(("data:", "blob:"))}
     assert hosts == {urlsplit(address).hostname}
 
@@ -256,8 +256,8 @@ def test_what_is_no_image_is_refused_in_a_sentence(visit, uploads, shots):
     hand_in(page, "read", "Jane Doe.png", b"This is a letter.")
     alert = page.locator("#read-image-message [role=alert]")
     alert.wait_for()
-    told = alert.inner_text()
-    assert "no picture" in told and told.endswith(".") and "Jane" not in told
+    output = alert.inner_text()
+    assert "no picture" in output and output.endswith(".") and "Jane" not in output
     assert page.locator("#read-image .image-base").get_attribute("src") == first
     assert not [path for path in uploads.rglob("*") if "Jane" in path.name and path.is_file()]
     page.screenshot(path=shots / "refused.png")

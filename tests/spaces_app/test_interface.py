@@ -23,7 +23,7 @@ from spaces_app.bundled import BUNDLE
 from spaces_app.guard.uploads import Refused, Upload
 from spaces_app.interface import build
 from spaces_app.serving import serving, theme
-from spaces_app.session import STANDING, Chosen, Desk, sentence
+from spaces_app.session import STANDING, Chosen, Session, sentence
 from spaces_app.tabs import about as tab_about
 from spaces_app.tabs import find as tab_find
 from spaces_app.tabs import make as tab_make
@@ -56,13 +56,13 @@ class Outline(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def desk():
-    return Desk(workbench(), seed=3)
+def session():
+    return Session(workbench(), seed=3)
 
 
 @pytest.fixture(scope="module")
-def page(desk):
-    return build(desk.bench, seed=3)
+def page(session):
+    return build(session.bench, seed=3)
 
 
 def values(page: gr.Blocks) -> dict[str, object]:
@@ -91,9 +91,9 @@ def test_every_tab_says_what_it_is_not_for_and_names_its_pictures(page, tab):
     assert not outline.of("script")
 
 
-def test_the_page_opens_on_an_image_that_is_read_already(page, desk):
+def test_the_page_opens_on_an_image_that_is_read_already(page, session):
     found = values(page)
-    assert desk.first.key == "sample image-0"  # the one with an effusion
+    assert session.first.key == "sample image-0"  # the one with an effusion
     assert "Large left pleural effusion." in found["read-image"]
     table = Outline(found["read-scores"])
     assert "plain" in table.text and "pointing" in table.text and "present" in table.text
@@ -116,18 +116,18 @@ def test_every_control_has_a_name_of_its_own(page):
     assert {one["id"] for one in outline.of("input")} <= labelled
 
 
-def test_text_is_never_markup(desk):
-    one = desk.sample("image-2")
+def test_text_is_never_markup(session):
+    one = session.sample("image-2")
     pieces = [
-        desk.image_html(one, boxes=[(HOSTILE, (1, 2, 3, 4))]),
-        viewer.sample_strip("read", desk.shown, None),
+        session.image_html(one, boxes=[(HOSTILE, (1, 2, 3, 4))]),
+        viewer.sample_strip("read", session.shown, None),
         viewer.message(HOSTILE),
         viewer.empty_image(HOSTILE),
         tables.similarity_table(HOSTILE, {HOSTILE: [(HOSTILE, 1.0), ("b", 0.0)]}),
         tables.score_table(HOSTILE, {HOSTILE: {HOSTILE: 0.5}}, head=HOSTILE, truth={HOSTILE: 1}, elem_id='"x'),
         tables.plain_table(HOSTILE, [HOSTILE], [[HOSTILE, HOSTILE]]),
-        tab_find.reports_html([(desk.samples["image-2"], 0.5)], HOSTILE, HOSTILE),
-        tab_find.images_html([(desk.samples["image-2"], 0.5)], HOSTILE),
+        tab_find.reports_html([(session.samples["image-2"], 0.5)], HOSTILE, HOSTILE),
+        tab_find.images_html([(session.samples["image-2"], 0.5)], HOSTILE),
     ]
     for piece in pieces:
         outline = Outline(piece)
@@ -136,7 +136,7 @@ def test_text_is_never_markup(desk):
     assert HOSTILE in Outline(pieces[2]).text
 
 
-def test_bars_and_numbers_tell_scores(desk):
+def test_bars_and_numbers_tell_scores(session):
     html = tables.score_table("c", {"m": {"A": 0.25, "B": 1.2}}, truth={"A": -1})
     assert "width:25.0%" in html and "width:100.0%" in html and ">0.25<" in html
     assert "uncertain" in html and "not mentioned" in html
@@ -156,13 +156,13 @@ def test_names_of_boxes_do_not_stand_on_each_other():
     assert len(colours) == 2
 
 
-def test_samples_differ_in_what_they_show(desk):
-    shown = viewer.varied(list(desk.samples.values()), 2)
+def test_samples_differ_in_what_they_show(session):
+    shown = viewer.varied(list(session.samples.values()), 2)
     assert [one.id for one in shown] == ["image-0", "image-3"]  # the two with a finding of their own
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "told"),
+    ("row", "column", "output"),
     [
         (0, 0, "upper left of the picture, the patient's right as images hang; that is outside the one box drawn."),
         (
@@ -173,34 +173,34 @@ def test_samples_differ_in_what_they_show(desk):
         (5, 5, "middle centre of the picture; that is outside the one box drawn."),
     ],
 )
-def test_the_brightest_place_is_told_in_words(row, column, told):
+def test_the_brightest_place_is_told_in_words(row, column, output):
     values = np.zeros((10, 10), np.float32)
     values[row, column] = 1
     heat = HeatMap(values, values, "x")
-    assert tab_where.in_words(heat, [("mass", (7.0, 7.0, 10.0, 10.0))]) == f"Highest at the {told}"
+    assert tab_where.describe_peak(heat, [("mass", (7.0, 7.0, 10.0, 10.0))]) == f"Highest at the {output}"
 
 
-def test_a_heat_map_is_blended_by_the_page_and_named(desk):
-    name, words, heat = tab_where.where(desk, desk.first, None, " pleural effusion ")
+def test_a_heat_map_is_blended_by_the_page_and_named(session):
+    name, words, heat = tab_where.where(session, session.first, None, " pleural effusion ")
     assert (name, words) == ("pointing", "pleural effusion")
-    assert heat.values.shape == desk.first.image.pixels.shape
+    assert heat.values.shape == session.first.image.pixels.shape
 
 
-def test_the_page_opens_on_what_models_point_at_best(desk):
-    effusion, heart = desk.samples["image-0"], desk.samples["image-1"]
-    other = Desk(desk.bench)
+def test_the_page_opens_on_what_models_point_at_best(session):
+    effusion, heart = session.samples["image-0"], session.samples["image-1"]
+    other = Session(session.bench)
     other.shown = [effusion, dataclasses.replace(heart, boxes=[("cardiomegaly", (8.0, 20.0, 40.0, 44.0))])]
     other.samples = {one.id: one for one in other.shown}
     assert other.first.key == "sample image-1" and tab_where._phrase(other.first) == "cardiomegaly"
-    assert tab_where._phrase(desk.first) == "pleural effusion"
+    assert tab_where._phrase(session.first) == "pleural effusion"
 
 
 def test_how_far_a_map_can_be_trusted_is_told_by_the_card(page):
     assert "no measurement of how well it points" in inside(page, "tab-where")
     card = (BUNDLE / "models" / "gloria-small" / "README.md").read_text(encoding="utf-8")
-    told = tab_where.trust("gloria-small", card)
-    assert "in 17.6% of 153 cases" in told and "Best is cardiomegaly" in told and "tell little of where" in told
-    assert told.endswith("Trust no map by itself.") and "\n" not in told
+    output = tab_where.trust("gloria-small", card)
+    assert "in 17.6% of 153 cases" in output and "Best is cardiomegaly" in output and "tell little of where" in output
+    assert output.endswith("Trust no map by itself.") and "\n" not in output
 
 
 def test_without_a_model_that_points_the_tab_says_what_to_load():
@@ -208,49 +208,49 @@ def test_without_a_model_that_points_the_tab_says_what_to_load():
     html = inside(build(bench), "tab-where")
     assert "load a GLoRIA or MGCA with --model" in html
     with pytest.raises(Refused, match="load a GLoRIA or MGCA"):
-        tab_where.where(Desk(bench), Desk(bench).first, None, "effusion")
+        tab_where.where(Session(bench), Session(bench).first, None, "effusion")
 
 
-def test_names_that_are_unknown_are_refused_with_those_that_are_known(desk):
+def test_names_that_are_unknown_are_refused_with_those_that_are_known(session):
     with pytest.raises(Refused, match="there are: plain, pointing"):
-        desk.known_model("other")
+        session.known_model("other")
     with pytest.raises(Refused, match="there are: pointing"):
-        desk.known_model("plain", grounding=True)
+        session.known_model("plain", grounding=True)
     with pytest.raises(Refused, match="image-0"):
-        desk.sample("../../etc/passwd")
-    assert desk.known_models([]) == desk.known_models(None) == ["plain"]
-    assert desk.known_models("pointing") == ["pointing"]
+        session.sample("../../etc/passwd")
+    assert session.known_models([]) == session.known_models(None) == ["plain"]
+    assert session.known_models("pointing") == ["pointing"]
 
 
-def test_an_upload_is_deleted_whether_it_is_read_or_refused(desk, tmp_path, monkeypatch):
+def test_an_upload_is_deleted_whether_it_is_read_or_refused(session, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     good, bad = tmp_path / "Jane Doe.png", tmp_path / "Jane Doe.dcm"
     good.write_bytes(image_bytes(1, 64))
     bad.write_bytes(b"no image")
-    chosen = desk.uploaded(str(good))
+    chosen = session.uploaded(str(good))
     assert chosen.image.name == "your image" and "Jane" not in chosen.alt + chosen.caption + chosen.key
     with pytest.raises(Refused):
-        desk.uploaded(str(bad))
+        session.uploaded(str(bad))
     assert not list(tmp_path.iterdir())
 
 
-def test_prompts_stand_one_a_line(desk):
+def test_prompts_stand_one_a_line(session):
     assert tab_read.lines("a\n\n b \na") == ["a", "b"]
     for text in ("", " \n ", None, "x" * 1_000_000, "\n".join("ab"[i % 2] * 301 for i in range(2))):
         with pytest.raises(Refused):
             tab_read.lines(text)
-    found = tab_read.similarities(desk, desk.first, ["plain", "pointing"], ["no effusion", "chest"])
+    found = tab_read.similarities(session, session.first, ["plain", "pointing"], ["no effusion", "chest"])
     assert [text for text, _ in found["plain"]] == [text for text, _ in found["pointing"]] == ["no effusion", "chest"]
 
 
-def test_made_images_tell_what_was_drawn(desk):
-    made = tab_make.draw(desk, "Large left pleural effusion.", None, 2, 5)
+def test_made_images_tell_what_was_drawn(session):
+    made = tab_make.draw(session, "Large left pleural effusion.", None, 2, 5)
     html = tab_make.images_html(made)
     assert "seed 5" in html and "seed 6" in html and "pleural effusion" in html
     assert "left pleural effusion" in tab_make.told_html(made)
-    table = Outline(tab_make.reading_html(desk, made, "plain"))
+    table = Outline(tab_make.reading_html(session, made, "plain"))
     assert "Image 1" in table.text and "Image 2" in table.text
-    nothing = tab_make.draw(desk, "Hello there.", None, 1, 5)
+    nothing = tab_make.draw(session, "Hello there.", None, 1, 5)
     assert "so the chest is a normal one" in tab_make.told_html(nothing)
 
 
@@ -274,12 +274,12 @@ def test_cards_are_shown_without_pictures_and_markup(page):
 
 def test_the_card_of_the_space_tells_versions_and_tabs():
     head, body = (PAGE / "README.md").read_text(encoding="utf-8").split("\n---\n", 1)
-    told = yaml.safe_load(head)
-    assert told["sdk"] == "gradio" and told["app_file"] == "app.py" and told["license"] == "apache-2.0"
+    output = yaml.safe_load(head)
+    assert output["sdk"] == "gradio" and output["app_file"] == "app.py" and output["license"] == "apache-2.0"
     pinned = (PAGE.parent / "constraints.txt").read_text(encoding="utf-8")
-    assert f"gradio=={told['sdk_version']}\n" in pinned
+    assert f"gradio=={output['sdk_version']}\n" in pinned
     assert all(f"**{tab}**" in body for tab in ("Read an image", "Where", "Find", "Make", "About"))
-    assert STANDING in body and len(told["short_description"]) <= 60
+    assert STANDING in body and len(output["short_description"]) <= 60
 
 
 def test_the_requirements_of_the_space_are_those_of_the_package():
@@ -335,9 +335,9 @@ def test_refusals_are_sentences():
 def test_the_command_tells_what_it_takes_and_what_is_wrong(capsys, monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as stop:
         app.main(["--help"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert stop.value.code == 0 and all(
-        f"--{name}" in told for name in ("model", "dataset", "generator", "host", "port")
+        f"--{name}" in output for name in ("model", "dataset", "generator", "host", "port")
     )
     with pytest.raises(SystemExit) as stop:
         app.main(["--seed", "-1"])
@@ -354,10 +354,10 @@ def test_the_command_tells_what_it_takes_and_what_is_wrong(capsys, monkeypatch, 
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.json").write_text("{}")
     for asked, said in (
-        (["--model", str(tmp_path / "none")], "there is no folder"),
+        (["--model", str(tmp_path / "none")], "there is no model folder"),
         (["--model", str(tmp_path / "bare")], f"{tmp_path / 'bare'} is no model that is known"),
         (["--model", str(tmp_path / "odd")], f"{tmp_path / 'odd'} is no model that is known"),
-        (["--dataset", "none"], "there is no folder none; name one that `medsyn build` wrote"),
+        (["--dataset", "none"], "there is no dataset folder none, and an id on the Hub reads owner/name"),
         (["--generator", str(tmp_path / "none")], "no folder "),
     ):
         assert app.main(asked) == 1

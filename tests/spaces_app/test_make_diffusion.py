@@ -14,7 +14,7 @@ from dataset_builder.generators.phantom import PhantomGenerator
 from spaces_app.interface import build
 from spaces_app.loading import load_pipeline
 from spaces_app.serving import serving
-from spaces_app.session import Desk
+from spaces_app.session import Session
 from spaces_app.tabs import make as tab_make
 from spaces_app.workbench import Workbench
 from tests.spaces_app.tiny_page import workbench
@@ -54,15 +54,15 @@ def test_a_pipeline_tells_its_steps_and_gives_the_same_image_again(client, bench
 
     monkeypatch.setattr(type(generator), "__call__", slowly)
     asked = {"impression": "Small left effusion.", "generator": "tiny", "number": 2, "seed": 4, "api_name": "/make"}
-    job, told = client.submit(**asked), []
+    job, output = client.submit(**asked), []
     while not job.done():
-        told += [(one.index, one.length, one.desc) for one in job.status().progress_data or ()]
+        output += [(one.index, one.length, one.desc) for one in job.status().progress_data or ()]
         time.sleep(0.02)
     pictures, facts = job.result()
-    told = list(dict.fromkeys(told))
-    assert len(told) > STEPS and told == sorted(told), told
-    assert {length for _, length, _ in told} == {2 * STEPS}
-    assert f"image 1 of 2, step 3 of {STEPS}" in [desc for _, _, desc in told]
+    output = list(dict.fromkeys(output))
+    assert len(output) > STEPS and output == sorted(output), output
+    assert {length for _, length, _ in output} == {2 * STEPS}
+    assert f"image 1 of 2, step 3 of {STEPS}" in [desc for _, _, desc in output]
     assert [one["seed"] for one in facts] == [4, 5]
     assert facts[0]["labels"] is None and facts[0]["boxes"] == []
     asked |= {"number": 1, "seed": 5}
@@ -77,7 +77,7 @@ def test_an_impression_that_the_pipeline_would_cut_is_refused(client):
 
 
 def test_nothing_is_said_of_what_a_pipeline_drew(bench):
-    made = tab_make.draw(Desk(bench), "Hello there.", "tiny", 1, 0)
-    told = tab_make.told_html(made)
-    assert "is not known" in told and "phantom" not in told
+    made = tab_make.draw(Session(bench), "Hello there.", "tiny", 1, 0)
+    output = tab_make.told_html(made)
+    assert "is not known" in output and "phantom" not in output
     assert "nothing outlined" in tab_make.images_html(made)

@@ -230,8 +230,8 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(bench, one, call, word):
 
 
 def test_the_phantom_is_told_what_was_understood_and_what_cannot_be_seen(bench):
-    text, told = "Moderate left pleural effusion. No pneumothorax. Possible rib fracture.", []
-    made = bench.make(text, number=2, seed=5, progress=lambda *at: told.append(at))
+    text, printed = "Moderate left pleural effusion. No pneumothorax. Possible rib fracture.", []
+    made = bench.make(text, number=2, seed=5, progress=lambda *at: printed.append(at))
     assert [image.seed for image in made] == [5, 6] and not np.array_equal(made[0].image.pixels, made[1].image.pixels)
     for one in made:
         assert one.understood == ["moderate left pleural effusion", "no pneumothorax", "possible fracture"]
@@ -241,7 +241,7 @@ def test_the_phantom_is_told_what_was_understood_and_what_cannot_be_seen(bench):
         assert name == boxed == "pleural effusion" and mask.shape == one.image.pixels.shape and box[0] > 128
     expected = PhantomGenerator(256).render(read_findings(text), 6)
     np.testing.assert_array_equal(made[1].image.pixels, expected.image)
-    assert told == [(1, 2, "image 1 of 2, step 1 of 1"), (2, 2, "image 2 of 2, step 1 of 1")]
+    assert printed == [(1, 2, "image 1 of 2, step 1 of 1"), (2, 2, "image 2 of 2, step 1 of 1")]
 
 
 def test_words_without_a_finding_give_a_normal_chest(bench):
@@ -272,10 +272,10 @@ def test_diffusion_pipelines_tell_their_steps_and_refuse_what_they_would_cut(fol
     assert (drawer.name, drawer.height, drawer.width, drawer.num_inference_steps) == ("roentgen", 64, 64, STEPS)
     drawer.num_inference_steps = 3
     other = Workbench([bench.models["convirt"]], bench.rows, {drawer.name: drawer})
-    told = []
-    made = other.make("Small left effusion.", "roentgen", number=2, seed=3, progress=lambda *at: told.append(at))
-    assert [at[:2] for at in told] == [(step, 6) for step in range(1, 7)]
-    assert told[4][2] == "image 2 of 2, step 2 of 3"
+    printed = []
+    made = other.make("Small left effusion.", "roentgen", number=2, seed=3, progress=lambda *at: printed.append(at))
+    assert [at[:2] for at in printed] == [(step, 6) for step in range(1, 7)]
+    assert printed[4][2] == "image 2 of 2, step 2 of 3"
     assert [one.seed for one in made] == [3, 4] and made[0].image.pixels.shape == (64, 64)
     assert made[0].masks == [] and made[0].labels is None
     (again,) = other.make("Small left effusion.", "roentgen", seed=4)
@@ -347,7 +347,7 @@ def test_names_that_cannot_be_told_apart_are_an_error():
 
 
 def test_what_is_no_model_or_no_dataset_is_named(folders, tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="there is no model folder .*nowhere"):
         load_model(tmp_path / "nowhere", "x")
     tiny_convirt().text_model.save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match="bert is a bert; name a ConVIRT, GLoRIA or MGCA"):

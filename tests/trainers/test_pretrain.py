@@ -145,18 +145,18 @@ def test_what_the_card_tells_runs_as_it_stands(trained, tmp_path, monkeypatch):
     assert medsyn_main(command.split()[1:]) == 0
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert len(blocks) == 3 and "add_pooling_layer=False" in blocks[2]
-    told = []
+    output = []
     for block in blocks:
         names = {}
         exec(block.replace('\nclassify("image', '\nanswers = classify("image'), names)
-        told.append(names)
-    assert sum(answer["score"] for answer in told[0]["answers"]) == pytest.approx(1)
-    assert {answer["label"] for answer in told[0]["answers"]} == {"edema", "no edema"}
-    weights, again = (names["model"].state_dict() for names in told[:2])
+        output.append(names)
+    assert sum(answer["score"] for answer in output[0]["answers"]) == pytest.approx(1)
+    assert {answer["label"] for answer in output[0]["answers"]} == {"edema", "no edema"}
+    weights, again = (names["model"].state_dict() for names in output[:2])
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
-    features = told[2]["image_encoder"](torch.zeros(1, 3, 32, 32))
-    assert features.shape[-1] == told[0]["model"].vision_model.timm_model.num_features
-    assert len(told[2]["tokenizer"]) == told[2]["text_encoder"].config.vocab_size
+    features = output[2]["image_encoder"](torch.zeros(1, 3, 32, 32))
+    assert features.shape[-1] == output[0]["model"].vision_model.timm_model.num_features
+    assert len(output[2]["tokenizer"]) == output[2]["text_encoder"].config.vocab_size
 
 
 def test_the_manifest_of_a_dataset_on_the_hub_is_read_at_its_commit(tmp_path, monkeypatch):

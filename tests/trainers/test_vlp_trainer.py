@@ -170,8 +170,8 @@ def test_loss_parts_and_collisions_are_logged_and_evaluation_has_a_loss(tmp_path
     assert 0 < first["repeats_kept_apart"] < 1 and first["rows_waiting"] == trainer.train_sampler.rows_waiting
     rare = trainer_of(tmp_path, num_train_epochs=2, seed=1, logging_strategy="epoch")
     rare.train()
-    told = [entry["repeats_kept_apart"] for entry in rare.state.log_history if "repeats_kept_apart" in entry]
-    assert told == [first["repeats_kept_apart"]]
+    printed = [entry["repeats_kept_apart"] for entry in rare.state.log_history if "repeats_kept_apart" in entry]
+    assert printed == [first["repeats_kept_apart"]]
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] > 0 and metrics["eval_loss_global"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
     assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]

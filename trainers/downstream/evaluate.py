@@ -49,7 +49,7 @@ def run(args: EvaluateOptions) -> str:
             if not card.is_file():
                 raise FileNotFoundError(f"there is no model card {card} for --update-cards")
     images, notes = _labelled(args) if args.task == "classify" else _annotated(args)
-    notes += images.told()
+    notes += images.remarks()
     draws: Draws = []
     for budget in dict.fromkeys(args.budget):
         # At 100 % nothing is sampled, and a logistic head has no random initial weights.
@@ -57,7 +57,7 @@ def run(args: EvaluateOptions) -> str:
         seeds = range(args.seed, args.seed + (1 if once else args.seeds))
         rows = {seed: budget_rows(images, budget, seed) for seed in seeds}
         notes += budget_notes(images, budget, rows)
-        draws += [(budget, seed, some) for seed, some in rows.items()]
+        draws += [(budget, seed, selected) for seed, selected in rows.items()]
     measure = {"classify": _classify, "segment": _segment, "detect": _detect}[args.task]
     rows, leaks = measure(args, images, draws, notes), images.leaks()
     if any(leaks.values()):  # tables and cards carry the name but not the notes
@@ -128,13 +128,13 @@ def _annotated(args: EvaluateOptions) -> tuple[AnnotatedImages, list[str]]:
         patient = args.patient_column or "subject_id"
         images = annotated_from_dataset(args.dataset, args.findings, args.config, patient, (kind,), **common)
     shown = {split: int(images.shown[images.rows(split)].sum()) for split in images.counts()}
-    told = ", ".join(f"{shown[split]} of {count} {split} images" for split, count in images.counts().items())
-    notes = [f"with {images.shown_names[0]}: {told}"]
+    remarks = ", ".join(f"{shown[split]} of {count} {split} images" for split, count in images.counts().items())
+    notes = [f"with {images.shown_names[0]}: {remarks}"]
     absent = [split for split in ("train", "test") if not shown[split]]
     if absent:
         raise UserError(
-            f"{images.name}: no image of {' and '.join(absent)} shows {images.shown_names[0]} ({told}); choose other "
-            "--findings, or re-split the patients with --resplit"
+            f"{images.name}: no image of {' and '.join(absent)} shows {images.shown_names[0]} ({remarks}); choose "
+            "other --findings, or re-split the patients with --resplit"
         )
     return images, notes
 

@@ -118,9 +118,9 @@ def _read(path: Path, patients: dict[str, Path], uncertain: str, split: str | No
                 "view1_frontal.jpg"
             )
         values = ["" if is_nothing(row[name]) else row[name] for name in CHEXPERT_LABELS]
-        odd = [value for value in values if value not in _VALUES]
-        if odd:
-            raise UserError(f"{path}, row {number}: label {odd[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
+        unknown = [value for value in values if value not in _VALUES]
+        if unknown:
+            raise UserError(f"{path}, row {number}: label {unknown[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
         file = file_in(path.parent, "/".join(parts[folder:]), f"{path}, row {number}")
         if parts[folder + 1] in patients:
             file = patients[parts[folder + 1]].joinpath(*parts[folder + 2 :])

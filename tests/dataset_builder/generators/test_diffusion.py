@@ -120,13 +120,13 @@ def test_lora_changes_images_and_is_told(folder, images, tmp_path):
     draw = tiny_generator(folder, lora=str(weights))
     image = draw(RECORDS[:1], SEEDS[:1])[0].image
     assert np.abs(image.astype(int) - images[0]).max() > 10
-    told = draw.settings()["lora"]
-    assert told == {"file": weights.name, "sha256": diffusion_pipeline.file_digest(weights)}
+    printed = draw.settings()["lora"]
+    assert printed == {"file": weights.name, "sha256": diffusion_pipeline.file_digest(weights)}
     by_folder = tiny_generator(folder, lora=str(weights.parent))
     assert by_folder.settings() == draw.settings()
     np.testing.assert_array_equal(by_folder(RECORDS[:1], SEEDS[:1])[0].image, image)
     other = tiny_generator(folder, lora=str(save_tiny_lora(tmp_path / "other", seed=2)))
-    assert other.settings()["lora"]["sha256"] != told["sha256"]
+    assert other.settings()["lora"]["sha256"] != printed["sha256"]
 
     from safetensors.torch import load_file, save_file
 
@@ -219,16 +219,16 @@ def blackened(output):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, printed",
     [
         (not_a_number, "NaN.*--torch-dtype bfloat16"),
         (blank, "blank .grey level 0 everywhere"),
         (blackened, "safety checker.*--no-safety-checker"),
     ],
 )
-def test_spoiled_images_are_named(folder, monkeypatch, change, told):
+def test_spoiled_images_are_named(folder, monkeypatch, change, printed):
     Spoiled(monkeypatch, change=change)
-    with pytest.raises(GenerationError, match=f"study s3: .*{told}") as caught:
+    with pytest.raises(GenerationError, match=f"study s3: .*{printed}") as caught:
         tiny_generator(folder)(RECORDS[2:], SEEDS[2:])
     assert "Edema" not in str(caught.value)
 
@@ -253,7 +253,7 @@ def test_broken_weights_are_told(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, printed",
     [
         ({"torch_dtype": "int8"}, "'int8' is not one of float32, bfloat16, float16"),
         ({"height": 500}, "height 500 is not a multiple of 8; 496 is"),
@@ -263,13 +263,13 @@ def test_broken_weights_are_told(folder, tmp_path):
         ({"name": "phantom"}, "cannot be named 'phantom'"),
     ],
 )
-def test_bad_settings(settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_settings(settings, printed):
+    with pytest.raises(ValueError, match=printed):
         DiffusionGenerator("some/pipeline", **settings)
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, printed",
     [
         (
             {"scheduler": "NoScheduler"},
@@ -279,8 +279,8 @@ def test_bad_settings(settings, told):
         ({"revision": "main"}, "revision 'main' is for pipelines on the Hub"),
     ],
 )
-def test_settings_that_do_not_fit_the_pipeline(folder, settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_do_not_fit_the_pipeline(folder, settings, printed):
+    with pytest.raises(ValueError, match=printed):
         tiny_generator(folder, **settings).settings()
 
 
@@ -299,19 +299,19 @@ def test_no_such_pipeline(tmp_path, folder):
 
 
 @pytest.mark.parametrize(
-    "error, told",
+    "error, printed",
     [
         (RepositoryNotFoundError, "no pipeline 'some/pipeline': neither a folder here nor a model on the Hub"),
         (GatedRepoError, "'some/pipeline' is gated: ask for access .*hf auth login"),
         (RevisionNotFoundError, "'some/pipeline' has no revision 'v9'"),
     ],
 )
-def test_what_the_hub_refuses(monkeypatch, error, told):
+def test_what_the_hub_refuses(monkeypatch, error, printed):
     def refuse(*args, **kwargs):
         raise error("refused", response=SimpleNamespace(status_code=404, headers={}, request=None))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=printed):
         tiny_generator("some/pipeline", revision="v9").settings()
 
 

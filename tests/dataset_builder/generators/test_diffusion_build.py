@@ -126,8 +126,8 @@ def test_command_errors(folder, tmp_path, capsys, monkeypatch):
     assert "scheduler 'PNDM' does not fit" in capsys.readouterr().err
     Spoiled(monkeypatch, change=blank_first)
     assert build_main([*options, "--num-inference-steps", "2"]) == 1
-    told = capsys.readouterr().err
-    assert re.search(r"medsyn build: study \S+: the image is blank", told) and "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert re.search(r"medsyn build: study \S+: the image is blank", printed) and "Traceback" not in printed
     with pytest.raises(SystemExit) as ended:
         build_main(["--num-samples", "3", "--lora", "x", "--out", str(tmp_path / "d")])
     assert ended.value.code == 2 and "--lora is for diffusion pipelines" in capsys.readouterr().err

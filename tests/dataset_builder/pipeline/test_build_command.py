@@ -51,18 +51,18 @@ def test_a_table_becomes_a_dataset(tmp_path, capsys, monkeypatch):
         {"uid": "short", "patient_id": "y", "impression": "Normal."},
     ]
     assert build_table(tmp_path, rows=rows) == 0
-    told = capsys.readouterr()
-    assert "30 rows: train " in told.out
-    assert "skipped 1 (no impression): empty" in told.out and "skipped 1 (too short): short" in told.out
-    assert "text policy: credentialed" in told.out
-    assert f'load_dataset("medsyn-cxr")   # in {tmp_path}' in told.out
-    assert "image/s" in told.err
+    output = capsys.readouterr()
+    assert "30 rows: train " in output.out
+    assert "skipped 1 (no impression): empty" in output.out and "skipped 1 (too short): short" in output.out
+    assert "text policy: credentialed" in output.out
+    assert f'load_dataset("medsyn-cxr")   # in {tmp_path}' in output.out
+    assert "image/s" in output.err
     monkeypatch.chdir(tmp_path)
     assert sum(map(len, load_dataset("medsyn-cxr").values())) == 30
     assert main(["--reports", "reports.jsonl", "--image-size", "32"]) == 0
-    told = capsys.readouterr()
-    assert "already complete" in told.out and told.out.endswith('next: load_dataset("medsyn-cxr")\n')
-    assert "image/s" not in told.err
+    output = capsys.readouterr()
+    assert "already complete" in output.out and output.out.endswith('next: load_dataset("medsyn-cxr")\n')
+    assert "image/s" not in output.err
 
 
 def test_the_folder_at_hand_goes_by_its_name(tmp_path, capsys, monkeypatch):
@@ -93,9 +93,9 @@ def test_limit_and_columns(tmp_path, capsys):
 def test_repeats_over_splits_fail_unless_allowed(tmp_path, capsys, mode):
     rows = [row | {"impression": SECRET} for row in table_rows(60)]
     assert build_table(tmp_path, "--seed-mode", mode, rows=rows) == 1
-    told = capsys.readouterr().err
-    assert "1 images appear in more than one split (60 of 60 rows)" in told
-    assert "--allow-cross-split-repeats" in told and "Quixote" not in told
+    output = capsys.readouterr().err
+    assert "1 images appear in more than one split (60 of 60 rows)" in output
+    assert "--allow-cross-split-repeats" in output and "Quixote" not in output
     assert build_table(tmp_path, "--seed-mode", mode, "--allow-cross-split-repeats", rows=rows) == 0
     assert "1 images appear in more than one split (60 rows)" in capsys.readouterr().out
 
@@ -117,9 +117,9 @@ def test_repeats_over_splits_fail_unless_allowed(tmp_path, capsys, mode):
 )
 def test_bad_input_is_one_sentence(tmp_path, capsys, rows, options, named):
     assert build_table(tmp_path, *options, rows=rows) == 1
-    told = capsys.readouterr()
-    assert told.err.startswith("medsyn build: ") and told.err.count("\n") == 1 and named in told.err
-    assert "Quixote" not in told.err + told.out
+    output = capsys.readouterr()
+    assert output.err.startswith("medsyn build: ") and output.err.count("\n") == 1 and named in output.err
+    assert "Quixote" not in output.err + output.out
     assert not (tmp_path / "medsyn-cxr").exists()
 
 
@@ -127,8 +127,8 @@ def test_other_bad_tables(tmp_path, capsys):
     (tmp_path / "latin.csv").write_bytes("uid,impression\n1,Fièvre depuis trois jours\n".encode("latin1"))
     for name, named in (("latin.csv", "not UTF-8"), ("absent.csv", "no table"), ("latin.xlsx", "no table")):
         assert main(["--reports", str(tmp_path / name), "--out", str(tmp_path / "d")]) == 1
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1 and named in told and "vre depuis" not in told
+        output = capsys.readouterr().err
+        assert output.count("\n") == 1 and named in output and "vre depuis" not in output
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, capsys, monkeypatch):
@@ -146,8 +146,8 @@ def test_ctrl_c_is_one_sentence(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(FakeGenerator, "__call__", interrupted)
     assert build_table(tmp_path) == 130
-    told = capsys.readouterr().err
-    assert "interrupted; finished parts are kept" in told and "Traceback" not in told
+    output = capsys.readouterr().err
+    assert "interrupted; finished parts are kept" in output and "Traceback" not in output
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_help_is_quick_and_complete():
         "try: b.main(['--help'])\n"
         "except SystemExit: print('torch' in sys.modules, 'datasets' in sys.modules, 'pyarrow' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.endswith("False False False\n")
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.endswith("False False False\n")
     for option in ("--reports", "--num-samples", "--seed-mode", "--splits", "--allow-cross-split-repeats"):
-        assert option in told
+        assert option in output
 
 
 def test_a_real_full_disk(tmp_path, capsys, monkeypatch):
@@ -192,8 +192,8 @@ def test_a_real_full_disk(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(files, "open", on_a_full_disk, raising=False)
     assert build_table(tmp_path) == 1
-    told = capsys.readouterr().err
-    assert f"the disk is full: no room for {tmp_path}/medsyn-cxr/.build/phantom/films-000000.arrow" in told
-    assert "0 of 30 images are kept" in told
+    output = capsys.readouterr().err
+    assert f"the disk is full: no room for {tmp_path}/medsyn-cxr/.build/phantom/films-000000.arrow" in output
+    assert "0 of 30 images are kept" in output
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "medsyn-cxr")

@@ -40,8 +40,8 @@ def test_the_seed_is_drawn_and_kept_in_the_manifest_alone(tmp_path, capsys, capl
     assert manifest["text_policy"] == "ids-only" and other["text_policy"] == "credentialed"
     for row in rows_of(tmp_path / "a").values():
         assert row["seed"] == image_seed(secrets[0], "study", row["study_id"], row["prompt"])
-    told = capsys.readouterr()
-    assert str(secrets[0]) not in (tmp_path / "a" / "README.md").read_text() + told.out + told.err + caplog.text
+    output = capsys.readouterr()
+    assert str(secrets[0]) not in (tmp_path / "a" / "README.md").read_text() + output.out + output.err + caplog.text
     assert ids_only_problems("fake", manifest["configs"]["fake"]) == []
     assert ids_only_problems("fake", other["configs"]["fake"]) == []
 
@@ -172,13 +172,15 @@ def test_the_command_says_what_each_policy_means(tmp_path, capsys, monkeypatch):
     )
     reports = ["--reports", str(mimic), *common]
     assert main([*reports, "--out", str(tmp_path / "credentialed")]) == 0
-    told = capsys.readouterr().out
-    assert "text policy: credentialed\n" in told and "--seed secret" in told and "--text-policy public" not in told
+    output = capsys.readouterr().out
+    assert (
+        "text policy: credentialed\n" in output and "--seed secret" in output and "--text-policy public" not in output
+    )
     assert main([*reports, "--out", str(tmp_path / "ids"), "--text-policy", "ids-only"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     settings = json.loads((tmp_path / "ids" / "manifest.json").read_text())["configs"]["fake"]["settings"]
-    assert settings["text_policy"] == "ids-only" and str(settings["secret_seed"]) not in told
-    assert "holds the secret seed: keep it here" in told and "3 of 3 rows have a hash" in told
+    assert settings["text_policy"] == "ids-only" and str(settings["secret_seed"]) not in output
+    assert "holds the secret seed: keep it here" in output and "3 of 3 rows have a hash" in output
     assert main([*reports, "--out", str(tmp_path / "secret"), "--seed", "secret"]) == 0
     assert "`medsyn publish --text-policy ids-only` leaves the text out" in capsys.readouterr().out
     assert main([*reports, "--out", str(tmp_path / "no"), "--text-policy", "ids-only", "--seed", "1"]) == 1

@@ -187,8 +187,8 @@ def test_official_splits_say_how_they_leak(tmp_path, capsys):
     dataset, manifest = prepared(tmp_path / "out", "siim", "--root", root, "--split", "official")
     assert sum(map(len, dataset.values())) == 24 + manifest["crossing"]["images"]
     assert manifest["crossing"]["patients"] > 0
-    told = capsys.readouterr().out
-    assert "goes by mask row" in told and "official split leaks" in told
+    output = capsys.readouterr().out
+    assert "goes by mask row" in output and "official split leaks" in output
     assert "not disjoint" in (tmp_path / "out" / "README.md").read_text()
 
 

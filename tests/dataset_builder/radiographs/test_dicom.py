@@ -297,13 +297,13 @@ def test_names_of_patients_reach_no_message_warning_or_log(caplog, capsys):
             with pytest.raises(DicomError) as raised:
                 read_dicom(file)
             messages.append(str(raised.value))
-    told = (
+    output = (
         "".join(messages)
         + caplog.text
         + "".join(str(warning.message) for warning in caught)
         + "".join(capsys.readouterr())
     )
-    assert "Zebedee" not in told and PATIENT_NAME not in told
+    assert "Zebedee" not in output and PATIENT_NAME not in output
 
 
 def test_without_pydicom_the_extra_is_named(monkeypatch):

@@ -43,9 +43,9 @@ def run(root, out, *arguments) -> int:
 
 def failure(capsys, *arguments) -> str:
     assert run(*arguments) == 1
-    told = capsys.readouterr()
-    assert told.err.startswith("medsyn data: ") and told.err.count("\n") == 1 and not told.out
-    return told.err
+    output = capsys.readouterr()
+    assert output.err.startswith("medsyn data: ") and output.err.count("\n") == 1 and not output.out
+    return output.err
 
 
 def test_the_folder_holds_data_lists_manifest_and_readme(tmp_path, capsys):
@@ -128,9 +128,11 @@ def test_missing_images_are_counted_and_named_or_left_out(tmp_path, capsys):
     root = write_folder(tmp_path / "images", 24)
     for number in range(7):
         os.remove(tmp_path / "images" / f"{number}.png")
-    told = failure(capsys, root, tmp_path / "out")
+    output = failure(capsys, root, tmp_path / "out")
     assert (
-        "7 of the 24 images" in told and "0.png, 1.png, 2.png, 3.png, 4.png, ..." in told and "--skip-missing" in told
+        "7 of the 24 images" in output
+        and "0.png, 1.png, 2.png, 3.png, 4.png, ..." in output
+        and "--skip-missing" in output
     )
     assert not (tmp_path / "out").exists()
     assert run(root, tmp_path / "out", "--skip-missing") == 0
@@ -163,11 +165,11 @@ def test_unreadable_images_are_named_or_left_out_within_a_second(tmp_path, capsy
     root = write_folder(tmp_path / "images", 24)
     expected = broken_files(tmp_path / "images")
     start = time.process_time()
-    told = failure(capsys, root, tmp_path / "out")
+    output = failure(capsys, root, tmp_path / "out")
     assert time.process_time() - start < 3
-    assert "5 with unreadable image" in told and "--skip-unreadable" in told
+    assert "5 with unreadable image" in output and "--skip-unreadable" in output
     for name, reason in expected.items():
-        assert name in told and reason in told
+        assert name in output and reason in output
     assert not (tmp_path / "out").exists()
     assert run(root, tmp_path / "out", "--skip-unreadable") == 0
     assert "left out 5 (unreadable image): 0.png, 1.png" in capsys.readouterr().out
@@ -219,8 +221,8 @@ def boxes(*values) -> str:
 def test_boxes_outside_the_image_or_without_area_are_named_or_mended_and_counted(tmp_path, capsys):
     bad = boxes((0.5, 0.5, 0.7, 0.2), (0.1, 0.1, 0, 0.5), (0.25, 0.25, 0.5, 0.5))
     root = write_folder(tmp_path / "images", boxes=bad)
-    told = failure(capsys, root, tmp_path / "out", "--boxes-column", "boxes")
-    assert "1 with bad box: 0.png" in told and "is not inside the image" in told and "--fix-boxes" in told
+    output = failure(capsys, root, tmp_path / "out", "--boxes-column", "boxes")
+    assert "1 with bad box: 0.png" in output and "is not inside the image" in output and "--fix-boxes" in output
     assert run(root, tmp_path / "out", "--boxes-column", "boxes", "--fix-boxes") == 0
     assert "boxes cut at the edge: 1" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -233,8 +235,8 @@ def test_masks_that_do_not_fit_are_named(tmp_path, capsys):
     root = write_folder(tmp_path / "images", mask="mask.png")
     assert "mask.png" in failure(capsys, root, tmp_path / "out", "--mask-column", "mask")
     trees.write_image(tmp_path / "images" / "mask.png", np.full((9, 9), 255, np.uint8))
-    told = failure(capsys, root, tmp_path / "out", "--mask-column", "mask")
-    assert "1 with bad mask: 0.png" in told and "9 x 9 pixels, its image 48 x 40" in told
+    output = failure(capsys, root, tmp_path / "out", "--mask-column", "mask")
+    assert "1 with bad mask: 0.png" in output and "9 x 9 pixels, its image 48 x 40" in output
 
 
 def test_runs_that_overrun_are_named_with_their_image(tmp_path, capsys):
@@ -322,9 +324,11 @@ def test_help_names_the_data_sets(capsys):
     for argv in (["--help"], ["prepare", "--help"]):
         with pytest.raises(SystemExit) as stopped:
             main(argv)
-        told = capsys.readouterr().out
+        output = capsys.readouterr().out
         assert stopped.value.code == 0
-        assert all(name in told for name in ("chexpert", "rsna", "covidx", "siim", "object-cxr", "nih", "folder-csv"))
+        assert all(
+            name in output for name in ("chexpert", "rsna", "covidx", "siim", "object-cxr", "nih", "folder-csv")
+        )
     with pytest.raises(SystemExit) as stopped:
         main(["prepare", "padchest"])
     assert stopped.value.code == 2

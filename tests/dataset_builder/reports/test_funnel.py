@@ -76,9 +76,11 @@ def test_only_the_first_skipped_ids_are_kept():
     assert funnel.summary()["repeated_prompt_share"] == 0.0
 
 
-@pytest.mark.parametrize(("arguments", "told"), [({"min_tokens": 0}, "min_tokens 0"), ({"on_duplicate": "x"}, "'x'")])
-def test_bad_arguments_are_named(arguments, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(
+    ("arguments", "output"), [({"min_tokens": 0}, "min_tokens 0"), ({"on_duplicate": "x"}, "'x'")]
+)
+def test_bad_arguments_are_named(arguments, output):
+    with pytest.raises(ValueError, match=output):
         Funnel(**arguments)
 
 

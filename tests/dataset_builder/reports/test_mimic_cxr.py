@@ -169,10 +169,10 @@ def test_the_build_says_what_it_read_and_skipped(tmp_path, capsys, fake_phantom)
 
     folder = write_mimic_cxr(tmp_path / "mimic", STUDIES, splits=SPLITS, labels=LABELS)
     assert build(folder, tmp_path / "out", "--per", "image") == 0
-    told = capsys.readouterr().out
-    assert "reports: mimic-cxr, a record an image: 8 all -> 7 readable -> 4 frontal -> 3 with impression" in told
-    assert "skipped 1 (missing report): 50000001" in told and "skipped 3 (no frontal film): " in told
-    assert "text policy: credentialed\n" in told and "split.csv" not in told
+    output = capsys.readouterr().out
+    assert "reports: mimic-cxr, a record an image: 8 all -> 7 readable -> 4 frontal -> 3 with impression" in output
+    assert "skipped 1 (missing report): 50000001" in output and "skipped 3 (no frontal film): " in output
+    assert "text policy: credentialed\n" in output and "split.csv" not in output
     rows = load_dataset(str(tmp_path / "out"))
     assert {row["study_id"].split("_")[0] for row in rows["validation"]} == {"50414267", "53189527"}
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())["configs"]["phantom"]
@@ -190,9 +190,9 @@ def test_the_build_says_what_it_read_and_skipped(tmp_path, capsys, fake_phantom)
 def test_without_the_optional_tables_the_build_says_so(tmp_path, capsys, fake_phantom):
     folder = write_mimic_cxr(tmp_path / "mimic", STUDIES, zipped=True)
     assert build(folder, tmp_path / "out") == 0
-    told = capsys.readouterr().out
-    assert "no mimic-cxr-2.0.0-split.csv.gz: subjects were split by a hash" in told
-    assert "no mimic-cxr-2.0.0-chexpert.csv.gz" in told
+    output = capsys.readouterr().out
+    assert "no mimic-cxr-2.0.0-split.csv.gz: subjects were split by a hash" in output
+    assert "no mimic-cxr-2.0.0-chexpert.csv.gz" in output
     assert build(folder, tmp_path / "b", "--text-policy", "public") == 1
     assert "credentialed" in capsys.readouterr().err
 

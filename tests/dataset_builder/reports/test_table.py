@@ -136,7 +136,7 @@ GOOD = f'{{"id": "a", "impression": "{SECRET}"}}\n'.encode()
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "output"),
     [
         ("t.csv", b"", "no rows"),
         ("t.jsonl", b"\n\n", "no rows"),
@@ -166,8 +166,8 @@ GOOD = f'{{"id": "a", "impression": "{SECRET}"}}\n'.encode()
         ("t.xlsx", b"PK", "convert or rename it"),
     ],
 )
-def test_broken_tables_are_named_with_their_row(tmp_path, name, content, told):
-    assert told in message(broken(tmp_path, name, content))
+def test_broken_tables_are_named_with_their_row(tmp_path, name, content, output):
+    assert output in message(broken(tmp_path, name, content))
 
 
 def test_a_truncated_parquet_file_is_named(tmp_path):

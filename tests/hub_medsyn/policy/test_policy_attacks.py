@@ -123,8 +123,8 @@ def recovered_by_hashes(files: dict[str, bytes], dictionary: list[str], studies:
     Studies of which some candidate's digest, alone or as the key of a whole report, is among what is published. Those
     with a hash are attacked first.
     """
-    told = {word for view in readable(files) for word in view.split() if len(word) >= 32}
-    told |= {word.strip("\"',:;{}[]()") for word in told}
+    output = {word for view in readable(files) for word in view.split() if len(word) >= 32}
+    output |= {word.strip("\"',:;{}[]()") for word in output}
     count = 0
     for row in sorted(rows_of(files), key=lambda row: row["report_hash"] is None)[:studies]:
         study, image = row["study_id"], row["image_id"]
@@ -135,7 +135,7 @@ def recovered_by_hashes(files: dict[str, bytes], dictionary: list[str], studies:
                 message = json.dumps([study, candidate]).encode()
                 guesses.add(hmac.new(guessed.encode(), message, hashlib.sha256).hexdigest())
                 guesses.add(hashlib.sha256(guessed.encode()).hexdigest())
-            if guesses & told:
+            if guesses & output:
                 count += 1
                 break
     return count

@@ -189,9 +189,9 @@ def test_dry_run_sends_nothing(hub, public, monkeypatch, capsys):
 
     arguments = ["dataset", str(public), "--repo", REPO, "--dry-run"]
     assert main(arguments) == 0
-    told = capsys.readouterr().out
-    assert "data/fake/train-00000-of-00001.parquet" in told and "6 files; 6 to send" in told
-    assert f'load_dataset("{REPO}")' in told and "Text policy public: allowed" in told
+    output = capsys.readouterr().out
+    assert "data/fake/train-00000-of-00001.parquet" in output and "6 files; 6 to send" in output
+    assert f'load_dataset("{REPO}")' in output and "Text policy public: allowed" in output
     assert not writes()
     publish_dataset(public, REPO)
     monkeypatch.delenv("HF_TOKEN")
@@ -200,8 +200,8 @@ def test_dry_run_sends_nothing(hub, public, monkeypatch, capsys):
     assert "6 files; 0 to send" in capsys.readouterr().out
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(arguments) == 0
-    told = capsys.readouterr().out
-    assert "could not be looked at" in told and "6 files; 6 to send" in told
+    output = capsys.readouterr().out
+    assert "could not be looked at" in output and "6 files; 6 to send" in output
     assert len(writes()) == number
 
 
@@ -241,7 +241,7 @@ def test_folders_that_are_not_whole(dataset, tmp_path):
 def test_repositories_of_something_else(hub, public):
     publish_dataset(public, REPO)
     hub.push("dataset", REPO, {"medsyn-cxr.py": b"import datasets"})
-    with pytest.raises(ValueError, match="holds medsyn-cxr.py, for which load_dataset refuses"):
+    with pytest.raises(ValueError, match="holds medsyn-cxr.py, which makes load_dataset refuse"):
         publish_dataset(public, REPO)
     hub.push("dataset", REPO, {"medsyn-cxr.py": None, "manifest.json": b"[]"})
     with pytest.raises(ValueError, match=f"manifest.json of {REPO} is not the manifest of a medsyn dataset"):

@@ -49,9 +49,9 @@ def changed(hub) -> list[str]:
 @pytest.mark.parametrize("options", [[], ["--private"], ["--gated"]])
 def test_credentialed_text_needs_a_private_and_gated_repository(hub, folders, options, capsys):
     assert main(["dataset", str(folders["credentialed"]), "--repo", REPO, *options]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("medsyn publish: The text is credentialed")
-    assert all(way in told for way in ("--private --gated", "--text-policy ids-only", "--text-policy public"))
+    output = capsys.readouterr().err
+    assert output.startswith("medsyn publish: The text is credentialed")
+    assert all(way in output for way in ("--private --gated", "--text-policy ids-only", "--text-policy public"))
     assert not changed(hub), "nothing was created"
     assert main(["dataset", str(folders["credentialed"]), "--repo", REPO, *options, "--dry-run"]) == 1
     assert "Text policy credentialed: refused" in capsys.readouterr().out
@@ -141,9 +141,9 @@ def test_a_sentence_outside_the_rows_stays_here(hub, credentialed, place, capsys
         (credentialed / "data" / "fake").rename(credentialed / "data" / name)
         match = "holds words of a report"
     assert main(["dataset", str(credentialed), "--repo", REPO, "--private", "--gated", *options]) == 1
-    told = capsys.readouterr()
-    assert match in told.err and "holds words of a report" in told.err
-    assert sentence.lower() not in (told.err + told.out).lower()
+    output = capsys.readouterr()
+    assert match in output.err and "holds words of a report" in output.err
+    assert sentence.lower() not in (output.err + output.out).lower()
     assert not changed(hub)
 
 
@@ -223,22 +223,22 @@ def test_images_that_hold_more_than_pixels(folders, tmp_path, hub):
 
 
 def test_tokens_that_may_not_write(hub, folders, monkeypatch, capsys):
-    def told(repo_id: str = REPO) -> str:
+    def output(repo_id: str = REPO) -> str:
         assert main(["dataset", str(folders["public"]), "--repo", repo_id]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "Traceback" not in error
         return error
 
-    assert "no member of nobody; publish under you or your-org" in told("nobody/images")
+    assert "no member of nobody; publish under you or your-org" in output("nobody/images")
     monkeypatch.setenv("HF_TOKEN", hub.read_only_token)
-    assert "the token of you may only read; make one that may write" in told()
+    assert "the token of you may only read; make one that may write" in output()
     monkeypatch.setenv("HF_TOKEN", hub.expired_token)
-    assert "not valid" in told() and "expired" in told()
+    assert "not valid" in output() and "expired" in output()
     monkeypatch.delenv("HF_TOKEN")
-    assert "there is no token" in told() and "hf auth login" in told()
+    assert "there is no token" in output() and "hf auth login" in output()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_TOKEN", hub.token)
-    assert "HF_HUB_OFFLINE is set" in told()
+    assert "HF_HUB_OFFLINE is set" in output()
     assert not changed(hub)
 
 

@@ -125,8 +125,8 @@ def test_an_image_with_a_patients_name_is_shown_without_it(folder, caplog, capsy
     (folder / f"{PATIENT_NAME}.dcm").write_bytes(dicom_bytes(draw_image(), patient_id="4711-0815"))
     taken = read_upload(str(folder / f"{PATIENT_NAME}.dcm"))
     picture = image_picture(taken, 64)
-    told = f"{taken!r} {picture.info} {caplog.text} {capsys.readouterr()}"
-    assert "Zebedee" not in told and "4711" not in told
+    output = f"{taken!r} {picture.info} {caplog.text} {capsys.readouterr()}"
+    assert "Zebedee" not in output and "4711" not in output
     assert (taken.name, taken.note) == ("your image", "")
 
 

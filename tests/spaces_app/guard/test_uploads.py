@@ -177,9 +177,9 @@ def test_refusals_and_logs_of_broken_dicom_files_hold_nothing_of_a_person(hand_i
     for content in broken:
         with pytest.raises(Refused) as refusal:
             hand_in(content, "Zebedee^Quentin 19450312.dcm")
-        told = f"{refusal.value!r} {refusal.value.__cause__} {caplog.text} {capsys.readouterr()}"
-        told += " ".join(str(warning.message) for warning in recwarn)
-        assert not any(word.decode() in told for word in PERSON) and "Zebedee" not in told
+        output = f"{refusal.value!r} {refusal.value.__cause__} {caplog.text} {capsys.readouterr()}"
+        output += " ".join(str(warning.message) for warning in recwarn)
+        assert not any(word.decode() in output for word in PERSON) and "Zebedee" not in output
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "progressive", EXPLICIT_LITTLE, JPEG_BASELINE, JPEG_2000, RLE])

@@ -120,9 +120,9 @@ def test_segmentation_measures_every_encoder_and_updates_its_card(encoder, datas
     whole = main[(main["budget"] == 100) & (main["encoder"] == "ours") & (main["seed"] != "mean")]
     assert set(whole["seed"]) == {"0", "1"} and whole["value"].nunique() == 2
     found = ModelCard.load(encoder / "README.md").data.eval_results
-    told = {result.metric_args["percent_of_training_patients"]: result.metric_value for result in found}
+    output = {result.metric_args["percent_of_training_patients"]: result.metric_value for result in found}
     mean = main[(main["encoder"] == "ours") & (main["seed"] == "mean")]
-    assert told == dict(zip(mean["budget"], mean["value"], strict=True))  # to the last digit
+    assert output == dict(zip(mean["budget"], mean["value"], strict=True))  # to the last digit
 
 
 def test_detection_measures_every_encoder(encoder, csv, tmp_path):
@@ -138,8 +138,8 @@ def test_detection_measures_every_encoder(encoder, csv, tmp_path):
     assert len(main) == 6 and main["value"].max() > 0
     assert ((main["ci_low"] <= main["value"]) & (main["value"] <= main["ci_high"])).all()
     shown = image_table().groupby("split")["labels"].agg(lambda labels: sum(map(bool, labels)))
-    told = f"with a finding: {shown['train']} of 60 train images, {shown['validation']} of 20 validation images, "
-    assert told in (out / "results.md").read_text()
+    output = f"with a finding: {shown['train']} of 60 train images, {shown['validation']} of 20 validation images, "
+    assert output in (out / "results.md").read_text()
     assert "| encoder | images (mAP) 100 % |" in (out / "tables.md").read_text()
 
 
@@ -200,10 +200,10 @@ def test_labels_with_few_or_no_cases_in_the_test_split_are_noted(csv, tmp_path):
     arguments = ["--task", "classify", "--dataset", str(csv.parent / "lacking.csv"), "--min-positives", "0"]
     arguments += ["--encoder", "random:test_resnet", "--image-size", "32", "--budget", "100", "--resamples", "10"]
     assert evaluate.main([*arguments, "--out", str(tmp_path)]) == 0
-    told = (tmp_path / "results.md").read_text()
-    assert "- Edema has no positives in test: not part of macro AUROC" in told
-    assert "- Cardiomegaly has positives of only 3 patients in test: its interval is unreliable" in told
-    assert "Edema has positives of" not in told
+    output = (tmp_path / "results.md").read_text()
+    assert "- Edema has no positives in test: not part of macro AUROC" in output
+    assert "- Cardiomegaly has positives of only 3 patients in test: its interval is unreliable" in output
+    assert "Edema has positives of" not in output
 
 
 def test_a_split_without_a_finding_is_refused(csv, tmp_path, capsys):
@@ -236,8 +236,8 @@ def test_a_leaking_split_is_refused_or_its_leaks_are_in_the_results(task, encode
     assert evaluate.main([*arguments, "--allow-leaks"]) == 0
     settings = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]
     assert settings["leaks"] == {"patients": 2, "images": 3, "test_patients": 2} and settings["allow_leaks"]
-    told = "warning: the split leaks: 2 patients and 3 images are in more than one split"
-    assert any(note.startswith(told) for note in settings["notes"]) and told in capsys.readouterr().out
+    output = "warning: the split leaks: 2 patients and 3 images are in more than one split"
+    assert any(note.startswith(output) for note in settings["notes"]) and output in capsys.readouterr().out
     for name in ("results.csv", "tables.md", "tables.tex"):
         assert "leaking (split leaks)" in (tmp_path / "out" / name).read_text()
     entries = ModelCard.load(card).data.eval_results
@@ -290,9 +290,9 @@ def test_a_card_round_trips_the_same_numbers(tmp_path):
     add_to_card(tmp_path / "README.md", results)
     add_to_card(tmp_path / "README.md", eval_results([row("a", 100, 0.75, dataset="openi")], "a"))
     card = ModelCard.load(tmp_path / "README.md")
-    told = {(found.dataset_name, found.metric_args["percent_of_training_patients"]): found.metric_value
+    output = {(found.dataset_name, found.metric_args["percent_of_training_patients"]): found.metric_value
             for found in card.data.eval_results}  # fmt: skip
-    assert told == {("nih", 1): 1 / 3, ("nih", 100): 2 / 3, ("openi", 100): 0.75}
+    assert output == {("nih", 1): 1 / 3, ("nih", 100): 2 / 3, ("openi", 100): 0.75}
     (first,) = [found for found in card.data.eval_results if found.metric_value == 1 / 3]
     assert first.metric_args["confidence_interval_95"] == [0.1, 0.95] and first.dataset_revision == "abc"
     assert card.data.license == "mit"

@@ -132,18 +132,18 @@ class ImageSet:
         except BROKEN as error:
             raise UserError(f"{self.name}: image {self.ids[row]} cannot be decoded: {error}") from error
 
-    def told(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Returns the remarks for the results: skipped and excluded images with counts and first ids, leaks, notes."""
         kinds = {"skipped {} missing images": self.missing}
         kinds |= {f"left out {{}} images: {why}": ids for why, ids in self.left_out.items()}
-        told = [f"{what.format(len(ids))}: {first_few(ids)}" for what, ids in kinds.items() if ids]
+        remarks = [f"{what.format(len(ids))}: {first_few(ids)}" for what, ids in kinds.items() if ids]
         leaks = self.leaks()
         if any(leaks.values()):
-            told.append(
+            remarks.append(
                 f"warning: the split leaks: {leaks['patients']} patients and {leaks['images']} images are in more "
                 f"than one split, {leaks['test_patients']} of the test patients in train too (--allow-leaks)"
             )
-        return told + list(self.notes)
+        return remarks + list(self.notes)
 
 
 def patient_splits(patients: np.ndarray, shares: Sequence[float], seed: int = 0) -> np.ndarray:

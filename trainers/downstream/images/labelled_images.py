@@ -53,12 +53,12 @@ class LabelledImages(ImageSet):
             UserError: Images have no label, several, or an uncertain one; the message gives their number and first
                 ids.
         """
-        odd = np.flatnonzero((self.targets == 1).sum(axis=1) + 2 * np.isnan(self.targets).any(axis=1) != 1)
-        if len(odd):
+        others = np.flatnonzero((self.targets == 1).sum(axis=1) + 2 * np.isnan(self.targets).any(axis=1) != 1)
+        if len(others):
             raise UserError(
-                f"{self.name}: {len(odd)} of {len(self.ids)} images do not have exactly one of the labels "
-                f"{', '.join(self.labels)}: {first_few([self.ids[row] for row in odd])}; select mutually exclusive "
-                "labels with --labels, or drop --exclusive"
+                f"{self.name}: {len(others)} of {len(self.ids)} images do not have exactly one of the labels "
+                f"{', '.join(self.labels)}: {first_few([self.ids[row] for row in others])}; select mutually "
+                "exclusive labels with --labels, or drop --exclusive"
             )
 
     def with_labels(
@@ -205,19 +205,19 @@ def _labelled(
     any label."""
     if unlabelled not in UNLABELLED:
         raise UserError(f"unlabelled {unlabelled!r} is not one of {', '.join(UNLABELLED)}")
-    odd = tuple(ids[row] for row in np.flatnonzero(without))
+    bare = tuple(ids[row] for row in np.flatnonzero(without))
     kept, left_out, notes = np.arange(len(ids)), {}, ()
-    if odd and unlabelled == "error":
+    if bare and unlabelled == "error":
         raise UserError(
-            f"{name}: {len(odd)} of {len(ids)} images have no label: {first_few(odd)}; pass --unlabelled absent if "
+            f"{name}: {len(bare)} of {len(ids)} images have no label: {first_few(bare)}; pass --unlabelled absent if "
             "they are negative for all labels, else --unlabelled drop"
         )
-    if odd and unlabelled == "absent":
+    if bare and unlabelled == "absent":
         notes = (
-            f"{len(odd)} images have no label and count as negative for all: {first_few(odd)} (--unlabelled absent)",
+            f"{len(bare)} images have no label and count as negative for all: {first_few(bare)} (--unlabelled absent)",
         )
-    elif odd:
-        kept, left_out = np.flatnonzero(~without), {"no label": odd}
+    elif bare:
+        kept, left_out = np.flatnonzero(~without), {"no label": bare}
     if shares:
         notes += (f"patients are re-split, {' : '.join(f'{share:g}' for share in shares)}, seed {seed}",)
     return LabelledImages(

@@ -44,16 +44,16 @@ def cells(rows: pd.DataFrame, task: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """
     mean = rows[(rows["seed"].astype(str) == "mean") & (rows["task"] == task)]
     found, references = {}, {}
-    for dataset, some in mean.groupby("dataset", sort=False):
-        if some["split_hash"].nunique() > 1:
+    for dataset, group in mean.groupby("dataset", sort=False):
+        if group["split_hash"].nunique() > 1:
             raise UserError(
-                f"{dataset} has results on the splits {', '.join(some['split_hash'].unique())}: results on different "
+                f"{dataset} has results on the splits {', '.join(group['split_hash'].unique())}: results on different "
                 "test splits cannot share a column; make one table for each"
             )
-        metric = next(name for name in some["metric"] if name in METRICS)
-        unlearnt = some[some["metric"].str.startswith("left_out:")] if metric == "macro_auroc" else some[:0]
+        metric = next(name for name in group["metric"] if name in METRICS)
+        unlearnt = group[group["metric"].str.startswith("left_out:")] if metric == "macro_auroc" else group[:0]
         marked = set(zip(unlearnt["encoder"], unlearnt["budget"].astype(float), strict=True))
-        for row in some[some["metric"].isin([metric, f"{metric}_difference"])].to_dict("records"):
+        for row in group[group["metric"].isin([metric, f"{metric}_difference"])].to_dict("records"):
             part = "value" if row["metric"] == metric else "change"
             cell = found.setdefault((row["encoder"], (dataset, metric, float(row["budget"]))), {})
             if part in cell:
@@ -146,12 +146,16 @@ def _caption(columns: list[tuple[str, str, float]], references: dict[str, str], 
 
 def _left_out(rows: pd.DataFrame, task: str) -> str:
     """What the mark in cells means, data set by data set; nothing where no label was left out."""
-    told = [
+    sentences = [
         f"{', '.join(labels)} of {dataset}"
-        for dataset, some in rows[rows["task"] == task].groupby("dataset", sort=False)
-        if (labels := left_out_labels(some))
+        for dataset, group in rows[rows["task"] == task].groupby("dataset", sort=False)
+        if (labels := left_out_labels(group))
     ]
-    return f" †: a sample could not teach every label; left out of every mean: {'; '.join(told)}." if told else ""
+    return (
+        f" †: a sample could not teach every label; left out of every mean: {'; '.join(sentences)}."
+        if sentences
+        else ""
+    )
 
 
 def _escaped(text: str) -> str:

@@ -187,12 +187,12 @@ def results_table(rows: list[dict], metric: str | None = None) -> str:
     labels = [name.removeprefix("auroc:") for name in table["metric"].unique() if name.startswith("auroc:")]
     labels = [label for label in labels if label not in left_out]
     number = seeds.groupby("budget")["seed"].nunique()
-    told = ", ".join(f"{number[budget]} at {budget:g} %" for budget in budgets)
+    samples_per_budget = ", ".join(f"{number[budget]} at {budget:g} %" for budget in budgets)
     over = f" over {len(labels)} labels ({', '.join(labels)})" if metric == "macro_auroc" else ""
     lines += [
         "",
         f"{MAIN_METRICS[metric][0]}{over} on the {table['n'].iloc[0]} test images of "
-        f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); mean over seeds ({told}), "
+        f"{table['dataset'].iloc[0]} (split {table['split_hash'].iloc[0]}); mean over seeds ({samples_per_budget}), "
         "± standard deviation over seeds, in brackets the 95 % bootstrap interval of the mean over test patients. "
         "A seed determines the training patients of a budget and the initial weights of a trained head. "
         "Differences are paired on the same test images."

@@ -220,16 +220,16 @@ def train_detector(
             split have no box; or the loss is not finite.
     """
     validation, test = images.rows("validation"), images.rows("test")
-    for name, some in (("training rows", rows), ("validation split", validation), ("test split", test)):
-        if not any(len(checked_boxes(images, row, settings.max_boxes)) for row in some):
+    for name, subset in (("training rows", rows), ("validation split", validation), ("test split", test)):
+        if not any(len(checked_boxes(images, row, settings.max_boxes)) for row in subset):
             raise UserError(
-                f"{images.name}: none of the {len(some)} images of the {name} has a box, and a detector needs one: "
+                f"{images.name}: none of the {len(subset)} images of the {name} has a box, and a detector needs one: "
                 "take more of the labels, another draw, or another split"
             )
     if maps is None:
         maps = FeatureMaps(encoder, images, np.concatenate([rows, validation, test]), settings)
     train_rows, validation_rows, test_rows = (
-        DetectionRows(maps, some, settings.max_boxes) for some in (rows, validation, test)
+        DetectionRows(maps, subset, settings.max_boxes) for subset in (rows, validation, test)
     )
     model, processor = new_detector(encoder, seed, settings)
     model.to(settings.device)

@@ -131,25 +131,25 @@ class FeatureMaps:
         rows = np.asarray(list(self.places))
         starts = range(0, len(rows), settings.encoding_batch_size)
         for start in tqdm(starts, desc=f"maps of {encoder.name} on {images.name}", unit="batch", delay=2):
-            some = rows[start : start + settings.encoding_batch_size]
-            pixels = torch.stack([self.pixels(row) for row in some]).to(settings.device)
+            batch_rows = rows[start : start + settings.encoding_batch_size]
+            pixels = torch.stack([self.pixels(row) for row in batch_rows]).to(settings.device)
             found = [one.float().cpu().numpy() for one in model.encode_maps(pixels)]  # (batch, channels, h, w) each
-            for row, *maps in zip(some, *found, strict=True):
+            for row, *maps in zip(batch_rows, *found, strict=True):
                 if not all(np.isfinite(one).all() for one in maps):
                     raise UserError(f"{encoder.name} gives maps that are not finite on image {images.ids[row]}")
             if self.maps is None:
                 self._check_room(len(rows), sum(one[0].nbytes for one in found), settings.cache)
                 self.maps = [self._empty((len(rows), *one.shape[1:]), settings.cache) for one in found]
             for kept, one in zip(self.maps, found, strict=True):
-                kept[start : start + len(some)] = one
+                kept[start : start + len(batch_rows)] = one
 
-    def _check_room(self, images: int, each: int, cache: str) -> None:
+    def _check_room(self, images: int, bytes_per_image: int, cache: str) -> None:
         memory = cache == "memory"
         room = psutil.virtual_memory().available if memory else shutil.disk_usage(cache).free
-        if images * each > room:
+        if images * bytes_per_image > room:
             raise UserError(
-                f"the maps of {images} images take {images * each / 1e9:.1f} GB, and {room / 1e9:.1f} GB are free "
-                f"{'in memory' if memory else f'in {cache}'}: set cache to a folder with room for them, or to none"
+                f"the maps of {images} images take {images * bytes_per_image / 1e9:.1f} GB, and {room / 1e9:.1f} GB "
+                f"are free {'in memory' if memory else f'in {cache}'}: set cache to a roomier folder, or to none"
             )
 
     def _empty(self, shape: tuple[int, ...], cache: str) -> np.ndarray:

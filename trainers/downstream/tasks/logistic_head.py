@@ -109,18 +109,18 @@ def _fit_labels(standard: np.ndarray, targets: np.ndarray, penalties, weight: np
 def _fit_classes(standard: np.ndarray, targets: np.ndarray, penalties, weight: np.ndarray, bias: np.ndarray) -> list:
     """The same for a softmax over the columns of `targets`."""
     truth = targets.argmax(axis=1)
-    there = np.unique(truth)
-    absent = sorted(set(range(targets.shape[1])) - set(there.tolist()))
+    present = np.unique(truth)
+    absent = sorted(set(range(targets.shape[1])) - set(present.tolist()))
     bias[:, absent] = NEVER
-    if len(there) > 1:
+    if len(present) > 1:
         for step, regression in _path(standard, truth, penalties):
             coefficients, intercepts = regression.coef_, regression.intercept_
-            if len(there) == 2:  # scikit-learn gives the one row of their difference
+            if len(present) == 2:  # scikit-learn gives the one row of their difference
                 coefficients, intercepts = (
                     np.vstack([-coefficients, coefficients]) / 2,
                     np.array([-1, 1]) * intercepts / 2,
                 )
-            weight[step][:, there], bias[step, there] = coefficients.T, intercepts
+            weight[step][:, present], bias[step, present] = coefficients.T, intercepts
     return absent
 
 

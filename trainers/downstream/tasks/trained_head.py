@@ -137,9 +137,9 @@ def train_head(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     known = images.targets[rows]
-    there = [set(known[~np.isnan(known[:, column]), column]) for column in range(known.shape[1])]
+    values_of = [set(known[~np.isnan(known[:, column]), column]) for column in range(known.shape[1])]
     constant = [
-        column for column, values in enumerate(there) if 1 not in values or (len(values) < 2 and not exclusive)
+        column for column, values in enumerate(values_of) if 1 not in values or (len(values) < 2 and not exclusive)
     ]
     weight = best.state["weight"].cpu().numpy().T.astype(np.float64)  # (features, labels)
     bias = best.state["bias"].cpu().numpy().astype(np.float64)

@@ -54,7 +54,7 @@ def test_a_dataset_equals_the_csv_and_excludes_images_not_annotated(csv, dataset
     images, table = annotated_from_dataset(dataset), image_table().set_index("name")
     assert images.counts() == {split: count - 3 for split, count in SIZES.items()}
     assert len(images.left_out["not annotated"]) == 9 and "train000" in images.left_out["not annotated"]
-    assert images.told() == [
+    assert images.remarks() == [
         f"left out 9 images: not annotated: {', '.join(images.left_out['not annotated'][:5])}, ..."
     ]
     for row, name in enumerate(images.ids):

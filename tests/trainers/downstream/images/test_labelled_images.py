@@ -173,7 +173,7 @@ def test_images_without_a_label_are_counted_excluded_or_refused(tmp_path):
     path, folder = write_csv(tmp_path / "csv"), str(write_dataset(tmp_path / "dataset"))
     absent = images_from_csv(path)
     assert absent.left_out == {} and len(absent.ids) == 110
-    (note,) = absent.told()
+    (note,) = absent.remarks()
     assert note == (
         f"{len(without)} images have no label and count as negative for all: {', '.join(without[:5])}, ... "
         "(--unlabelled absent)"
@@ -181,7 +181,7 @@ def test_images_without_a_label_are_counted_excluded_or_refused(tmp_path):
     dropped = images_from_csv(path, unlabelled="drop")
     assert dropped.left_out == {"no label": tuple(without)} and (dropped.targets.sum(axis=1) > 0).all()
     assert dropped.ids == [name for name in absent.ids if name not in without]
-    assert dropped.told() == [f"left out {len(without)} images: no label: {', '.join(without[:5])}, ..."]
+    assert dropped.remarks() == [f"left out {len(without)} images: no label: {', '.join(without[:5])}, ..."]
     assert dropped.encoded(40) == absent.encoded(absent.ids.index(dropped.ids[40]))
     assert len(images_from_dataset(folder, unlabelled="drop").ids) == 110 - len(without)
     for read in (images_from_csv, lambda path, unlabelled: images_from_dataset(folder, unlabelled=unlabelled)):
@@ -206,7 +206,7 @@ def test_a_leaking_split_is_refused_or_its_leaks_are_counted(tmp_path):
         images_from_csv(path)
     images = images_from_csv(path, allow_leaks=True)
     assert images.leaks() == {"patients": 2, "images": 1, "test_patients": 1}
-    assert images.told()[0] == (
+    assert images.remarks()[0] == (
         "warning: the split leaks: 2 patients and 1 images are in more than one split, 1 of the test patients in "
         "train too (--allow-leaks)"
     )
@@ -226,7 +226,7 @@ def test_an_image_in_two_splits_under_different_patients_is_refused(tmp_path):
 
 def test_a_set_without_leaks_reports_none(tmp_path):
     images = images_from_csv(write_csv(tmp_path), allow_leaks=True)
-    assert not any(images.leaks().values()) and images.told() == images_from_csv(tmp_path / "images.csv").told()
+    assert not any(images.leaks().values()) and images.remarks() == images_from_csv(tmp_path / "images.csv").remarks()
 
 
 def test_resplit_fills_an_empty_split(tmp_path):
