@@ -71,7 +71,7 @@ def covid_or_normal(real_data: Path, out: Path) -> Path:
 
 
 def phantoms(args: argparse.Namespace) -> Path:
-    """Builds the phantoms that detectors learn on, or goes on with them."""
+    """Builds the phantoms that detectors learn on, or resumes that."""
     from dataset_builder.build import main as build
 
     folder = args.out / "phantoms" / "medsyn-cxr"

@@ -125,7 +125,7 @@ def run(command: str, main, arguments: list) -> None:
 
 
 def dataset_of(arm: str, args: argparse.Namespace) -> Path:
-    """Builds what an arm learns from, or goes on with it, and returns its folder."""
+    """Builds what an arm learns from, or resumes that, and returns its folder."""
     from dataset_builder.build import main as build
 
     folder = args.out / arm / "medsyn-cxr"

@@ -44,7 +44,7 @@ def build(
     rank: Rank | None = None,
 ) -> dict:
     """
-    Builds one config of a dataset folder, or goes on where an interrupted build of it stopped.
+    Builds one config of a dataset folder, or resumes an interrupted build of it.
 
     What is rendered waits under `<out>/.build`, so that a kill at any moment costs the time of a few images and
     nothing else. With `num_proc` above 1 the processes are spawned: a script that calls this needs an

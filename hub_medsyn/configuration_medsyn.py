@@ -103,7 +103,7 @@ class ConVIRTConfig(MedSynConfig):
 
     Args:
         projection_dim (`int`, *optional*): Width of the shared space; 512 in every preset.
-        temperature_global (`float`, *optional*): What cosines are divided by: 0.1, in `paper` 0.07.
+        temperature_global (`float`, *optional*): Softmax temperature: 0.1, in `paper` 0.07.
         alpha (`float`, *optional*): Weight of the image-to-text direction: 0.75, in `paper` 0.5.
         text_tower_trainable (`bool`, *optional*):
             Whether the text encoder and its head are trained at all. The published code computes both without
@@ -159,7 +159,7 @@ class GLoRIAConfig(MedSynConfig):
 
     Args:
         temperature_global (`float`, *optional*):
-            What global cosines are divided by: 0.1 (the published code multiplies by 10), in `paper` 0.07.
+            Softmax temperature of global cosines: 0.1 (the published code multiplies by 10), in `paper` 0.07.
         attention_temperature (`float`, *optional*): What the words' shares of a region are multiplied by: 4.
         word_temperature (`float`, *optional*): What word cosines are multiplied by: 5.
         loss_temperature (`float`, *optional*): What local similarities are multiplied by: 10.
@@ -243,9 +243,9 @@ class MGCAConfig(MedSynConfig):
         projection_dim (`int`, *optional*): Width of the shared space; 128 in every preset.
         head_dim (`int`, *optional*): Hidden width of the four heads: 2048.
         num_prototypes (`int`, *optional*): 500.
-        temperature_global (`float`, *optional*): What global cosines are divided by: 0.07.
-        temperature_local (`float`, *optional*): What products of words and patches are divided by: 0.1.
-        temperature_prototype (`float`, *optional*): What prototype cosines are divided by: 0.2.
+        temperature_global (`float`, *optional*): Softmax temperature of global cosines: 0.07.
+        temperature_local (`float`, *optional*): Softmax temperature of word-patch products: 0.1.
+        temperature_prototype (`float`, *optional*): Softmax temperature of prototype cosines: 0.2.
         sinkhorn_epsilon (`float`, *optional*): How soft the prototype assignments are: 0.05.
         sinkhorn_iterations (`int`, *optional*): 3.
         weight_global (`float`, *optional*):

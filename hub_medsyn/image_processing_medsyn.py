@@ -118,7 +118,7 @@ class MedSynImageProcessor(BaseImageProcessor):
         crop_size (`int` or `dict`, *optional*):
             Side of a centre crop out of that square, as GLoRIA and MGCA take 224 of 256; no crop when left out.
         image_mean (`float` or `list[float]`, *optional*, defaults to 0.5): Subtracted from values between 0 and 1.
-        image_std (`float` or `list[float]`, *optional*, defaults to 0.5): What they are then divided by.
+        image_std (`float` or `list[float]`, *optional*, defaults to 0.5): Standard deviation to divide by afterwards.
         num_channels (`int`, *optional*, defaults to 3): 3 repeats the grey image, 1 does not.
 
     Raises:

@@ -13,7 +13,7 @@ def cross_modal_logits(image: Tensor, text: Tensor, temperature: float) -> Tenso
     Args:
         image (`torch.Tensor` of shape `(images, dim)`): Image features, of any length.
         text (`torch.Tensor` of shape `(texts, dim)`): Text features, of any length.
-        temperature (`float`): What the cosines are divided by.
+        temperature (`float`): Softmax temperature of the cosines.
 
     Returns:
         `torch.Tensor` of shape `(images, texts)`.

@@ -47,7 +47,7 @@ def token_alignment(
         weights (`torch.Tensor` of shape `(batch, queries)`): What each query counts for; rows sum to 1.
         query_mask (`torch.Tensor` of shape `(batch, queries)`, bool, *optional*): Which queries are there.
         key_mask (`torch.Tensor` of shape `(batch, keys)`, bool, *optional*): Which keys are there.
-        temperature (`float`, *optional*, defaults to 0.1): What products are divided by.
+        temperature (`float`, *optional*, defaults to 0.1): Softmax temperature of word-patch products.
         normalize_context (`bool`, *optional*, defaults to `True`): Whether the attended vectors get unit length.
         pad_negatives (`bool`, *optional*, defaults to `False`): Whether padding counts among the other queries.
 
@@ -100,7 +100,7 @@ def prototype_alignment(
     Args:
         image_scores (`torch.Tensor` of shape `(batch, prototypes)`): Cosines of images and prototypes.
         text_scores (`torch.Tensor` of shape `(batch, prototypes)`): Cosines of texts and prototypes.
-        temperature (`float`, *optional*, defaults to 0.2): What predictions are divided by.
+        temperature (`float`, *optional*, defaults to 0.2): Softmax temperature of predictions.
         epsilon (`float`, *optional*, defaults to 0.05): See [`sinkhorn`].
         iterations (`int`, *optional*, defaults to 3): See [`sinkhorn`].
 

@@ -156,7 +156,7 @@ class MedSynForObjectDetection(PreTrainedModel):
     `model(pixel_values)`.
     """
 
-    # differs from HKU-MedAI/MGCA: there the statistics of the frozen encoder's BatchNorm go on changing
+    # differs from HKU-MedAI/MGCA: there the statistics of the frozen encoder's BatchNorm keep changing
 
     config_class = MedSynDetectionConfig
     base_model_prefix = "detector"

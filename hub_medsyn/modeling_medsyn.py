@@ -29,7 +29,7 @@ logger = logging.get_logger(__name__)
 
 
 def continues_word(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Tensor:
-    """Which token ids go on with the word before them: `(vocab_size,)` bool.
+    """Which token ids continue the word before them: `(vocab_size,)` bool.
 
     WordPiece marks the pieces that continue (`##`), byte-level BPE and SentencePiece those that begin a word. These
     are characters like others, which a vocabulary of another kind may hold too: its own mark is the commonest.

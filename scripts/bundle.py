@@ -149,7 +149,7 @@ def varied_reports(number: int, seed: int, training_seed: int) -> list[ReportRec
 
 
 def make_images(out: Path, seed: int, num_proc: int) -> None:
-    """Renders the images of the bundle, or goes on where that was stopped."""
+    """Renders the images of the bundle, or resumes that."""
     from dataset_builder.build import build
     from dataset_builder.generators.phantom import PhantomGenerator
 
@@ -166,7 +166,7 @@ def make_images(out: Path, seed: int, num_proc: int) -> None:
 
 
 def train(name: str, dataset: Path, folder: Path, seed: int) -> None:
-    """Pre-trains one of [`MODELS`] as `medsyn pretrain` does, or goes on from its last checkpoint.
+    """Pre-trains one of [`MODELS`] as `medsyn pretrain` does, or resumes its last checkpoint.
 
     Args:
         name (`str`): Which.

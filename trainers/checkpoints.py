@@ -1,4 +1,4 @@
-"""Checkpoints that a run can go on from: whole ones, of the same data and settings."""
+"""Checkpoints that a run can be resumed from: whole ones, of the same data and settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from hub_medsyn.configuration_medsyn import MedSynConfig
 from medsyn.errors import UserError, reading
 
-# What a run shares with the one that goes on with it. Written last, so that a checkpoint with it is whole.
+# What a run shares with the one that resumes it. Written last, so that a checkpoint with it is whole.
 BATCHES_NAME = "batches.json"
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def check_same_run(checkpoint: str | Path, config: MedSynConfig, now: dict) -> N
 
     Args:
         checkpoint (`str` or `Path`): Its folder.
-        config ([`~hub_medsyn.configuration_medsyn.MedSynConfig`]): Of the model that is to go on.
+        config ([`~hub_medsyn.configuration_medsyn.MedSynConfig`]): Of the model to train further.
         now (`dict`): What else this run has to share with it.
 
     Raises:

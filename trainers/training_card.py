@@ -233,6 +233,6 @@ def write_card(trainer: VLPTrainer, model_arguments, data_arguments, folder: Pat
         curve=CURVE_NAME,
     )
     path = folder / "README.md"
-    if path.exists():  # of a run that goes on
+    if path.exists():  # of a run that is resumed
         card = keep_what_people_wrote(card, path.read_text(encoding="utf-8"), places=(str(path),))
     card.save(path)

@@ -244,7 +244,7 @@ class VLPTrainer(Trainer):
             FileNotFoundError: If the folder is no checkpoint of this trainer.
             UserError: If the checkpoint holds weights alone, or was written by another number of processes or batch
                 size, on other rows or texts, or under another setting of model, text, image or optimiser: the run
-                could not go on as it would have.
+                could not be resumed as it was.
         """
         if resume_from_checkpoint is not None:
             check_same_run(resume_from_checkpoint, self.model.config, self._batches())
@@ -263,7 +263,7 @@ class VLPTrainer(Trainer):
                 return TrainOutput(state.global_step, math.nan, {})
             if state.max_steps != self.planned_steps() and self.args.lr_scheduler_type != "constant":
                 logger.warning(
-                    "%s is of a run of %d steps and goes on for %d in all: the learning rate follows a schedule of "
+                    "%s is of a run of %d steps and is resumed for %d in all: the learning rate follows a schedule of "
                     "that length from here on, as in no straight run",
                     resume_from_checkpoint,
                     state.max_steps,
@@ -279,7 +279,7 @@ class VLPTrainer(Trainer):
         return math.ceil(self.args.num_train_epochs * steps_per_epoch)
 
     def _batches(self) -> dict:
-        """What a run has to share with the one that it goes on with, as JSON gives it back."""
+        """Returns what a resumed run has to share with the one before, as JSON gives it back."""
         pairs, arguments = self.train_dataset, json.loads(self.args.to_json_string())
         return {
             "processes": self.args.world_size,

@@ -53,8 +53,8 @@ def jpeg_frame(stream: bytes) -> Frame:
 
 def check_jpeg_is_whole(stream: bytes, pixels: int, most_a_byte: int | None) -> None:
     """
-    Checks that a JPEG or JPEG-LS stream has its end, and bytes enough: decoders make the pixels that are missing grey
-    without a word, and from a few bytes as many as the header names.
+    Checks that a JPEG or JPEG-LS stream has its end and enough bytes: decoders silently pad truncated data and trust
+    the size in the header.
 
     Args:
         stream (`bytes`): The stream, maybe with padding behind its end.

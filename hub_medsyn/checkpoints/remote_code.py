@@ -112,7 +112,7 @@ def add_remote_code(folder: str | Path) -> list[str]:
     Copies the Python files that its configuration, model and image processor need and names their classes in
     `auto_map`, in `config.json` and in the configuration of the processor. The processor itself and the tokenizer are
     transformers' own. Running it again brings the code up to date and changes nothing else; with the package imported,
-    transformers goes on using the package.
+    transformers uses the package.
 
     Args:
         folder (`str` or `Path`): What `save_pretrained` of a model and of its processor wrote.

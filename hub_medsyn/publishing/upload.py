@@ -217,7 +217,7 @@ def upload(
             refuse(verdict := staging.judge(now, now.private, now.gated))
             if not changes.additions and not changes.deletions:
                 return changes.published(now, verdict, api.endpoint)
-            api.preupload_lfs_files(  # the repository's .gitignore does not apply: it would drop files without a word
+            api.preupload_lfs_files(  # the repository's .gitignore does not apply: it would drop files silently
                 repo_id, changes.additions, repo_type=repo_type, create_pr=create_pr, gitignore_content=""
             )
             now = read_repository(api, repo_id, repo_type)

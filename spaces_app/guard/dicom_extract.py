@@ -130,7 +130,7 @@ def _walk(content: bytes, at: int, syntax: str, stop_at_group: int = 0) -> tuple
         else:
             end = at + length
         if end > len(content):
-            raise UserError("an element goes on behind the end of the file")
+            raise UserError("an element reaches beyond the end of the file")
         if depth == 0 and (tag in NEEDED or tag == _SYNTAX):
             most = NEEDED.get(tag, (b"UI", 64))[1]
             if end - at > most:

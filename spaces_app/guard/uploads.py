@@ -126,7 +126,7 @@ def checked_text(text: str | None, what: str, limit: int = 2000) -> str:
 
     Raises:
         Refused: It is empty, no text, too long, or holds characters that control or turn it. Soft hyphens and spaces
-            of no width are left out without a word.
+            of no width are left out silently.
     """
     if text is not None and not isinstance(text, str):
         raise Refused(f"The {what} is not a text.")

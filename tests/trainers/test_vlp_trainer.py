@@ -142,7 +142,7 @@ def test_a_resume_with_another_model_is_refused_and_one_of_another_length_told(t
     assert "as in no straight run" not in caplog.text
     longer = trainer_of(tmp_path / "longer", **{**saving, "max_steps": 3})
     assert longer.train(resume_from_checkpoint=checkpoint).global_step == 3
-    assert "of a run of 2 steps and goes on for 3 in all" in caplog.text
+    assert "of a run of 2 steps and is resumed for 3 in all" in caplog.text
 
 
 def test_weights_alone_are_not_gone_on_with(tmp_path):
