@@ -1,6 +1,6 @@
 """Image files of any depth, decoded upright; damaged metadata do not make an image unreadable.
 
-This module travels with checkpoints as remote code: it imports Pillow and the standard library alone.
+This module travels with checkpoints as remote code: it imports numpy, Pillow and the standard library alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import warnings
 import zlib
 from collections.abc import Callable
 
-from PIL import ExifTags, Image
+import numpy as np
+from PIL import ExifTags, Image, TiffImagePlugin
 
 # What Pillow raises on a broken file.
 BROKEN = (
@@ -27,6 +28,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PHOTOMETRIC = 262  # the TIFF tag
 _METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for an orientation
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -110,9 +112,10 @@ def decode_file(
         if bare == content:
             raise
         try:
-            return _decode(bare, formats, check), bare
+            image = _decode(bare, formats, check)
         except BROKEN:
             raise error from None
+        return (_turned_round(image) if image.format == "TIFF" else image), bare
 
 
 def _decode(
@@ -126,7 +129,21 @@ def _decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.getexif()  # raises where it is damaged
-    return image
+    return _white_is_bright(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else image
+
+
+def _white_is_bright(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
+    """A TIFF image whose 0 is white the other way round, which Pillow does for 8 bits alone."""
+    if image.tag_v2.get(_PHOTOMETRIC) != 0 or image.mode in ("1", "L"):
+        return image
+    return _turned_round(image)
+
+
+def _turned_round(image: Image.Image) -> Image.Image:
+    pixels = np.asarray(image)
+    turned = Image.fromarray((pixels.max() - pixels + pixels.min()).astype(pixels.dtype.newbyteorder("=")))
+    turned.format = image.format
+    return turned
 
 
 def without_metadata(content: bytes) -> bytes:
@@ -136,6 +153,8 @@ def without_metadata(content: bytes) -> bytes:
             return _png_without_metadata(content)
         if content.startswith(b"\xff\xd8"):
             return _jpeg_without_metadata(content)
+        if content[:4] in (b"II*\0", b"MM\0*"):
+            return _tiff_without_metadata(content)
     except (struct.error, IndexError):  # cut short: for the decoder to say
         pass
     return content
@@ -151,6 +170,18 @@ def _png_without_metadata(content: bytes) -> bytes:
         if name == b"IEND":
             break
     return b"".join(kept)
+
+
+def _tiff_without_metadata(content: bytes) -> bytes:
+    """Black is 0 in the copy where white is: Pillow knows no big-endian 16-bit TIFF with white as 0."""
+    order = "<" if content[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(f"{order}I", content, 4)
+    (entries,) = struct.unpack_from(f"{order}H", content, at)
+    for place in range(at + 2, at + 2 + 12 * entries, 12):
+        tag, kind, count, value = struct.unpack_from(f"{order}HHIH", content, place)
+        if (tag, kind, count, value) == (_PHOTOMETRIC, 3, 1, 0):
+            return content[: place + 8] + struct.pack(f"{order}H", 1) + content[place + 10 :]
+    return content
 
 
 def _jpeg_without_metadata(content: bytes) -> bytes:

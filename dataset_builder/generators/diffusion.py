@@ -281,7 +281,7 @@ class DiffusionGenerator:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         logger.warning(
-            "memory of %s does not suffice for a batch of %d: continuing with %d (--batch-size %d makes all images so)",
+            "memory of %s does not suffice for a batch of %d: continuing with %d (set --batch-size %d to draw all so)",
             self._device(),
             self._fitting,
             self._fitting // 2,

@@ -67,6 +67,13 @@ def test_sixteen_bits_of_either_byte_order_are_kept(order):
     assert np.array_equal(np.asarray(decode(content)).astype(np.uint16), deep)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_whose_zero_is_white_is_turned_round(order):
+    deep = PIXELS.astype(np.uint16) * 257
+    found = np.asarray(decode(tiff(deep, order, photometric=0))).astype(int)
+    assert np.array_equal(found, int(deep.max()) + int(deep.min()) - deep.astype(int))
+
+
 def test_a_file_without_its_pixels_is_broken_still():
     noise = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
     for content in (b"no image", encoded(noise)[:900], encoded(noise, "JPEG")[:900], damaged(noise)["eXIf"][:900]):

@@ -187,7 +187,7 @@ def test_out_of_memory_halves_the_batch(folder, monkeypatch, caplog):
     images = draw(RECORDS, SEEDS)
     assert spoiled.batches == [8, 4, 2, 2, 2]
     assert "cpu does not suffice for a batch of 8: continuing with 4" in caplog.text
-    assert "batch of 4: continuing with 2 (--batch-size 2 makes all images so)" in caplog.text
+    assert "batch of 4: continuing with 2 (set --batch-size 2 to draw all so)" in caplog.text
     for image, same in zip(images, expected, strict=True):
         np.testing.assert_array_equal(image.image, same.image)
         assert image.made_with == "batch of 2 on cpu"
