@@ -32,7 +32,7 @@ from dataset_builder.pipeline.report_join import (
     text_values,
 )
 from medsyn.errors import UserError, add_debug_option, command, reading
-from medsyn.files import folder_or_hub_id
+from medsyn.files import folder_or_hub_id, only_writer
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -125,7 +125,7 @@ def attach_to_folder(
 
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; choose another --out or remove it")
+        raise UserError(f"{out} exists already; choose another --out or remove it")
     folder = _folder(dataset)
     manifest = read_manifest(folder)
     configs = {n: entry for n, entry in manifest["configs"].items() if entry["settings"]["text_policy"] == "ids-only"}
@@ -272,15 +272,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs `argv` (*optional*, defaults to `sys.argv[1:]`); returns the exit code: 0 done, 1 failed."""
     args = build_parser().parse_args(argv)
-    result = attach_to_folder(
-        args.dataset,
-        args.out,
-        args.reports,
-        per=args.per,
-        columns=report_columns(args),
-        strict=args.strict,
-        keep_all=args.keep_all,
-    )
+    with only_writer(Path(args.out)):
+        result = attach_to_folder(
+            args.dataset,
+            args.out,
+            args.reports,
+            per=args.per,
+            columns=report_columns(args),
+            strict=args.strict,
+            keep_all=args.keep_all,
+        )
     for line in result.lines():
         print(line)
     left_out = result.rows - result.attached

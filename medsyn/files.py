@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from medsyn.errors import DiskFullError
@@ -88,6 +88,46 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def held(lock: Path, message: str) -> Iterator[None]:
+    """
+    Holds a lock file for one process at a time; the hold ends with the process, however that ends.
+
+    Args:
+        lock (`Path`): The file, whose folders are made; removed in the end.
+        message (`str`): What is at work there, for whoever comes second.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+    """
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the process before us has just removed the folder
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise BlockingIOError(message) from None
+        if lock.exists() and os.path.samestat(os.fstat(handle), os.stat(lock)):
+            break
+        os.close(handle)  # a file that the process before us has just removed
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def only_writer(out: Path, option: str = "--out") -> AbstractContextManager[None]:
+    """Holds an output folder, by a hidden lock file beside it, against a second command; see [`held`]."""
+    out = Path(out).resolve()
+    message = f"another command is writing {out}; wait until it is done, or choose another {option}"
+    return held(out.parent / f".{out.name}.lock", message)
 
 
 def _is_held(folder: Path) -> bool:

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from medsyn.errors import UserError
@@ -112,7 +112,7 @@ def image_rows(path: Path, columns: ImageColumns) -> Iterator[ImageRow]:
                 raise UserError(f"{where}: names no {name}; fill {getattr(columns, name)!r} or remove the row")
         yield ImageRow(
             where=where,
-            file=cells["file"],
+            file=str(PurePosixPath(cells["file"])),  # ./a.png is a.png
             patient=cells["patient"],
             labels=tuple(name.strip() for name in cells.get("labels", "").split("|") if not is_nothing(name)),
             split=_split(cells["split"], where) if "split" in cells else None,

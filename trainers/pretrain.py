@@ -6,6 +6,7 @@ the defaults.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsyn.errors import UserError, command, reading
-from medsyn.files import means_a_folder
+from medsyn.files import means_a_folder, only_writer
 from trainers.arguments import DataArguments, ModelArguments, launch_config, read_config, short_parser
 
 if TYPE_CHECKING:
@@ -119,8 +120,20 @@ def run(
 
     Raises:
         UserError: If the folder holds a model already, or the data cannot be used.
+        BlockingIOError: If another command is writing the folder.
         FileNotFoundError: If dataset, split, weights or checkpoint are not there.
     """
+    first = training_arguments.process_index == 0  # the others of one launch write nothing of their own
+    with only_writer(Path(training_arguments.output_dir), "--output_dir") if first else contextlib.nullcontext():
+        _run(model_arguments, data_arguments, training_arguments, make_model or model_of_encoders)
+
+
+def _run(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: VLPTrainingArguments,
+    make_model: Callable[..., tuple[PreTrainedModel, ProcessorMixin]],
+) -> None:
     from transformers import EarlyStoppingCallback, set_seed
 
     from trainers.checkpoints import last_checkpoint
@@ -136,7 +149,6 @@ def run(
     set_seed(training_arguments.seed)
     method = METHODS[model_arguments.model]
     train_rows, eval_rows = load_rows(data_arguments)
-    make_model = make_model or model_of_encoders
     model, processor = make_model(method.model_class, model_arguments, data_arguments, train_rows)
     train_pairs = make_pairs(train_rows, processor, data_arguments, training_arguments.seed)
     eval_pairs, evaluation_note = None, "no validation split"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 
 from dataset_builder.pipeline.executors import POLL_SECONDS, START_SECONDS, Rank
 from medsyn.errors import UserError
-from medsyn.files import write_json
+from medsyn.files import held, write_json
 from medsyn.schema import MANIFEST, read_manifest
 
 WORK = ".build"
@@ -48,30 +46,10 @@ def only_build(out: Path) -> Iterator[Path]:
         BlockingIOError: If another build is running in the folder.
     """
     work = out / WORK
-    lock = work / "lock"
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # the build before us has just removed the folder
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise BlockingIOError(
-                f"another build is running in {out}; wait until it is done, or choose another --out"
-            ) from None
-        if lock.exists() and os.path.samestat(os.fstat(handle), os.stat(lock)):
-            break
-        os.close(handle)  # a file that the build before us has just removed
-    try:
+    with held(work / "lock", f"another build is running in {out}; wait until it is done, or choose another --out"):
         yield work
-    finally:
-        lock.unlink()
-        with contextlib.suppress(OSError):  # not empty: a build to resume
-            work.rmdir()
-        os.close(handle)
+    with contextlib.suppress(OSError):  # not empty: a build to resume
+        work.rmdir()
 
 
 def differences(saved: dict, asked: dict, prefix: str = "") -> list[str]:

@@ -11,6 +11,8 @@ The folder appears whole or not at all: `data/<split>-0000N-of-0000M.parquet`, `
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -42,8 +44,8 @@ from dataset_builder.radiographs.write import (
     schema,
     write_splits,
 )
-from medsyn.errors import UserError, command
-from medsyn.files import write_json
+from medsyn.errors import UserError, command, reading
+from medsyn.files import only_writer, write_json
 from medsyn.schema import SPLITS
 from medsyn.tables import first_few
 
@@ -93,11 +95,39 @@ def prepare(
         DicomSupportMissing: There are DICOM files and pydicom is not installed.
     """
     settings, out = settings or ImageSettings(), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty; choose another --out or delete it")
-    splits, left_out, warnings = choose_split(images, split, split_lists, seed, shares)
+    described = {
+        "source": images.source,
+        "split": "lists" if split_lists else split,
+        "seed": None if split_lists or split != "patient" else seed,
+        "shares": None if split_lists or split != "patient" else list(shares),
+        "image_size": settings.image_size,
+        "image_format": settings.image_format,
+        "fix_boxes": settings.fix_boxes,
+        "skip_missing": skip_missing,
+        "skip_unreadable": skip_unreadable,
+        "images_sha256": _digest(images),
+    }
+    with only_writer(out):
+        finished = finished_before(out, images, described)
+        if finished is not None:
+            return finished
+        splits, left_out, warnings = choose_split(images, split, split_lists, seed, shares)
+        return _write(images, out, splits, left_out, warnings, settings, described, workers)
+
+
+def _write(
+    images: RadiographSet,
+    out: Path,
+    splits: dict[str, list[RadiographRecord]],
+    left_out: dict[str, list[str]],
+    warnings: list[str],
+    settings: ImageSettings,
+    described: dict,
+    workers: int,
+) -> dict:
+    """Writes the folder of `prepare` and returns its manifest."""
     funnel = images.funnel | {"in_splits": len({image.image_id for part in splits.values() for image in part})}
-    splits, missing = drop_missing(splits, images.title, skip_missing)
+    splits, missing = drop_missing(splits, images.title, described["skip_missing"])
     left_out = images.left_out | left_out
     if missing:
         left_out["missing_image"] = missing
@@ -108,7 +138,7 @@ def prepare(
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     try:
         written = write_splits(images, splits, work / "data", settings, workers)
-        refuse_problems(written, images.title, skip_unreadable)
+        refuse_problems(written, images.title, described["skip_unreadable"])
         left_out |= {kind: list(problems) for kind, problems in written.problems.items()}
         funnel["written"] = len({image_id for ids in written.ids.values() for image_id in ids})
         warnings += absent_classes(written)
@@ -121,17 +151,7 @@ def prepare(
             "name": images.name,
             "title": images.title,
             "terms": images.terms,
-            "settings": {
-                "source": images.source,
-                "split": "lists" if split_lists else split,
-                "seed": None if split_lists or split != "patient" else seed,
-                "shares": None if split_lists or split != "patient" else list(shares),
-                "image_size": settings.image_size,
-                "image_format": settings.image_format,
-                "fix_boxes": settings.fix_boxes,
-                "skip_missing": skip_missing,
-                "skip_unreadable": skip_unreadable,
-            },
+            "settings": described,
             "funnel": funnel,
             "left_out": {reason: {"count": len(ids), "first": ids[:5]} for reason, ids in left_out.items()},
             "splits": written.splits,
@@ -159,6 +179,32 @@ def prepare(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return manifest
+
+
+def _digest(images: RadiographSet) -> str:
+    """Hashes what the tables say of every image, so that two inputs are not taken for one."""
+    digest = hashlib.sha256()
+    for image in images.images:
+        digest.update(repr((image.image_id, image.subject_id, image.labels, image.split, image.view)).encode())
+    return digest.hexdigest()
+
+
+def finished_before(out: Path, images: RadiographSet, settings: dict) -> dict | None:
+    """Returns the manifest of a finished run of the same command, `None` where the folder is free.
+
+    Raises:
+        UserError: If the folder holds anything else.
+    """
+    if not out.exists() or out.is_dir() and not any(out.iterdir()):
+        return None
+    path = out / "manifest.json"
+    if out.is_dir() and path.is_file():
+        with reading(path):
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        same = json.loads(json.dumps({"format": FORMAT, "name": images.name, "settings": settings}))
+        if isinstance(manifest, dict) and all(manifest.get(key) == value for key, value in same.items()):
+            return manifest | {"complete_before": True}
+    raise UserError(f"{out} is not empty; choose another --out or delete it")
 
 
 def choose_split(
@@ -270,6 +316,8 @@ def main(argv: list[str] | None = None) -> int:
         skip_unreadable=args.skip_unreadable,
         workers=args.workers,
     )
+    if manifest.get("complete_before"):
+        print(f"{args.out} is already complete: nothing to do")
     print(summary(Path(args.out), manifest))
     return 0
 

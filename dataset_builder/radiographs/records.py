@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from dataset_builder.radiographs.regions import Region, Shape
 from medsyn.errors import UserError
@@ -93,6 +93,12 @@ class RadiographSet:
                 f"{self.title}: {len(unnamed)} images have no id or no patient in the tables: {first_few(unnamed)}; "
                 "fill the cells or remove the rows"
             )
+        outside = [image.image_id for image in self.images if _leaves_or_breaks(image.image_id)]
+        if outside:
+            raise UserError(
+                f"{self.title}: {len(outside)} ids lead out of the folder or hold control characters: "
+                f"{first_few([repr(name[:60]) for name in outside])}; mend the tables"
+            )
         counts = Counter(image.image_id for image in self.images)
         repeated = [image_id for image_id, count in counts.items() if count > 1]
         if repeated:
@@ -100,6 +106,12 @@ class RadiographSet:
                 f"{self.title}: {len(repeated)} images are in the tables more than once: {first_few(repeated)}; "
                 "mend the tables"
             )
+
+
+def _leaves_or_breaks(image_id: str) -> bool:
+    """Whether an id is an absolute path or one upwards, or would break a list of ids, a line each."""
+    path = PurePosixPath(image_id)
+    return path.is_absolute() or ".." in path.parts or "\\" in image_id or not image_id.isprintable()
 
 
 def find_file(root: Path, *names: str) -> Path:

@@ -200,7 +200,7 @@ def test_bad_input_is_one_sentence(published, tmp_path, capsys):
         (hub, tmp_path / "absent", "new", "no reports at"),
         (tmp_path / "absent", mimic, "new", "there is no dataset folder"),
         ("medsyn-cxr-of-nobody", mimic, "new", "owner/name"),
-        (hub, mimic, "full", "is there already"),
+        (hub, mimic, "full", "exists already"),
         (hub, strangers, "new", "14 not among the reports"),
         (hub, table, "new", "--report-column"),
         (tmp_path / "plain", mimic, "new", "no manifest.json"),

@@ -23,6 +23,7 @@ from transformers import AutoModel, AutoProcessor, BertModel
 
 from hub_medsyn.checkpoints.remote_code import add_remote_code
 from medsyn.cli import main as medsyn_main
+from medsyn.files import only_writer
 from tests.fixtures.cards import check_card
 from tests.fixtures.tiny_models import tiny_convirt, tiny_gloria, tiny_mgca, tiny_text_config, tiny_tokenizer
 from tests.trainers.data.image_pairs import image_rows
@@ -443,3 +444,10 @@ def test_accelerate_launches_two_processes(dataset, text_encoder, tmp_path):
     assert "batches of 8 different reports" in result.stdout
     assert result.stderr.count("BatchNorm takes its statistics from the 4 pairs of each process") == 1
     assert "on 2 processes" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_second_run_cannot_write_the_same_folder(dataset, text_encoder, tmp_path, capsys):
+    out = tmp_path / "out"
+    with only_writer(out):
+        assert main(options(dataset, text_encoder, out)) == 1
+    assert "another command is writing" in capsys.readouterr().err and not (out / "config.json").exists()

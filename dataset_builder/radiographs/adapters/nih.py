@@ -11,6 +11,7 @@ from dataset_builder.radiographs.records import (
     RadiographRecord,
     RadiographSet,
     coordinates,
+    file_in,
     find_file,
     index_images,
 )
@@ -81,7 +82,7 @@ def read_nih(root: str | Path) -> RadiographSet:
             RadiographRecord(
                 image_id=stem,
                 subject_id=row["Patient ID"],
-                path=files.get(stem, root / "images" / name),
+                path=files.get(stem) or file_in(root / "images", name, f"{path}, image {name[:60]!r}"),
                 labels=tuple(int(label in present) for label in LABELS),
                 split="test" if name in lists["test_list.txt"] else None,
                 view=row["View Position"] or None,

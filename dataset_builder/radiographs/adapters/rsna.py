@@ -13,6 +13,7 @@ from dataset_builder.radiographs.records import (
     RadiographRecord,
     RadiographSet,
     coordinates,
+    file_in,
     find_file,
 )
 from dataset_builder.radiographs.records import index_images as index
@@ -68,7 +69,7 @@ def read_rsna(root: str | Path) -> RadiographSet:
         RadiographRecord(
             image_id=patient,
             subject_id=patient,
-            path=files.get(patient, images / f"{patient}.dcm"),
+            path=files.get(patient) or file_in(images, f"{patient}.dcm", f"{path}, patient {patient[:60]!r}"),
             labels=(int(targets[patient]),),
             boxes=tuple(boxes[patient]),
             masks=tuple(boxes[patient]),  # the union of the boxes, which MGCA segments

@@ -16,6 +16,7 @@ from dataset_builder.radiographs.records import (
     OfficialSplit,
     RadiographRecord,
     RadiographSet,
+    file_in,
     find_file,
     index_images,
 )
@@ -60,7 +61,7 @@ def read_siim(root: str | Path) -> RadiographSet:
         RadiographRecord(
             image_id=image_id,
             subject_id=_patient(files.get(image_id)) or image_id,
-            path=files.get(image_id, images / f"{image_id}.dcm"),
+            path=files.get(image_id) or file_in(images, f"{image_id}.dcm", f"{path}, image {image_id[:60]!r}"),
             labels=(int(EMPTY not in texts),),
             masks=_masks(texts),
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import time
 import zlib
@@ -17,6 +18,7 @@ from dataset_builder.radiographs import write
 from dataset_builder.radiographs.dicom import DicomSupportMissing
 from dataset_builder.radiographs.image_files import read_image
 from dataset_builder.radiographs.prepare import main
+from medsyn.files import only_writer
 from medsyn.images import decode
 from tests.fixtures import radiograph_trees as trees
 from tests.fixtures.damaged_metadata import damaged, tiff
@@ -352,3 +354,43 @@ def test_the_readme_describes_columns_and_splits_for_older_versions_of_datasets(
             "boxes"
         ]
     )
+
+
+def test_the_same_command_again_finds_the_folder_complete(tmp_path, capsys):
+    root = write_folder(tmp_path / "images")
+    assert run(root, tmp_path / "out") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(root, tmp_path / "out") == 0
+    assert "is already complete: nothing to do" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert "is not empty" in failure(capsys, root, tmp_path / "out", "--image-size", "20")
+    other = write_folder(tmp_path / "others", labels="Mass")
+    assert "is not empty" in failure(capsys, other, tmp_path / "out")
+
+
+def test_a_second_command_cannot_write_the_same_folder(tmp_path, capsys):
+    root = write_folder(tmp_path / "images")
+    with only_writer(tmp_path / "out"):
+        assert "another command is writing" in failure(capsys, root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert run(root, tmp_path / "out") == 0 and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a\nb", "..\\secret"])
+@pytest.mark.parametrize("adapter", ["siim", "rsna"])
+def test_ids_that_lead_out_of_the_folder_are_refused(tmp_path, capsys, adapter, name):
+    write = {"siim": trees.write_siim, "rsna": trees.write_rsna}[adapter]
+    root = write(tmp_path / adapter)
+    for table in root.glob("*.csv"):
+        lines = table.read_text().splitlines()
+        first = lines[1].split(",")[0]
+        table.write_text(table.read_text().replace(first, '"' + name + '"'))
+    (tmp_path / "secret.dcm").write_bytes(trees.dicom_bytes(trees.draw_image()))
+    assert main(["prepare", adapter, "--root", str(root), "--out", str(tmp_path / "out")]) == 1
+    assert re.search("leads? out of|control characters", capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+def test_dots_before_a_file_name_are_the_same_file(tmp_path, capsys):
+    root = write_folder(tmp_path / "images", file="./1.png")
+    assert "1 images are in the tables more than once: 1.png" in failure(capsys, root, tmp_path / "out")
