@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from hub_medsyn.publishing.hub_errors import as_publish_errors
@@ -150,6 +151,7 @@ def publish_space(
     create_pr: bool = False,
     dry_run: bool = False,
     message: str | None = None,
+    include: Iterable[str | Path] = (),
 ) -> Published:
     """
     Publishes the page as a Gradio Space; options, result and errors as of [`publish_dataset`].
@@ -157,9 +159,10 @@ def publish_space(
     Args:
         folder (`str` or `Path`, *optional*): The folder `spaces_app`, by default the one that belongs to this package.
         repo_id (`str`): `<org>/<name>`.
+        include (`Iterable[str | Path]`, *optional*): Folders of datasets and models in it that are not the package's.
     """
     folder = folder or Path(__file__).resolve().parents[2] / "spaces_app"
-    return _publish(SpaceStaging(folder, message), repo_id, private, False, create_pr, dry_run)
+    return _publish(SpaceStaging(folder, message, include), repo_id, private, False, create_pr, dry_run)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -187,6 +190,15 @@ def build_parser() -> argparse.ArgumentParser:
         if kind == "dataset":
             kind_parser.add_argument(
                 "--text-policy", choices=["ids-only"], help="leave out all that tells of the reports: docs/policy.md"
+            )
+        if kind == "space":
+            kind_parser.add_argument(
+                "--include",
+                action="append",
+                default=[],
+                metavar="FOLDER",
+                help="folder of a dataset or a model in "
+                "the page that is not the package's own; judged like the others, repeatable",
             )
         if kind == "generator":
             kind_parser.add_argument(

@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_page_lies_whole_in_its_space(hub, tmp_path, capsys):
     for name in ("spaces_app", "medsyn", "hub_medsyn", "dataset_builder", "model_cards"):
         shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "init", "-q", str(tmp_path / "source")], check=True)
+    subprocess.run(["git", "-C", str(tmp_path / "source"), "add", "."], check=True)
     page = tmp_path / "source" / "spaces_app"
     done = publish_space(page, "your-org/medsyn")
     assert "changed meanwhile" not in capsys.readouterr().out  # by nobody but the Hub, which starts it with a card

@@ -1,6 +1,7 @@
 """The page to a Space: what lies where, what is left out, and that no text goes along that may not."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,6 @@ FILES = {
 STAY = {
     "spaces_app/__pycache__/app.cpython-311.pyc": "",
     "spaces_app/.gradio/flagged.csv": "",
-    "spaces_app/image.dcm": "",
-    "spaces_app/tests/test_app.py": "",
     "trainers/__init__.py": "",
     "tests/test_app.py": "",
     ".env": "",
@@ -44,7 +43,10 @@ def page(tmp_path) -> Path:
         path = tmp_path / "checkout" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return tmp_path / "checkout" / "spaces_app"
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "init", "-q", str(checkout)], check=True)
+    subprocess.run(["git", "-C", str(checkout), "add", *FILES], check=True)
+    return checkout / "spaces_app"
 
 
 def test_a_space_runs_from_its_root(hub, page, capsys):
@@ -81,6 +83,52 @@ def test_a_page_that_is_not_whole(page, name):
         publish_space(page, REPO, dry_run=True)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reports.csv",
+        "notes.txt",
+        "image.dcm",
+        "tests/test_app.py",
+        "bundle/mine/data/train-00000-of-00001.parquet",
+        "bundle/models/tiny/tokenizer.json",
+        "../dataset_builder/x.txt",
+        "../model_cards/mine.md.jinja",
+    ],
+)
+def test_a_file_that_is_not_the_packages_own_is_named_and_nothing_leaves(hub, page, capsys, name):
+    path = page / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("A report.")
+    assert main(["space", str(page), "--repo", REPO]) == 1
+    said = capsys.readouterr().err
+    assert Path(name).name in said and "--include" in said and "A report" not in said and not hub.uploads
+
+
+def test_a_folder_that_is_neither_checkout_nor_installed_is_refused(page, tmp_path):
+    page.parent.joinpath(".git").rename(tmp_path / "away")
+    with pytest.raises(ValueError, match="neither a git checkout .* nor an installed package"):
+        publish_space(page, REPO, dry_run=True)
+
+
+def test_a_folder_that_is_named_is_judged_by_what_it_is(hub, page, capsys):
+    model = page / "bundle" / "models" / "mine"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    arguments = ["space", str(page), "--repo", REPO, "--dry-run", "--include", str(model)]
+    assert main(arguments) == 1 and "neither a dataset" in capsys.readouterr().err
+    (model / "README.md").write_text("---\nmedsyn:\n  text_policy: public\n---\n")
+    assert main(arguments) == 0 and "bundle/models/mine/tokenizer.json" in capsys.readouterr().out
+    (model / "reports.csv").write_text("A report.")
+    assert main(arguments) == 1 and "reports.csv" in capsys.readouterr().err
+    (model / "reports.csv").unlink()
+    (model / "README.md").write_text(
+        "---\nmedsyn:\n  text_policy: credentialed\n  vocabulary_from_reports: true\n---\n"
+    )
+    assert main(arguments) == 1
+
+
 @pytest.mark.parametrize("options", [{}, {"private": True}])
 def test_text_in_the_bundle_is_judged(hub, page, options):
     bundle = page / "bundle" / "medsyn-cxr"
@@ -90,12 +138,12 @@ def test_text_in_the_bundle_is_judged(hub, page, options):
         configs = {"phantom": {"settings": settings}}
         bundle.joinpath("manifest.json").write_text(json.dumps({"format": "medsyn-cxr", "configs": configs}))
         with pytest.raises(PolicyError, match="bundle/medsyn-cxr holds text .* a Space cannot be gated"):
-            publish_space(page, REPO, **options)
+            publish_space(page, REPO, include=[bundle], **options)
     bundle.joinpath("manifest.json").unlink()
     card = page / "bundle" / "models" / "tiny" / "README.md"
     card.write_text("---\nmedsyn:\n  text_policy: credentialed\n  vocabulary_from_reports: true\n---\n")
     with pytest.raises(PolicyError, match="bundle/models/tiny holds text .* a Space cannot be gated"):
-        publish_space(page, REPO, **options)
+        publish_space(page, REPO, include=[card.parent], **options)
     assert not hub.asked("POST", "/repos/create")
 
 
@@ -105,7 +153,7 @@ def test_images_published_without_text_may_go_along(page):
     folder = page / "bundle" / "medsyn-cxr"
     folder.mkdir()
     folder.joinpath("manifest.json").write_text(json.dumps({"format": "medsyn-cxr", "configs": {"phantom": entry}}))
-    done = publish_space(page, REPO, dry_run=True)
+    done = publish_space(page, REPO, dry_run=True, include=[folder])
     assert done.verdict.allowed and "spaces_app/bundle/medsyn-cxr/manifest.json" in done.files
 
 
