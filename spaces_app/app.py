@@ -44,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
         help="a diffusion pipeline to make images with, beside the phantom: folder or Hub id; may stand several times",
     )
     made.add_argument("--host", help="address to listen on (default: this machine only, 127.0.0.1; 0.0.0.0 for all)")
+    made.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which browsers may reach the page; repeatable (default: the loopback and --host)",
+    )
     made.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860 on)")
     made.add_argument("--seed", type=int, default=0, help="the first seed that the tab Make proposes (default: 0)")
     add_debug_option(made)
@@ -91,10 +98,14 @@ def main(argv: list[str] | None = None) -> int:
         parser().error(f"argument --seed: {options.seed} is not from 0 to {2**31 - 1}")
     if options.port is not None and not 1 <= options.port < 2**16:
         parser().error(f"argument --port: {options.port} is not from 1 to {2**16 - 1}")
+    in_space = "SPACE_ID" in os.environ  # a proxy stands before it, and no dataset there is anybody's secret
+    host = options.host or ("0.0.0.0" if in_space else "127.0.0.1")
     try:
-        check_free(options.host or "127.0.0.1", options.port or 0)
+        check_free(host, options.port or 0)
     except OSError as error:
         raise UserError(f"{options.host or ''}:{options.port or ''} cannot be listened on: {error}") from None
+    if options.host is None and not in_space and os.environ.get("GRADIO_SERVER_NAME", host) != host:
+        print("medsyn space: GRADIO_SERVER_NAME is not heeded; use --host", file=sys.stderr)
     folder = prepare()
     print("medsyn space: loading models and images, a few seconds ...", file=sys.stderr, flush=True)
     from spaces_app.interface import build
@@ -103,10 +114,18 @@ def main(argv: list[str] | None = None) -> int:
 
     bench = Workbench.start(options.model, options.dataset, options.generator)
     page = build(bench, options.seed)
+    hosts = None if in_space else frozenset(name.lower() for name in (host, *options.allow_host))
     _, url, _ = page.launch(
-        server_name=options.host, server_port=options.port, prevent_thread_lock=True, quiet=True, **serving()
+        server_name=host,
+        server_port=options.port,
+        prevent_thread_lock=True,
+        quiet=True,
+        **serving(hosts, any_address=host in ("0.0.0.0", "::")),
     )
-    print(f"medsyn space: open {url} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
+    reach = "every machine that reaches it" if host in ("0.0.0.0", "::") else f"{host} alone"
+    print(
+        f"medsyn space: open {url} in a browser (it listens on {reach}); Ctrl-C ends it", file=sys.stderr, flush=True
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as a host ends it; the folder of uploads goes all the same
     threading.Thread(target=sweep, args=(folder,), daemon=True).start()
     # The page is up and nobody waits for this, but the process does: torch aborts where it is cut off at work.

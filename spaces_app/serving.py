@@ -91,8 +91,13 @@ class Font(gr.themes.Font):
         return self.name if " " not in self.name else f"'{self.name}'"
 
 
-def serving() -> dict:
-    """How the page is served: `launch(**serving())`; nothing but what this process made is handed out."""
+def serving(hosts: frozenset[str] | None = frozenset(), any_address: bool = False) -> dict:
+    """How the page is served: `launch(**serving())`; nothing but what this process made is handed out.
+
+    Args:
+        hosts (`frozenset[str]`, *optional*), any_address (`bool`, *optional*): See
+            [`~spaces_app.guard.headers.Guarded`].
+    """
     return {
         "theme": theme(),
         # In the head as they are: what is passed as `css` is rewritten, which breaks selectors that hold a comma.
@@ -110,5 +115,5 @@ def serving() -> dict:
         "ssr_mode": False,
         "pwa": False,
         "mcp_server": False,
-        "app_kwargs": {"middleware": [Guarded.as_middleware()], "docs_url": None, "redoc_url": None},
+        "app_kwargs": {"middleware": [Guarded.as_middleware(hosts, any_address)], "docs_url": None, "redoc_url": None},
     }

@@ -119,8 +119,8 @@ class SpaceStaging:
                     strangers.append(path)
         if strangers:
             raise UserError(
-                f"{strangers[0]} and {len(strangers) - 1} more files are not the page's own; move them elsewhere, or name "
-                "the folder of a dataset or a model with --include, so that it is judged"
+                f"{strangers[0]} and {len(strangers) - 1} more files are not the page's own; move them elsewhere, or "
+                "name the folder of a dataset or a model with --include, so that it is judged"
             )
         for name in PAGE[1:]:  # app.py stays in the package too, where `medsyn space` finds it
             self.sources.pop(f"{self.folder.name}/{name}", None)
