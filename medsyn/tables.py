@@ -116,7 +116,7 @@ def numbered_rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, st
         row = {name.strip(): value.strip() for name, value in row.items()}
         for column in columns if number == 1 else ():
             if column not in row:
-                raise UserError(f"{path} has no column {column!r}; it has {', '.join(row)}")
+                raise UserError(f"{path} has no column {column!r}; it has {column_names(list(row))}")
         yield number, row
 
 

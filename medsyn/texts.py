@@ -48,3 +48,30 @@ def normal_form(text: str) -> str:
     """
     text = " ".join(text.lower().split())
     return " ".join(_TOKEN.findall(_CHANGING.sub(" ", text)))
+
+
+def vetted(value: object, quoted: bool = False, most_words: int = 2) -> str:
+    """Returns a value of a table for a message, unless it may be text of a report.
+
+    Shown is what one identifier, number or label would be: at most 64 characters without blanks, and no row of words
+    joined by other signs. Names of files have `most_words` of 12.
+    """
+    text = str(value)
+    words = sum(len(_WORD_OF_ID.findall(part)) for part in re.split(r"[._/:+-]", text) if part.isalpha())
+    if _IDENTIFIER.fullmatch(text) and words <= most_words:
+        return repr(text) if quoted else text
+    return "a value that is not shown, since it may be text of a report,"
+
+
+def quoted_id(value: object) -> str:
+    """[`vetted`] in quotes."""
+    return vetted(value, quoted=True)
+
+
+def quoted_path(value: object) -> str:
+    """[`vetted`] in quotes, for the name of a file."""
+    return vetted(value, quoted=True, most_words=12)
+
+
+_IDENTIFIER = re.compile(r"[\w./:+-]{1,64}")
+_WORD_OF_ID = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")

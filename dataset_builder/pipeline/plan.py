@@ -14,7 +14,7 @@ from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.reports.record import ReportRecord
 from medsyn.errors import UserError
 from medsyn.schema import SPLITS
-from medsyn.texts import normal_form
+from medsyn.texts import normal_form, quoted_id, vetted
 
 SPLIT_SHARES = (0.8, 0.1, 0.1)
 SEED_MODES = ("study", "prompt", "fixed")
@@ -123,11 +123,13 @@ def assign_splits(records: Sequence[ReportRecord], shares: Sequence[float] = SPL
         if record.split is None:
             continue
         if record.split not in SPLITS:
-            raise UserError(f"study {record.study_id}: split {record.split!r} is not one of {', '.join(SPLITS)}")
+            raise UserError(
+                f"study {vetted(record.study_id)}: split {quoted_id(record.split)} is not one of {', '.join(SPLITS)}"
+            )
         if fixed.setdefault(record.subject_id, record.split) != record.split:
             raise UserError(
-                f"subject {record.subject_id!r} stands in the splits {fixed[record.subject_id]} and {record.split} of "
-                f"the reports (study {record.study_id!r}); mend the table, or leave its split column out"
+                f"subject {quoted_id(record.subject_id)} is in the splits {fixed[record.subject_id]} and {record.split}"
+                f" of the reports (study {quoted_id(record.study_id)}); mend the table, or leave out its split column"
             )
     groups: dict[str, str] = {}  # normal form -> the least study id
     for record in records:
@@ -183,7 +185,7 @@ def make_plan(
     seen: set[str] = set()
     for record in records:
         if record.study_id in seen:
-            raise UserError(f"study id {record.study_id!r} comes twice; ids have to be unique")
+            raise UserError(f"study id {quoted_id(record.study_id)} comes twice; ids have to be unique")
         seen.add(record.study_id)
     record_splits = assign_splits(records, splits)
     hashes = report_hashes(
@@ -244,7 +246,9 @@ def refuse_repeats(plan: Plan, identities: Sequence) -> None:
     for row in plan.rows:
         other = first.setdefault(identities[row.image], row)
         if other.split != row.split:
-            examples.append(f"{other.record.study_id} ({other.split}) = {row.record.study_id} ({row.split})")
+            examples.append(
+                f"{vetted(other.record.study_id)} ({other.split}) = {vetted(row.record.study_id)} ({row.split})"
+            )
         if len(examples) == SHOWN_STUDIES:
             break
     raise UserError(

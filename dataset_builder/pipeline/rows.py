@@ -18,6 +18,7 @@ from dataset_builder.findings import ABSENT, CHEXPERT_LABELS, KINDS, chexpert_la
 from dataset_builder.generators.radiograph import ImageGenerator, Radiograph
 from dataset_builder.reports.record import ReportRecord
 from medsyn.errors import at_input
+from medsyn.texts import vetted
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -98,14 +99,14 @@ def encode_image(radiograph: Radiograph, study_id: str, image_format: str) -> di
     """
     if radiograph.image.ndim != 2 or radiograph.image.dtype != np.uint8:
         raise RuntimeError(
-            f"study {study_id}: the generator returned an image of shape {radiograph.image.shape} and type "
+            f"study {vetted(study_id)}: the generator returned an image of shape {radiograph.image.shape} and type "
             f"{radiograph.image.dtype}; it has to be (height, width) uint8"
         )
     masks = []
     for finding, mask in radiograph.masks:
         if mask.shape != radiograph.image.shape:
             raise RuntimeError(
-                f"study {study_id}: the mask of {finding.kind} has shape {mask.shape}, the image "
+                f"study {vetted(study_id)}: the mask of {finding.kind} has shape {mask.shape}, the image "
                 f"{radiograph.image.shape}"
             )
         png = encode(np.where(mask, 255, 0).astype(np.uint8), "png")

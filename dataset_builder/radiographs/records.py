@@ -10,7 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from dataset_builder.radiographs.regions import Region, Shape
 from medsyn.errors import UserError
 from medsyn.tables import first_few
-from medsyn.texts import is_nothing
+from medsyn.texts import is_nothing, quoted_path, vetted
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class RadiographSet:
         if outside:
             raise UserError(
                 f"{self.title}: {len(outside)} ids lead out of the folder or hold control characters: "
-                f"{first_few([repr(name[:60]) for name in outside])}; mend the tables"
+                f"{first_few([quoted_path(name) for name in outside])}; mend the tables"
             )
         counts = Counter(image.image_id for image in self.images)
         repeated = [image_id for image_id, count in counts.items() if count > 1]
@@ -138,7 +138,9 @@ def file_in(folder: Path, name: str, where: str) -> Path:
             packed, and an absolute path would stand in the data set as the image's id; names `where`.
     """
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        raise UserError(f"{where}: {name[:80]!r} leads out of {folder}; name files inside the folder, relative to it")
+        raise UserError(
+            f"{where}: {quoted_path(name)} leads out of {folder}; name files inside the folder, relative to it"
+        )
     return folder / name
 
 
@@ -154,7 +156,7 @@ def coordinates(values: Sequence[str], where: str) -> tuple[float, ...]:
     except ValueError:
         numbers = (float("nan"),)
     if not all(abs(number) < 1e9 for number in numbers):
-        raise UserError(f"{where}: {' '.join(values)[:60]!r} are not coordinates; mend the row")
+        raise UserError(f"{where}: {', '.join(map(vetted, values))} are not coordinates; mend the row")
     return numbers
 
 

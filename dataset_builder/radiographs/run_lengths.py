@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from medsyn.errors import UserError
+from medsyn.texts import quoted_id
 
 
 def decode_runs(text: str, width: int, height: int) -> np.ndarray:
@@ -29,7 +30,7 @@ def decode_runs(text: str, width: int, height: int) -> np.ndarray:
     """
     fields = text.split()
     if len(fields) % 2 or not all(re.fullmatch(r"-?[0-9]{1,30}", field) for field in fields):
-        raise UserError(f"the run lengths are not pairs of whole numbers: {text[:40]!r}")
+        raise UserError(f"the run lengths are not pairs of whole numbers: {quoted_id(text)}")
     numbers = [int(field) for field in fields]
     if min(numbers[::2], default=0) < 0 or min(numbers[1::2], default=1) < 1:
         raise UserError("the run lengths hold a negative gap, or a run without pixels")

@@ -21,7 +21,7 @@ from dataclasses import replace
 from dataset_builder.reports.record import ReportRecord
 from dataset_builder.reports.text import clean_impression, count_tokens
 from medsyn.errors import UserError
-from medsyn.texts import is_nothing
+from medsyn.texts import is_nothing, quoted_id
 
 SHOWN_IDS = 10
 MAX_CHARACTERS = 100_000  # of impression and findings; the longest real reports have a tenth of it
@@ -99,8 +99,8 @@ class Funnel:
             if record.study_id in self._ids:
                 if self.on_duplicate == "error":
                     raise UserError(
-                        f"study id {record.study_id!r} of {record.source or 'the records'} comes twice (record "
-                        f"{self.counts['all']}); name the column of unique ids, or take the later ones out"
+                        f"study id {quoted_id(record.study_id)} of {record.source or 'the records'} comes twice "
+                        f"(record {self.counts['all']}); name the column of unique ids, or take the later ones out"
                     )
                 self._skip("duplicate_study", record)
                 continue

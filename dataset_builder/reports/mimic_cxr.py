@@ -27,7 +27,7 @@ from dataset_builder.reports.sections import read_sections
 from medsyn.errors import UserError
 from medsyn.schema import SPLIT_NAMES
 from medsyn.tables import csv_rows
-from medsyn.texts import is_nothing
+from medsyn.texts import is_nothing, quoted_id
 
 PER = ("study", "image")
 SOURCE = "mimic-cxr"
@@ -222,7 +222,7 @@ def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:
 
 def _number(value: str, path: Path, row: int) -> int:
     if not value.isdecimal():
-        raise UserError(f"{path}, row {row}: {value[:20]!r} is no number of a study or subject; download it again")
+        raise UserError(f"{path}, row {row}: {quoted_id(value)} is no number of a study or subject; download it again")
     return int(value)
 
 
@@ -247,7 +247,9 @@ def _read_splits(path: Path) -> dict[int, str]:
     splits = {}
     for row, (study, split) in enumerate(_rows(path, "study_id", "split"), start=1):
         if split.lower() not in SPLIT_NAMES:
-            raise UserError(f"{path}, row {row}: split {split[:20]!r} is not train, validate or test; mend the row")
+            raise UserError(
+                f"{path}, row {row}: split {quoted_id(split)} is not train, validate or test; mend the row"
+            )
         splits[_number(study, path, row)] = SPLIT_NAMES[split.lower()]
     return splits
 
@@ -258,7 +260,7 @@ def _read_labels(path: Path) -> dict[int, tuple[int | None, ...]]:
         values = ["" if is_nothing(value) else value for value in values]
         unknown = [value for value in values if value not in _LABELS]
         if unknown:
-            raise UserError(f"{path}, row {row}: label {unknown[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
+            raise UserError(f"{path}, row {row}: label {quoted_id(unknown[0])} is not 1, 0, -1 or empty; mend the row")
         values = tuple(_LABELS[value] for value in values)
         labels[_number(study, path, row)] = same.setdefault(values, values)
     return labels

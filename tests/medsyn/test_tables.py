@@ -35,7 +35,7 @@ def test_rows_are_numbered_stripped_and_their_columns_checked(tmp_path):
     path.write_text("id , text\n a , x \n\n b , y \n")
     assert list(numbered_rows(path, "id")) == [(1, {"id": "a", "text": "x"}), (2, {"id": "b", "text": "y"})]
     assert table_columns(path) == ["id", "text"]
-    with pytest.raises(ValueError, match="table.csv has no column 'patient'; it has id, text"):
+    with pytest.raises(ValueError, match="table.csv has no column 'patient'; it has 'id', 'text'"):
         list(numbered_rows(path, "id", "patient"))
 
 

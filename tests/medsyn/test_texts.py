@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from medsyn.texts import is_nothing, normal_form
+from medsyn.texts import is_nothing, normal_form, vetted
 
 SPELLINGS = [
     "",
@@ -72,3 +72,28 @@ def test_near_duplicates_are_equal(other):
 )
 def test_what_differs_in_content_differs(one, other):
     assert normal_form(one) != normal_form(other)
+
+
+@pytest.mark.parametrize(
+    "value", ["s50414267", "p10/p10000032", "patient00001", "CXR1_1_IM-0001-3001", "1.5", 7, "Mass"]
+)
+def test_identifiers_are_shown(value):
+    assert vetted(value) == str(value) and vetted(value, quoted=True) == repr(str(value))
+    assert vetted("a/../../../secret.png", most_words=12) == "a/../../../secret.png"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "No acute disease.",
+        "No edema",
+        "no-acute-cardiopulmonary-process",
+        "NoAcuteDisease",
+        "a" * 65,
+        "",
+        "x\ny",
+        "Dr. Who",
+    ],
+)
+def test_what_may_be_text_of_a_report_is_not(value):
+    assert vetted(value).startswith("a value that is not shown") and (not value or value not in vetted(value))

@@ -21,7 +21,7 @@ from dataset_builder.radiographs.records import (
 )
 from medsyn.errors import UserError
 from medsyn.tables import numbered_rows
-from medsyn.texts import is_nothing
+from medsyn.texts import is_nothing, quoted_id, quoted_path
 
 NAME = "chexpert"
 UNCERTAIN_RULES = ("official", "keep", "absent", "present")
@@ -114,13 +114,15 @@ def _read(path: Path, patients: dict[str, Path], uncertain: str, split: str | No
         folder = next((k for k, part in enumerate(parts) if part in ("train", "valid")), None)
         if folder is None or len(parts) != folder + 4:
             raise UserError(
-                f"{path}, row {number}: path {row['Path'][:80]!r} does not read .../train/patient00001/study1/"
+                f"{path}, row {number}: path {quoted_path(row['Path'])} does not read .../train/patient00001/study1/"
                 "view1_frontal.jpg"
             )
         values = ["" if is_nothing(row[name]) else row[name] for name in CHEXPERT_LABELS]
         unknown = [value for value in values if value not in _VALUES]
         if unknown:
-            raise UserError(f"{path}, row {number}: label {unknown[0][:20]!r} is not 1, 0, -1 or empty; mend the row")
+            raise UserError(
+                f"{path}, row {number}: label {quoted_id(unknown[0])} is not 1, 0, -1 or empty; mend the row"
+            )
         file = file_in(path.parent, "/".join(parts[folder:]), f"{path}, row {number}")
         if parts[folder + 1] in patients:
             file = patients[parts[folder + 1]].joinpath(*parts[folder + 2 :])

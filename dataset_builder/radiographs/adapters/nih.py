@@ -18,6 +18,7 @@ from dataset_builder.radiographs.records import (
 from dataset_builder.radiographs.regions import Rectangle
 from medsyn.errors import UserError
 from medsyn.tables import first_few, text_lines
+from medsyn.texts import quoted_id, quoted_path
 
 NAME = "nih"
 LABELS = (
@@ -73,7 +74,7 @@ def read_nih(root: str | Path) -> RadiographSet:
         present = row["Finding Labels"].split("|")
         unknown = [label for label in present if label not in LABELS]
         if unknown:
-            raise UserError(f"{path}, row {number}: {unknown[0][:40]!r} is not a label of the data set")
+            raise UserError(f"{path}, row {number}: {quoted_id(unknown[0])} is not a label of the data set")
         if name not in lists["train_val_list.txt"] and name not in lists["test_list.txt"]:
             in_no_list.append(name)
             continue
@@ -82,7 +83,7 @@ def read_nih(root: str | Path) -> RadiographSet:
             RadiographRecord(
                 image_id=stem,
                 subject_id=row["Patient ID"],
-                path=files.get(stem) or file_in(root / "images", name, f"{path}, image {name[:60]!r}"),
+                path=files.get(stem) or file_in(root / "images", name, f"{path}, image {quoted_path(name)}"),
                 labels=tuple(int(label in present) for label in LABELS),
                 split="test" if name in lists["test_list.txt"] else None,
                 view=row["View Position"] or None,
@@ -128,7 +129,7 @@ def read_boxes(path: str | Path) -> dict[str, list[Rectangle]]:
         x, y, width, height = coordinates(values, f"{path}, row {number}")
         finding = BOX_LABELS.get(row["Finding Label"], row["Finding Label"])
         if finding not in LABELS:
-            raise UserError(f"{path}, row {number}: {finding[:40]!r} is not a label of the data set")
+            raise UserError(f"{path}, row {number}: {quoted_id(finding)} is not a label of the data set")
         box = Rectangle(finding, (x, y, x + width, y + height), BOX_GRID)
         boxes.setdefault(row["Image Index"], []).append(box)
     return boxes

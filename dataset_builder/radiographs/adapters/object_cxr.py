@@ -19,6 +19,7 @@ from dataset_builder.radiographs.regions import Ellipse, Polygon, Rectangle, Sha
 from dataset_builder.radiographs.splits import shuffled_parts
 from medsyn.errors import UserError
 from medsyn.tables import numbered_rows
+from medsyn.texts import quoted_id
 
 NAME = "object-cxr"
 LABEL = "Foreign Object"
@@ -87,7 +88,7 @@ def parse_annotation(text: str, where: str) -> tuple[Shape, ...]:
             shapes.append(Polygon(LABEL, tuple(zip(values[::2], values[1::2], strict=True))))
         else:
             raise UserError(
-                f"{where}: {part[:60]!r} is not `0 x1 y1 x2 y2`, `1 x1 y1 x2 y2` or `2 x1 y1 x2 y2 x3 y3 ...`"
+                f"{where}: {quoted_id(part)} is not `0 x1 y1 x2 y2`, `1 x1 y1 x2 y2` or `2 x1 y1 x2 y2 x3 y3 ...`"
             )
     return tuple(shapes)
 

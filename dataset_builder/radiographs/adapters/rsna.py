@@ -21,6 +21,7 @@ from dataset_builder.radiographs.regions import Rectangle
 from dataset_builder.radiographs.splits import shuffled_parts
 from medsyn.errors import UserError
 from medsyn.tables import numbered_rows
+from medsyn.texts import quoted_path
 
 NAME = "rsna"
 LABEL = "Pneumonia"  # Target: "Lung Opacity" among the classes; "No Lung Opacity / Not Normal" counts as absent
@@ -69,7 +70,7 @@ def read_rsna(root: str | Path) -> RadiographSet:
         RadiographRecord(
             image_id=patient,
             subject_id=patient,
-            path=files.get(patient) or file_in(images, f"{patient}.dcm", f"{path}, patient {patient[:60]!r}"),
+            path=files.get(patient) or file_in(images, f"{patient}.dcm", f"{path}, patient {quoted_path(patient)}"),
             labels=(int(targets[patient]),),
             boxes=tuple(boxes[patient]),
             masks=tuple(boxes[patient]),  # the union of the boxes, which MGCA segments

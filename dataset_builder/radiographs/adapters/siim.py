@@ -24,6 +24,7 @@ from dataset_builder.radiographs.regions import RunLengths
 from dataset_builder.radiographs.splits import shuffled_parts
 from medsyn.errors import UserError
 from medsyn.tables import first_few, numbered_rows
+from medsyn.texts import quoted_path
 
 NAME = "siim"
 LABEL = "Pneumothorax"
@@ -61,7 +62,7 @@ def read_siim(root: str | Path) -> RadiographSet:
         RadiographRecord(
             image_id=image_id,
             subject_id=_patient(files.get(image_id)) or image_id,
-            path=files.get(image_id) or file_in(images, f"{image_id}.dcm", f"{path}, image {image_id[:60]!r}"),
+            path=files.get(image_id) or file_in(images, f"{image_id}.dcm", f"{path}, image {quoted_path(image_id)}"),
             labels=(int(EMPTY not in texts),),
             masks=_masks(texts),
         )

@@ -197,3 +197,15 @@ def test_a_real_full_disk(tmp_path, capsys, monkeypatch):
     assert "0 of 30 images are kept" in output
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "medsyn-cxr")
+
+
+@pytest.mark.parametrize("column", ["study", "subject", "split"])
+def test_a_column_of_text_in_the_place_of_ids_is_never_printed(tmp_path, capsys, column):
+    sentence = "Zebedee has no acute disease"
+    rows = [row | {"impression": f"{sentence} {number % 3}."} for number, row in enumerate(table_rows(12))]
+    table = write_table(tmp_path / "reports.jsonl", rows)
+    arguments = ["--reports", str(table), "--out", str(tmp_path / "out"), f"--{column}-column", "impression"]
+    main(arguments)
+    main([*arguments, "--seed-mode", "prompt"])
+    printed = capsys.readouterr()
+    assert "Zebedee" not in printed.out + printed.err

@@ -69,7 +69,7 @@ def test_invalid_rows_raise_with_their_place(tmp_path, row, column, value, messa
 
 def test_invalid_files_raise_with_their_name(tmp_path):
     path = write_csv(tmp_path)
-    with pytest.raises(ValueError, match="no column 'path'; it has file, split, patient_id, labels"):
+    with pytest.raises(ValueError, match="no column 'path'; it has 'file', 'split', 'patient_id', 'labels'"):
         images_from_csv(path, file_column="path")
     images = images_from_csv(path)
     (tmp_path / "images" / "train001.png").write_bytes(b"\x89PNG\r\n\x1a\n not an image")
