@@ -90,16 +90,15 @@ def measure(model: PreTrainedModel, processor: ProcessorMixin, rows: Dataset, se
         [`Scores`]
     """
     from hub_medsyn.inference.grounding import OPENING, ground, pointing_game, pointing_game_chance
-    from hub_medsyn.inference.retrieval import model_similarity, ranks_from_similarity
+    from hub_medsyn.inference.retrieval import distinct_texts, model_similarity, ranks_from_similarity
     from hub_medsyn.inference.zero_shot import ZeroShotClassifier
 
     images = list(rows["image"])
     classifier = ZeroShotClassifier(model, processor)
     scores = Scores(area_under(classifier, images, targets_of(rows), CHEXPERT_LABELS, list(rows["subject_id"]), seed))
-    texts = list(rows["impression"])
-    distinct = list(dict.fromkeys(texts))
+    distinct, text_of_image = distinct_texts(list(rows["impression"]))
     similarity = model_similarity(model, processor, images, distinct)  # (images, reports)
-    ranks = ranks_from_similarity(similarity, [distinct.index(text) for text in texts])
+    ranks = ranks_from_similarity(similarity, text_of_image)
     scores.retrieval, scores.retrieval_chance = ranks.metrics((1, 5)), ranks.chance((1, 5))
     scores.reports = len(distinct)
     if model.config.model_type in OPENING:

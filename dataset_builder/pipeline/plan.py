@@ -14,7 +14,7 @@ from dataset_builder.generators.radiograph import ImageGenerator
 from dataset_builder.reports.record import ReportRecord
 from medsyn.errors import UserError
 from medsyn.schema import SPLITS
-from medsyn.texts import normal_form, quoted_id, vetted
+from medsyn.texts import normal_form, quoted_id, shared_groups, vetted
 
 SPLIT_SHARES = (0.8, 0.1, 0.1)
 SEED_MODES = ("study", "prompt", "fixed")
@@ -131,19 +131,28 @@ def assign_splits(records: Sequence[ReportRecord], shares: Sequence[float] = SPL
                 f"subject {quoted_id(record.subject_id)} is in the splits {fixed[record.subject_id]} and {record.split}"
                 f" of the reports (study {quoted_id(record.study_id)}); mend the table, or leave out its split column"
             )
-    groups: dict[str, str] = {}  # normal form -> the least study id
-    for record in records:
-        if not record.subject_known:
-            form = normal_form(record.impression)
-            groups[form] = min(groups.get(form, record.study_id), record.study_id)
     return [
-        fixed.get(record.subject_id)
-        or split_of(
-            record.subject_id if record.subject_known else groups[normal_form(record.impression)],
-            shares,
-        )
-        for record in records
+        fixed.get(record.subject_id) or group_split or split_of(group, shares)
+        for record, (group, group_split) in zip(records, _groups(records), strict=True)
     ]
+
+
+def _groups(records: Sequence[ReportRecord]) -> list[tuple[str, str | None]]:
+    """The subject that decides on each record's split and, if the source fixes one for its group, that split.
+
+    Of several fixed splits it is the first of `SPLITS`, so that no text which is learnt from is tested on once more.
+    """
+    subjects = [record.subject_id for record in records]
+    forms = [
+        (record.subject_id, None) if record.subject_known else normal_form(record.impression) for record in records
+    ]
+    groups = shared_groups(subjects, forms)
+    least = dict(sorted(zip(groups, subjects, strict=True), reverse=True))
+    splits: dict[int, str] = {}
+    for record, group in zip(records, groups, strict=True):
+        if record.split is not None:
+            splits[group] = min(splits.get(group, record.split), record.split, key=SPLITS.index)
+    return [(least[group], splits.get(group)) for group in groups]
 
 
 def make_plan(

@@ -17,6 +17,7 @@ from medsyn.texts import normal_form
 
 __all__ = [
     "RetrievalResult",
+    "distinct_texts",
     "embed_images",
     "embed_texts",
     "model_similarity",
@@ -135,6 +136,20 @@ def retrieval_ranks(
     return _ranks(
         lambda rows, columns: image_embeds[rows] @ targets[columns].T, torch.cat(own), text_of_image, chunk_size
     )
+
+
+def distinct_texts(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Returns the first of each text and its near-duplicates, and the number of each row's text among them.
+
+    Args:
+        texts (`Sequence[str]`): One a row. Near-duplicates have one [`~medsyn.texts.normal_form`].
+
+    Returns:
+        `tuple[list[str], list[int]]`: The distinct texts in order of appearance, and what [`ranks_from_similarity`]
+        takes as `text_of_image`.
+    """
+    numbers, first = _distinct(len(texts), texts, None)
+    return [texts[row] for row in first.tolist()], numbers.tolist()
 
 
 def ranks_from_similarity(
@@ -353,7 +368,7 @@ def _distinct(rows: int, texts: Sequence[str] | None, text_ids: Sequence[Hashabl
     """The number of each row's text, in order of appearance, `(rows,)`, and each text's first row, `(texts,)`."""
     if texts is not None and text_ids is not None:
         raise UserError("texts and text_ids both tell texts apart; pass one of them")
-    keys = list(map(normal_form, texts)) if texts is not None else list(text_ids or range(rows))
+    keys = list(range(rows) if text_ids is None else text_ids) if texts is None else list(map(normal_form, texts))
     if len(keys) != rows:
         raise UserError(f"{len(keys)} texts for {rows} rows: pass one for each, repeats included")
     numbers, first = {}, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Literal
 
 import datasets
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 from hub_medsyn.image_processing_medsyn import MedSynImageProcessor, to_grey
 from medsyn.errors import UserError
 from medsyn.images import BROKEN, decode
-from medsyn.texts import is_nothing, normal_form
+from medsyn.texts import is_nothing, normal_form, shared_groups
 from trainers.data.augmentation import augment
 from trainers.data.dataset_by_name import encoded_image
 from trainers.data.sentences import CLEANING_RULES, SentenceRule, split_sentences
@@ -122,8 +123,17 @@ class PairDataset(Dataset):
         return len(self.ids)
 
     def distinct_keys(self) -> list[str]:
-        """Returns equal strings for texts that say the same, see [`~medsyn.texts.normal_form`]."""
-        return [normal_form(cleaned(text, self.sentence_rule)) for text in self.texts]
+        """Returns equal strings for texts that say the same, see [`~medsyn.texts.normal_form`], or are fed the same.
+
+        Both are looked at, since `gloria` and `mgca` take the signs out by which dates and measures are recognised.
+        """
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        fed = [" ".join(cleaned(text, self.sentence_rule).lower().split()) for text in self.texts]
+        # Keys are texts in lower case, since their order decides which rows make a batch.
+        return [fed[first] for first in shared_groups(fed, [normal_form(text) for text in self.texts])]
 
     def fingerprint(self) -> str:
         """Twelve hex digits that name the ids and texts in their order."""

@@ -122,3 +122,18 @@ def test_without_patients_no_text_crosses_splits_and_other_splits_stay():
     assert splits == assign_splits(records[::-1])[::-1]
     known = [replace(record, subject_known=True) for record in records]
     assert assign_splits(known) == [split_of(record.subject_id) for record in known]
+
+
+def test_a_fixed_split_wins_for_all_studies_with_one_text_where_patients_are_unknown():
+    texts = ["No acute disease.", "no acute disease", "NO ACUTE DISEASE ___", "Edema.", "edema", "Mass."]
+    fixed = [None, "test", None, "train", "test", None]
+    records = [
+        replace(record, subject_id=record.study_id, impression=text, split=split, subject_known=False)
+        for record, text, split in zip(fake_records(6), texts, fixed, strict=True)
+    ]
+    splits = assign_splits(records)
+    assert splits[:5] == ["test", "test", "test", "train", "test"]  # what the source fixes stays
+    more = replace(records[3], study_id="more", subject_id="more", split=None)
+    assert assign_splits([*records, more])[-1] == "train"
+    known = [replace(record, subject_known=True) for record in records]
+    assert assign_splits(known)[0] == split_of(known[0].subject_id)

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import VisionTextDualEncoderProcessor
 
 from hub_medsyn.inference.retrieval import (
+    distinct_texts,
     embed_images,
     embed_texts,
     model_similarity,
@@ -290,3 +291,21 @@ def test_near_duplicates_are_one_target():
     near = retrieval_ranks(images, texts, texts=["No change since 3/4/2019.", "no change since ___", "3 mm nodule"])
     equal = retrieval_ranks(images, texts, texts=["a", "a", "b"])
     assert near.image_ranks.tolist() == equal.image_ranks.tolist() and len(near.text_ranks) == 2
+
+
+def test_text_ids_may_be_an_array_and_must_be_one_a_row():
+    images = torch.eye(3)
+    by_array = retrieval_ranks(images, images, text_ids=np.array([5, 5, 9]))
+    assert by_array.text_of_image.tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match="0 texts for 3 rows"):
+        retrieval_ranks(images, images, text_ids=[])
+
+
+def test_distinct_texts_are_those_that_are_ranked():
+    texts = ["No change since 3/4/2019.", "3 mm nodule", "no change since ___"]
+    distinct, text_of_image = distinct_texts(texts)
+    assert distinct == texts[:2] and text_of_image == [0, 1, 0]
+    images, embeds = torch.randn(3, 4), torch.randn(3, 4)
+    ranked = retrieval_ranks(images, embeds, texts=texts)
+    scored = ranks_from_similarity(images @ embeds[:2].T, text_of_image)
+    assert ranked.image_ranks.tolist() == scored.image_ranks.tolist()

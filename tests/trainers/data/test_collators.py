@@ -229,3 +229,24 @@ def test_near_duplicates_have_one_key():
     pairs = PairDataset(rows.add_column("impression", texts), tiny_image_processor(), ["impression"])
     first, second, third = pairs.distinct_keys()
     assert first == second != third
+
+
+@pytest.mark.parametrize("rule", ["fixed", "convirt", "gloria", "mgca"])
+def test_near_duplicates_have_one_key_under_every_rule(rule):
+    texts = ["Clear lungs since 3/4/2019.", "CLEAR LUNGS  since 12.11.2018", "clear lungs since ___", "A 3 mm nodule."]
+    rows = image_rows(4, repeats=0).remove_columns("impression").add_column("impression", texts)
+    keys = PairDataset(rows, tiny_image_processor(), ["impression"], sentence_rule=rule).distinct_keys()
+    assert len(set(keys[:3])) == 1 and keys[3] != keys[0]
+
+
+def test_texts_that_are_fed_alike_have_one_key():
+    texts = ["Nodule of 2.5 cm.", "Nodule of 3.5 cm."]  # gloria cuts at the point and drops what stands before it
+    rows = image_rows(2, repeats=0).remove_columns("impression").add_column("impression", texts)
+    for rule, distinct in (("gloria", 1), ("fixed", 2)):
+        pairs = PairDataset(rows, tiny_image_processor(), ["impression"], sentence_rule=rule)
+        assert len({pair["text"] for pair in pairs}) == len(set(pairs.distinct_keys())) == distinct
+
+
+def test_without_near_duplicates_the_keys_and_so_the_batches_are_those_of_earlier_releases():
+    pairs = image_pairs(24, repeats=6)
+    assert pairs.distinct_keys() == [" ".join(text.lower().split()) for text in pairs.texts]
