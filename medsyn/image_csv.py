@@ -18,7 +18,7 @@ from typing import NamedTuple
 from medsyn.errors import UserError
 from medsyn.schema import SPLIT_NAMES
 from medsyn.tables import column_names, numbered_rows
-from medsyn.texts import is_nothing
+from medsyn.texts import is_nothing, names_nobody
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def image_rows(path: Path, columns: ImageColumns) -> Iterator[ImageRow]:
         named = ((name, getattr(columns, name)) for name in _FIELDS)
         cells = {name: "" if is_nothing(row[column]) else row[column] for name, column in named if column}
         for name in ("file", "patient"):
-            if not cells[name]:
+            if names_nobody(cells[name]) if name == "patient" else not cells[name]:
                 raise UserError(f"{where}: names no {name}; fill {getattr(columns, name)!r} or remove the row")
         yield ImageRow(
             where=where,
@@ -141,6 +141,8 @@ def _boxes(cell: str, where: str) -> tuple[Box, ...]:
             f'{where}: the boxes are not [{{"label": ..., "x": ..., "y": ..., "w": ..., "h": ...}}, ...]'
         ) from None
     for box in boxes:
+        if is_nothing(box.label):
+            raise UserError(f"{where}: {box} names no finding; fill its label or remove it")
         if not all(math.isfinite(value) for value in box[1:]):
             raise UserError(f"{where}: {box} is not made of finite numbers; mend the row")
     return boxes

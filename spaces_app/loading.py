@@ -24,6 +24,7 @@ from hub_medsyn.inference.zero_shot import ZeroShotClassifier
 from hub_medsyn.modeling_medsyn import MedSynPreTrainedModel
 from medsyn.errors import UserError, reading
 from medsyn.files import folder_or_hub_id
+from medsyn.texts import is_nothing
 from spaces_app.guard.uploads import Upload
 
 MAX_SAMPLES = 200
@@ -167,8 +168,8 @@ def sample_of(row: dict) -> Sample:
     return Sample(
         id=row["image_id"],
         image=Upload(to_grey(row["image"]), row["image_id"]),
-        impression=(row["impression"] or "").strip(),
-        findings=row.get("findings") or "",
+        impression="" if is_nothing(row["impression"]) else row["impression"].strip(),
+        findings="" if is_nothing(row.get("findings")) else row["findings"],
         labels=row.get("labels") or {},
         masks=masks,
         boxes=[(one["finding"], tuple(one["box"])) for one in row.get("boxes") or ()],

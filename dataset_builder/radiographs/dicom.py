@@ -23,7 +23,7 @@ import numpy as np
 from dataset_builder.radiographs.codestream import check_jpeg_is_whole, check_run_lengths, jpeg_2000_frame, jpeg_frame
 from dataset_builder.radiographs.dicom_grey import BitField, grey_levels, numbers_of, overlay_bits, value_of
 from medsyn.errors import UserError
-from medsyn.texts import is_nothing
+from medsyn.texts import names_nobody
 
 MAX_SIDE = 10_000  # pixels
 MAX_PIXELS = 100_000_000
@@ -164,7 +164,7 @@ def read_dicom_header(path: str | Path) -> DicomHeader:
         dataset = _parse(content, HEADER_TAGS, pixels=False)
         patient, view = (str(value_of(dataset, tag) or "").strip(" \0") for tag in HEADER_TAGS)
     return DicomHeader(
-        None if is_nothing(patient) else patient, view.upper() if view.upper() in ("PA", "AP") else None
+        None if names_nobody(patient) else patient, view.upper() if view.upper() in ("PA", "AP") else None
     )
 
 

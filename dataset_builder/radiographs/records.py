@@ -10,7 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from dataset_builder.radiographs.regions import Region, Shape
 from medsyn.errors import UserError
 from medsyn.tables import first_few
-from medsyn.texts import is_nothing, quoted_path, vetted
+from medsyn.texts import is_nothing, names_nobody, quoted_path, vetted
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class RadiographSet:
         unnamed = [
             str(image.path)
             for image in self.images
-            if is_nothing(image.image_id) or is_nothing(image.subject_id.rpartition("/")[2])
+            if is_nothing(image.image_id) or names_nobody(image.subject_id.rpartition("/")[2])
         ]
         if unnamed:
             raise UserError(

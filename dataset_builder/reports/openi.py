@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from dataset_builder.reports.funnel import MAX_CHARACTERS
 from dataset_builder.reports.record import ReportRecord
 from medsyn.errors import UserError
+from medsyn.texts import is_nothing
 
 SOURCE = "openi"
 
@@ -73,5 +74,5 @@ def _read(file: Path) -> tuple[str, dict[str, str], str | None]:
     if not texts:
         return file.stem, {}, "not_a_report"
     number = root.find("uId")
-    study = number.get("id") if number is not None and number.get("id") else file.stem
+    study = file.stem if number is None or is_nothing(number.get("id")) else number.get("id")
     return study, {text.get("Label", "").upper(): "".join(text.itertext()).strip() for text in texts}, None

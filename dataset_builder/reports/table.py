@@ -12,7 +12,7 @@ never holds text of a report. Errors come while the rows are read, at the first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from dataset_builder.reports.record import ReportRecord
 from medsyn.errors import UserError
 from medsyn.schema import SPLIT_NAMES
 from medsyn.tables import column_names, table_rows
-from medsyn.texts import is_nothing
+from medsyn.texts import is_nothing, names_nobody
 
 STUDY_COLUMNS = ("study_id", "uid", "id", "image_id")
 SUBJECT_COLUMNS = ("subject_id", "patient_id")
@@ -98,7 +98,7 @@ def read_table(
             view = value[:2] if value[:2] in ("PA", "AP") else None
         yield ReportRecord(
             study_id=study_id,
-            subject_id=_identifier(row, subject_column, path, number) if subject_column else study_id,
+            subject_id=_identifier(row, subject_column, path, number, names_nobody) if subject_column else study_id,
             impression=_text(row, impression_column, path, number) or "",
             findings=_text(row, findings_column, path, number),
             report=_text(row, report_column, path, number) if report_column else None,
@@ -120,12 +120,14 @@ def _text(row: dict, column: str, path: Path, number: int) -> str | None:
     return value
 
 
-def _identifier(row: dict, column: str, path: Path, number: int) -> str:
+def _identifier(
+    row: dict, column: str, path: Path, number: int, is_none: Callable[[object], bool] = is_nothing
+) -> str:
     value = row.get(column)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas writes an integer column with a gap as floats
     text = "" if isinstance(value, bool) or not isinstance(value, (str, int)) else str(value).strip()
-    if is_nothing(text) or len(text) > _LONGEST_ID:
+    if is_none(text) or len(text) > _LONGEST_ID:
         raise UserError(
             f"{path}, row {number}: column {column!r} holds no identifier of at most {_LONGEST_ID} characters; fill "
             "it or name another column"

@@ -44,6 +44,12 @@ def test_only_named_columns_are_needed(tmp_path):
     [
         (",p1,,train,,,,", "row 2: names no file; fill 'file' or remove the row"),
         ("a.png, ,,train,,,,", "row 2: names no patient; fill 'patient_id'"),
+        ("a.png,unknown,,train,,,,", "row 2: names no patient"),
+        ("a.png,XXXX,,train,,,,", "row 2: names no patient"),
+        (
+            'a.png,p1,,train,,"[{""label"": null, ""x"": 1, ""y"": 1, ""w"": 1, ""h"": 1}]",,',
+            "row 2: box x 1, y 1, w 1, h 1 names no finding",
+        ),
         ("a.png,p1,,holdout,,,,", "row 2: split 'holdout' is not one of train"),
         ("a.png,p1,,,,,,", "row 2: split '' is not one of train"),
         ("a.png,p1,,train,,nothing,,", "row 2: the boxes are not"),
@@ -70,3 +76,9 @@ def test_spellings_of_nothing_are_empty(tmp_path, nothing):
         list(image_rows(write(tmp_path, header, f"a.png,{nothing},,test,,,,"), ALL))
     with pytest.raises(ValueError, match="row 1: split '' is not one of"):
         list(image_rows(write(tmp_path, header, f"a.png,p1,,{nothing},,,,"), ALL))
+
+
+def test_a_label_of_nothing_beside_others_is_left_out(tmp_path):
+    path = write(tmp_path, "file,patient_id,labels,split", "a.png,p1,Edema|None| nan |<NA>|Mass,train")
+    (row,) = image_rows(path, ImageColumns())
+    assert row.labels == ("Edema", "Mass")

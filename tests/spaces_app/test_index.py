@@ -15,6 +15,7 @@ from transformers import VisionTextDualEncoderProcessor
 
 from hub_medsyn.inference.embedding import embed_images, embed_texts
 from spaces_app.index import BLOCK, ImageIndex
+from spaces_app.loading import sample_of
 from tests.fixtures.tiny_models import tiny_convirt, tiny_image_processor, tiny_tokenizer
 
 TEXTS = ["pleural effusion", "clear lungs", "no acute process", "pleural effusion", "", "left lung nodule"]
@@ -143,3 +144,10 @@ def test_two_hundred_thousand_images_are_searched_in_blocks():
         rows = index.nearest(images[123_456], 10)[1]
     assert rows[0] == 123_456
     assert largest.elements == BLOCK * 128  # the index has 25,600,000
+
+
+def test_a_sample_spelt_as_nothing_has_no_text():
+    row = {"image": Image.new("L", (4, 4)), "image_id": "a", "impression": "nan", "findings": "N/A"}
+    sample = sample_of(row)
+    assert sample.impression == sample.findings == ""
+    assert sample_of(row | {"impression": " Clear. ", "findings": None}).impression == "Clear."

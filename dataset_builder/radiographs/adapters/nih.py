@@ -18,7 +18,7 @@ from dataset_builder.radiographs.records import (
 from dataset_builder.radiographs.regions import Rectangle
 from medsyn.errors import UserError
 from medsyn.tables import first_few, text_lines
-from medsyn.texts import quoted_id, quoted_path
+from medsyn.texts import is_nothing, quoted_id, quoted_path
 
 NAME = "nih"
 LABELS = (
@@ -86,7 +86,7 @@ def read_nih(root: str | Path) -> RadiographSet:
                 path=files.get(stem) or file_in(root / "images", name, f"{path}, image {quoted_path(name)}"),
                 labels=tuple(int(label in present) for label in LABELS),
                 split="test" if name in lists["test_list.txt"] else None,
-                view=row["View Position"] or None,
+                view=None if is_nothing(row["View Position"]) else row["View Position"],
                 boxes=tuple(boxes[name]) if name in boxes else None,  # few images were marked at all
             )
         )

@@ -21,7 +21,7 @@ from dataset_builder.radiographs.regions import Rectangle
 from dataset_builder.radiographs.splits import shuffled_parts
 from medsyn.errors import UserError
 from medsyn.tables import numbered_rows
-from medsyn.texts import quoted_path
+from medsyn.texts import is_nothing, quoted_path
 
 NAME = "rsna"
 LABEL = "Pneumonia"  # Target: "Lung Opacity" among the classes; "No Lung Opacity / Not Normal" counts as absent
@@ -74,7 +74,7 @@ def read_rsna(root: str | Path) -> RadiographSet:
             labels=(int(targets[patient]),),
             boxes=tuple(boxes[patient]),
             masks=tuple(boxes[patient]),  # the union of the boxes, which MGCA segments
-            extra=(classes[patient],),
+            extra=(None if is_nothing(classes[patient]) else classes[patient],),
         )
         for patient in targets
     ]

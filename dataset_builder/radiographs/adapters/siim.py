@@ -24,7 +24,7 @@ from dataset_builder.radiographs.regions import RunLengths
 from dataset_builder.radiographs.splits import shuffled_parts
 from medsyn.errors import UserError
 from medsyn.tables import first_few, numbered_rows
-from medsyn.texts import quoted_path
+from medsyn.texts import is_nothing, quoted_path
 
 NAME = "siim"
 LABEL = "Pneumothorax"
@@ -52,7 +52,9 @@ def read_siim(root: str | Path) -> RadiographSet:
         raise FileNotFoundError(f"{root} holds no folder {' or '.join(_FOLDERS)}; unpack the records there")
     rows = [(row["ImageId"], row["EncodedPixels"]) for _, row in numbered_rows(path, "ImageId", "EncodedPixels")]
     runs: dict[str, list[str]] = {}
-    for image_id, text in rows:
+    for number, (image_id, text) in enumerate(rows, start=1):
+        if is_nothing(text):
+            raise UserError(f"{path}, row {number}: names no mask; write {EMPTY} if the image has none")
         runs.setdefault(image_id, []).append(text)
     both = [image_id for image_id, texts in runs.items() if EMPTY in texts and set(texts) != {EMPTY}]
     if both:

@@ -297,3 +297,24 @@ def test_images_of_more_than_eight_bits_and_turned_ones_are_encoded_anew(tmp_pat
     turned = read_image(tmp_path / "turned.png")
     assert turned.size == turned.original == (40, 48)
     assert np.array_equal(np.array(Image.open(io.BytesIO(turned.encoded))), np.rot90(trees.draw_image(), -1))
+
+
+@pytest.mark.parametrize("nothing", ["", "nan", "None", "N/A"])
+def test_spellings_of_nothing_in_downloads(nothing, tmp_path):
+    root = trees.write_siim(tmp_path / "siim", 4)
+    table = root / "train-rle.csv"
+    table.write_text(
+        "\n".join(
+            f"{line.split(',')[0]},{nothing}" if n else line for n, line in enumerate(table.read_text().splitlines())
+        )
+    )
+    with pytest.raises(ValueError, match="row 1: names no mask; write -1"):
+        read_siim(root)
+    root = trees.write_rsna(tmp_path / "rsna")
+    table = root / "stage_2_detailed_class_info.csv"
+    table.write_text(table.read_text().replace(",Normal", f",{nothing}"))
+    assert {image.extra[0] for image in read_rsna(root).images} == {None, *trees.RSNA_CLASSES} - {"Normal"}
+    root = trees.write_nih(tmp_path / "nih")
+    table = root / "Data_Entry_2017.csv"
+    table.write_text(table.read_text().replace(",AP,", f",{nothing},").replace(",PA,", f",{nothing},"))
+    assert {image.view for image in read_nih(root).images} == {None}

@@ -92,3 +92,13 @@ def test_a_tree_of_images_says_where_the_reports_are(tmp_path, suffix):
         (tables / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=words):
         open_reports(tables)
+
+
+@pytest.mark.parametrize("nothing", ["", "nan", "None"])
+def test_an_openi_report_without_an_id_is_named_as_its_file(tmp_path, nothing):
+    folder = write_openi(tmp_path, {7: ("Clear.", "No disease."), 8: ("N/A", nothing)})
+    for file in (folder / "ecgen-radiology").iterdir():
+        file.write_text(file.read_text().replace(f'id="CXR{file.stem}"', f'id="{nothing}"'))
+    funnel = Funnel(min_tokens=1)
+    assert [record.study_id for record in funnel(read_openi(folder))] == ["7"]
+    assert funnel.skipped["no_impression"]["study_ids"] == ["8"]

@@ -241,3 +241,9 @@ def test_spellings_of_nothing_are_empty_in_every_format(tmp_path, suffix, nothin
     frame.to_csv(tmp_path / "patients.csv", index=False)
     with pytest.raises(ValueError, match="row 2: column 'patient_id' holds no identifier"):
         list(read_table(tmp_path / "patients.csv"))
+
+
+@pytest.mark.parametrize("nobody", [None, "unknown", "ANONYMOUS", "___", "XXXX"])
+def test_a_patient_who_is_nobody_is_refused_with_the_row(tmp_path, nobody):
+    rows = [{"id": f"s{n}", "subject_id": who, "impression": "a b c"} for n, who in enumerate(["p", nobody])]
+    assert "row 2: column 'subject_id' holds no identifier" in message(write(tmp_path / "t.jsonl", rows))

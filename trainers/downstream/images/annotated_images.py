@@ -14,6 +14,7 @@ from medsyn.errors import UserError
 from medsyn.image_csv import Box, ImageColumns, image_rows
 from medsyn.images import BROKEN, decode
 from medsyn.tables import column_names, first_few, table_columns
+from medsyn.texts import is_nothing
 from trainers.data.dataset_by_name import encoded_image
 from trainers.downstream.images.image_set import (
     ImageSet,
@@ -104,7 +105,8 @@ def annotated_from_dataset(
     for column in columns.values():
         values = table.data.column(column)
         without |= np.asarray(values.is_null())
-        known |= set(pc.struct_field(pc.list_flatten(values), "finding").to_pylist())
+        named = pc.struct_field(pc.list_flatten(values), "finding").to_pylist()
+        known |= {name for name in named if not is_nothing(name)}
     _check_findings(f"dataset {name}", findings, known)
     kept = _kept(without, unannotated)
     ids = [str(value) for value in table["image_id"]]

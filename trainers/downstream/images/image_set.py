@@ -19,7 +19,7 @@ from medsyn.image_csv import ImageRow
 from medsyn.images import BROKEN, decode, upright_size
 from medsyn.schema import SPLIT_NAMES, SPLITS
 from medsyn.tables import first_few
-from medsyn.texts import is_nothing
+from medsyn.texts import names_nobody
 
 if TYPE_CHECKING:
     import datasets
@@ -190,7 +190,7 @@ def known_patients(name: str, ids: Sequence[str], patients: Sequence) -> np.ndar
     Raises:
         UserError: Rows name no patient, who would all count as one.
     """
-    unknown = [image for image, patient in zip(ids, patients, strict=True) if is_nothing(patient)]
+    unknown = [image for image, patient in zip(ids, patients, strict=True) if names_nobody(patient)]
     if unknown:
         raise UserError(
             f"dataset {name}: {len(unknown)} of {len(ids)} rows name no patient: {first_few(unknown)}; fill the "

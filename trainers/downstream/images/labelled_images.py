@@ -11,6 +11,7 @@ import numpy as np
 from medsyn.errors import UserError
 from medsyn.image_csv import ImageColumns, image_rows
 from medsyn.tables import first_few
+from medsyn.texts import is_nothing
 from trainers.data.dataset_by_name import encoded_image
 from trainers.downstream.images.image_set import (
     ImageSet,
@@ -175,7 +176,7 @@ def images_from_dataset(
         UserError: A column is missing, or what [`LabelledImages`] raises.
     """
     table, splits = dataset_table(name, config, ("image", "image_id", "labels", patient_column), not shares)
-    labels = tuple(table.features["labels"])
+    labels = tuple(label for label in table.features["labels"] if not is_nothing(label))
     columns = table.select_columns(["image_id", "labels", patient_column]).to_pandas()
     nothing = dict.fromkeys(labels)  # a null in place of all labels
     codes = np.array([[(row or nothing)[label] for label in labels] for row in columns["labels"]], dtype=np.float64)

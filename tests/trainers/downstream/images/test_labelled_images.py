@@ -264,3 +264,15 @@ def test_rows_of_a_dataset_without_a_patient_are_named(tmp_path, nothing):
     pq.write_table(table.set_column(column, "subject_id", pa.array(patients, pa.string())), path)
     with pytest.raises(ValueError, match="2 of 110 rows name no patient: test000, test001"):
         images_from_dataset(str(folder))
+
+
+def test_a_label_of_a_dataset_that_is_none_is_left_out(tmp_path):
+    folder = write_dataset(tmp_path / "dataset")
+    for path in (folder / "data").glob("*.parquet"):
+        table = pq.read_table(path)
+        labels = [{"Edema": row["Edema"], "nan": 1} for row in table["labels"].to_pylist()]
+        place = table.column_names.index("labels")
+        kind = pa.struct({"Edema": pa.int8(), "nan": pa.int8()})
+        table = table.replace_schema_metadata(None)
+        pq.write_table(table.set_column(place, "labels", pa.array(labels, kind)), path)
+    assert images_from_dataset(str(folder)).labels == ("Edema",)
