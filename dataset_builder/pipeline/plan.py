@@ -128,7 +128,7 @@ def assign_splits(records: Sequence[ReportRecord], shares: Sequence[float] = SPL
             )
         if fixed.setdefault(record.subject_id, record.split) != record.split:
             raise UserError(
-                f"subject {quoted_id(record.subject_id)} is in the splits {fixed[record.subject_id]} and {record.split}"
+                f"subject {quoted_id(record.subject_id)} is in splits {fixed[record.subject_id]} and {record.split}"
                 f" of the reports (study {quoted_id(record.study_id)}); mend the table, or leave out its split column"
             )
     return [

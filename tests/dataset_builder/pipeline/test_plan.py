@@ -58,7 +58,7 @@ def test_a_fixed_split_wins_for_all_studies_of_a_subject():
 
 def test_a_subject_in_two_splits_is_refused():
     first, second = fake_records(2)
-    with pytest.raises(ValueError, match="subject 'p00000' is in the splits train and test"):
+    with pytest.raises(ValueError, match="subject 'p00000' is in splits train and test"):
         assign_splits([replace(first, split="train"), replace(second, split="test")])
     with pytest.raises(ValueError, match="split 'holdout' is not one of"):
         assign_splits([replace(first, split="holdout")])

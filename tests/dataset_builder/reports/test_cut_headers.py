@@ -1,11 +1,9 @@
-"""Headers cut at every letter are recognised, and prose is never taken for one; precision and recall are counted."""
+"""Reports with a cut header read as with the whole one, and prose is never taken for a header."""
 
 import time
 
 import pytest
 
-from dataset_builder.reports.cut_headers import HEADERS, LEAST, cut_header
-from dataset_builder.reports.grammar import write_reports
 from dataset_builder.reports.sections import read_sections
 
 PROSE = [
@@ -48,36 +46,7 @@ PROSE = [
     "CARDIOMEGALY",
     "UNCHANGED",
 ]
-MEANINGS = {name: meaning for meaning, names in HEADERS.items() for name in names}
-# Which part of a report each meaning ends up in.
-PART = {"findings": "findings", "findings and impression": "impression", "impression": "impression"}
-PART |= {"conclusion": "impression", "wet read": "impression"}
-
-
-def cuts(header: str):
-    """What is left of a header after each cut from its start and from its end."""
-    for letters in range(1, len(header)):
-        yield header[letters:].strip()
-        yield header[:-letters].strip()
-
-
-def test_precision_and_recall_over_every_cut_of_every_header():
-    right = wrong = missed = 0
-    for header, meaning in MEANINGS.items():
-        for left in cuts(header):
-            if sum(map(str.isalpha, left)) < LEAST:
-                continue
-            found = cut_header(left)
-            if found is None:
-                missed += 1
-            elif PART.get(found) == PART.get(meaning) or left in MEANINGS or left.split()[-1] in MEANINGS:
-                right += 1
-            else:
-                wrong += 1
-    assert right > 800
-    assert right / (right + wrong) >= 0.97 and right / (right + missed + wrong) >= 0.95, (right, wrong, missed)
-
-
+LEAST = 4  # letters that must be left
 NAMES = ("IMPRESSION", "FINDINGS", "INDICATION", "HISTORY", "COMPARISON", "TECHNIQUE")
 
 
@@ -107,41 +76,10 @@ def test_what_follows_the_impression_stays_out_of_it(left):
         assert read_sections(report).impression == "No edema."
 
 
-@pytest.mark.parametrize(
-    ("name", "meaning"),
-    [
-        ("I MPRESSION", "impression"),
-        ("IMPRESSI ON", "impression"),
-        ("IMPRESSIOM", "impression"),
-        ("lMPRESSION", "impression"),
-        ("IMPERSSION", "impression"),
-        ("FIDNINGS", "findings"),
-        ("INDICATOIN", "other"),
-        ("mpression", "impression"),
-        ("Impressio", "impression"),
-        ("ndication", "other"),
-        ("SION", "conclusion"),
-        ("ION", None),
-        ("S", None),
-        ("", None),
-    ],
-)
-def test_misspelt_headers(name, meaning):
-    assert cut_header(name) == meaning
-
-
 @pytest.mark.parametrize("line", PROSE)
 def test_prose_is_never_a_header(line):
     report = f"FINDINGS: Clear.\n\nIMPRESSION: No edema.\n{line} More text.\n"
     assert "More text." in read_sections(report).impression or line.startswith("Findings")
-
-
-def test_no_sentence_of_the_grammar_is_a_header():
-    for record in write_reports(400, seed=5):
-        for text in (record.impression, record.findings):
-            for line in text.replace(". ", ".\n").splitlines():
-                assert cut_header(line.rstrip(".")) is None
-                assert read_sections(f"IMPRESSION: No edema.\n{line}").impression.endswith(line.strip())
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,39 @@ def test_headers_of_the_impression(header):
         ("IMPRESSION: Edema.\n CHF: improved.", "Edema. CHF: improved.", "", "impression"),
         ("PRE-OP: Knee.\n\n IMPRESSION: Normal.", "Normal.", "", "impression"),
         ("IMPRESSION: Edema, as in the\n Report\n of May.", "Edema, as in the Report of May.", "", "impression"),
+        # cut headers
+        ("FINDINGS: Clear.\n\n IMPRESSION:\n NDICATION: Cough and fever.", "", "Clear.", ""),
+        ("IMPRESSION: Normal.\n NDICATION: Cough and fever.", "Normal.", "", "impression"),
+        ("IMPRESSION: Normal.\n ndication: Cough.\n mparison: None.", "Normal.", "", "impression"),
+        ("INDINGS: Clear.\n\n MPRESSION: Normal.", "Normal.", "Clear.", "impression"),
+        ("findin: Clear.\n\n impres: Normal.", "Normal.", "Clear.", "impression"),
+        ("INDICATIO\n\n Cough.\n\n FINDIN\n\n Clear.\n\n IMPRESSIO\n\n Normal.", "Normal.", "Clear.", "impression"),
+        ("HISTORY Cough\n\nFINDINGS Clear lungs.\n\nIMPRESSION Normal.", "Normal.", "Clear lungs.", "impression"),
+        ("History Cough\n\nFindings Clear lungs.\n\nImpression Normal.", "Normal.", "Clear lungs.", "impression"),
+        ("I M P R E S S I O N : Normal.", "Normal.", "", "impression"),
+        ("FIND INGS:: Clear.\n IMPRES SION;  Normal.", "Normal.", "Clear.", "impression"),
+        ("**FINDINGS**: Clear.\n\n**IMPRESSIO**: Normal.", "Normal.", "Clear.", "impression"),
+        ("ET READ VERSION #1 ___ 8:26 PM\n Heart large.", "Heart large.", "", "wet read"),
+        ("ISTORY: Cough. INDINGS: Clear lungs. MPRESSION: Normal.", "Normal.", "Clear lungs.", "impression"),
+        # questions
+        ("HISTORY: Cough.\n\n Pneumonia?\n\n MPRESSION: Normal.", "Normal.", "", "impression"),
+        ("HISTORY: Cough.\n\n Is there pneumonia?", "", "", ""),
+        ("HISTORY: Cough.\n\n ? pneumonia", "", "", ""),
+        ("ISTORY: Cough.\n\n Please evaluate for pneumonia.", "", "", ""),
+        ("HISTORY: Cough.\n\n ___ year old man. Fever. Pneumonia?\n\n Clear.", "Clear.", "", "last paragraph"),
+        # no headers within sentences
+        (
+            "IMPRESSION: Edema with these\n findings: effusion.",
+            "Edema with these findings: effusion.",
+            "",
+            "impression",
+        ),
+        (
+            "IMPRESSION: NO ACUTE CARDIOPULMONARY\n FINDINGS.\n NO EDEMA",
+            "NO ACUTE CARDIOPULMONARY FINDINGS. NO EDEMA",
+            "",
+            "impression",
+        ),
         # nothing
         ("", "", "", ""),
         ("FINAL REPORT\n CHEST RADIOGRAPH\n\n INDICATION: Cough.\n", "", "", ""),
@@ -140,7 +173,25 @@ def test_the_grammar_is_read_back():
         assert sections.impression_from == "impression"
 
 
-@pytest.mark.parametrize("piece", ["IMPRESSION: x\n", "A ", "\n", " \n \n", "CHEST: ", "_", "FINDINGS ", "word "])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "IMPRESSION: x\n",
+        "A ",
+        "\n",
+        " \n \n",
+        "CHEST: ",
+        "_",
+        "FINDINGS ",
+        "word ",
+        "IMPRES:\n",
+        ". IMPRES",
+        ":",
+        "x. ? ",
+        "*",
+        "IMPRESSION" + 33_000 * " ",
+    ],
+)
 def test_long_reports_are_read_in_seconds(piece):
     start = time.process_time()
     read_sections(piece * (100_000 // len(piece)))  # as long as the readers let a report be
