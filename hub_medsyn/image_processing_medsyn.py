@@ -6,8 +6,8 @@ import base64
 import functools
 import os
 from pathlib import Path
+from urllib.request import Request, urlopen
 
-import httpx
 import numpy as np
 import torch
 from PIL import Image
@@ -92,7 +92,8 @@ def open_image(source: str | Path) -> Image.Image:
         name, content = str(source), Path(source).read_bytes()
     elif source.startswith(("http://", "https://")):
         name = source[:200]
-        content = httpx.get(source, timeout=60, follow_redirects=True).raise_for_status().content
+        with urlopen(Request(source, headers={"User-Agent": "medsyn"}), timeout=60) as answer:
+            content = answer.read()
     else:
         name = "the base64 image"
         try:

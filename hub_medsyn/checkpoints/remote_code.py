@@ -23,7 +23,7 @@ from hub_medsyn.image_processing_medsyn import MedSynImageProcessor
 from medsyn.errors import UserError, reading
 
 # What the code may import besides its siblings: whoever loads a checkpoint is asked to install these.
-LIBRARIES = frozenset({"PIL", "httpx", "numpy", "safetensors", "timm", "torch", "transformers"})
+LIBRARIES = frozenset({"PIL", "numpy", "safetensors", "timm", "torch", "transformers"})
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 

@@ -1,6 +1,9 @@
 """What cannot be used is named, with its remedy; what looks unusable and is not behaves as the docs say."""
 
 import base64
+import functools
+import http.server
+import threading
 from types import SimpleNamespace
 
 import datasets
@@ -27,7 +30,7 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperMo
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hub_medsyn import ConVIRTModel, GLoRIAModel, MedSynImageProcessor, MGCAModel
-from hub_medsyn.image_processing_medsyn import to_grey
+from hub_medsyn.image_processing_medsyn import open_image, to_grey
 from hub_medsyn.inference import pipelines
 from tests.fixtures.tiny_models import (
     side_of,
@@ -219,6 +222,19 @@ def test_the_pipeline_and_the_processor_read_sixteen_bits_in_full_depth(tmp_path
     expected = processor(images=Image.fromarray(grey), return_tensors="np")["pixel_values"]
     for image in (*map(str, given[1:]), [deep], values, torch.tensor(values.astype(np.int32))):
         np.testing.assert_array_equal(processor(images=image, return_tensors="np")["pixel_values"], expected)
+
+
+def test_an_image_behind_a_url_keeps_its_depth(tmp_path):
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "image.png")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        image = open_image(f"http://127.0.0.1:{server.server_port}/image.png")
+        with pytest.raises(OSError, match="404"):
+            open_image(f"http://127.0.0.1:{server.server_port}/nowhere.png")
+        server.shutdown()
+    np.testing.assert_array_equal(np.asarray(image), values)
 
 
 def test_pipelines_of_other_models_are_those_of_transformers(tmp_path):
