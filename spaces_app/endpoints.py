@@ -168,6 +168,7 @@ def add_endpoints(session: Session) -> None:
         }
 
     names = list(session.bench.models)
+    # Widgets and not `gr.api`: that hands files through unchecked, and its parameters have no description.
     with gr.Group(visible=False):
         film = gr.File(label="image: PNG, JPEG or DICOM", type="filepath")
         sample = gr.Textbox("", label="sample: a name of /samples, instead of an image")
