@@ -114,7 +114,17 @@ def run(args: argparse.Namespace) -> int:
             shutil.rmtree(checkpoint)
     shutil.copy(encoder / "training_curve.png", args.out)
 
-    settings = ["probe", "--encoder", f"pre-trained={encoder}", "--encoder", f"random=random:{encoder}"]
+    # At 1 %, five images, most labels could not be learnt and would be left out of the table.
+    settings = [
+        "probe",
+        "--budget",
+        "10",
+        "100",
+        "--encoder",
+        f"pre-trained={encoder}",
+        "--encoder",
+        f"random=random:{encoder}",
+    ]
     settings += ["--dataset", dataset, "--seed", args.seed, "--out", args.out, "--cache", args.out / ".features"]
     if code := step(4, "Fit a linear probe on the held-out phantoms (under a minute)", settings, log):
         return code
