@@ -125,7 +125,7 @@ def _decode(
     if check is not None:
         check(image)
     image.load()
-    if "exif" in image.info:
+    if any(name in image.info for name in _METADATA):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.getexif()  # raises where it is damaged

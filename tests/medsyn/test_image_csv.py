@@ -53,6 +53,10 @@ def test_only_named_columns_are_needed(tmp_path):
         ("a.png,p1,,holdout,,,,", "row 2: split 'holdout' is not one of train"),
         ("a.png,p1,,,,,,", "row 2: split '' is not one of train"),
         ("a.png,p1,,train,,nothing,,", "row 2: the boxes are not"),
+        (
+            'a.png,p1,,train,,"[{""label"": null, ""x"": 1, ""y"": 1, ""w"": 1, ""h"": 1}]",,',
+            "row 2: box x 1, y 1, w 1, h 1 names no finding",
+        ),
         ('a.png,p1,,train,,"[{""label"": ""Mass"", ""x"": 1}]",,', "row 2: the boxes are not"),
         (
             'a.png,p1,,train,,"[{""label"": ""Mass"", ""x"": 1e999, ""y"": 1, ""w"": 1, ""h"": 1}]",,',
